@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One exception type per role.
+
+Messages are one line: what was wrong, what was expected, what to do.
+"""
+
+
+class SfsegError(Exception):
+    """Whatever this package refuses; the entry points print its message without a traceback."""
+
+
+class ManifestError(SfsegError):
+    """A model directory is incomplete, damaged, or says something that cannot be."""
+
+
+class ImageError(SfsegError):
+    """One frame cannot become an RGB array; the next one may."""
+
+
+class BackendError(SfsegError):
+    """An inference library is missing, refuses the model, or got an array it cannot take."""
+
+
+class BagError(SfsegError):
+    """A recording, video or image folder cannot be read or written."""

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model directory: what `training/export.py` writes and the runtime reads (design.md, D2).
+
+Everything that the runtime knows about a model stands in `manifest.yaml` beside `model.onnx`:
+class names and colours, the input sizes it takes, how well it does, where it came from.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from sfseg_ros.errors import ManifestError
+
+MANIFEST_FILE = "manifest.yaml"
+FORMAT_VERSION = 1
+UNLABELLED = 255
+"""Label of a pixel without a class; so a model has at most 255 classes, 0 to 254."""
+
+
+@dataclass(frozen=True)
+class SemanticClass:
+    """One class of a model: `index` is its label, `color_rgb` three integers from 0 to 255."""
+
+    index: int
+    name: str
+    color_rgb: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A deployable model. Sizes are (height, width) in pixels of the network's input.
+
+    `evaluation`, `parity` and `provenance` are plain YAML for people and reports; the runtime
+    makes no decision from them.
+    """
+
+    directory: Path
+    name: str
+    classes: tuple[SemanticClass, ...]
+    onnx_file: str
+    onnx_sha256: str
+    opset: int
+    weights_dtype: str
+    input_size: tuple[int, int]
+    size_multiple: int
+    min_size: tuple[int, int]
+    max_size: tuple[int, int]
+    output_stride: int
+    evaluation: dict[str, Any]
+    parity: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.directory / self.onnx_file
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(semantic_class.name for semantic_class in self.classes)
+
+    @property
+    def palette_rgb(self) -> npt.NDArray[np.uint8]:
+        """uint8 (256, 3): the RGB colour of each label, black where there is no class."""
+        palette = np.zeros((256, 3), np.uint8)
+        for semantic_class in self.classes:
+            palette[semantic_class.index] = semantic_class.color_rgb
+        return palette
+
+    def network_size_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """The network size (height, width) for images of `image_size` (height, width).
+
+        It has the pixel count of `input_size` in the image's aspect ratio, so that objects have
+        about the size the network was trained at and the time per frame does not depend on the
+        camera. Each side is rounded to the nearest multiple and kept within [min, max].
+        """
+        height, width = image_size
+        if height < 1 or width < 1:
+            raise ManifestError(f"image size {height}x{width}: expected at least 1x1")
+        area = self.input_size[0] * self.input_size[1]
+        sides = (math.sqrt(area * height / width), math.sqrt(area * width / height))
+        multiples = [
+            max(1, round(side / self.size_multiple)) * self.size_multiple for side in sides
+        ]
+        clipped = [
+            min(max(side, low), high)
+            for side, low, high in zip(multiples, self.min_size, self.max_size, strict=True)
+        ]
+        return clipped[0], clipped[1]
+
+    def check_network_size(self, size: tuple[int, int]) -> None:
+        """Raise ManifestError unless the network takes inputs of `size` (height, width)."""
+        height, width = size
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ManifestError(
+                f"network size {height}x{width}: {self.name} takes multiples of "
+                f"{self.size_multiple} only, such as {_text(self.input_size)}"
+            )
+        fits = all(
+            low <= side <= high
+            for side, low, high in zip(size, self.min_size, self.max_size, strict=True)
+        )
+        if not fits:
+            raise ManifestError(
+                f"network size {height}x{width}: {self.name} takes {_text(self.min_size)} "
+                f"to {_text(self.max_size)}"
+            )
+
+
+def load_manifest(directory: Path | str, verify_hash: bool = True) -> Manifest:
+    """Read and check `directory`/manifest.yaml.
+
+    `verify_hash` also reads the ONNX file and compares its SHA-256, so that a half-copied or
+    exchanged model stops here and not as wrong labels. Raises ManifestError.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST_FILE
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{path}: cannot be read ({_one_line(error)}); "
+            "expected a model directory that training/export.py wrote"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path}: not YAML ({_one_line(error)})") from error
+    try:
+        manifest = _manifest_from_document(directory, _Section(document, ""))
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from error
+    if not manifest.onnx_path.is_file():
+        raise ManifestError(f"{manifest.onnx_path}: missing; copy the whole model directory")
+    if verify_hash:
+        _check_hash(manifest)
+    return manifest
+
+
+def save_manifest(manifest: Manifest) -> Path:
+    """Write `manifest.directory`/manifest.yaml; returns its path. Reading it gives an equal one."""
+    document = {
+        "format_version": FORMAT_VERSION,
+        "name": manifest.name,
+        "onnx": {
+            "file": manifest.onnx_file,
+            "sha256": manifest.onnx_sha256,
+            "opset": manifest.opset,
+            "weights_dtype": manifest.weights_dtype,
+        },
+        "input": {
+            "size": list(manifest.input_size),
+            "multiple_of": manifest.size_multiple,
+            "min_size": list(manifest.min_size),
+            "max_size": list(manifest.max_size),
+        },
+        "output": {"stride": manifest.output_stride},
+        "classes": [{"name": c.name, "color": list(c.color_rgb)} for c in manifest.classes],
+        "evaluation": manifest.evaluation,
+        "parity": manifest.parity,
+        "provenance": manifest.provenance,
+    }
+    try:
+        _manifest_from_document(manifest.directory, _Section(document, ""))
+    except ValueError as error:
+        raise ManifestError(f"manifest of {manifest.name}: {error}") from error
+    path = manifest.directory / MANIFEST_FILE
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file as 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_hash(manifest: Manifest) -> None:
+    try:
+        actual = sha256_of_file(manifest.onnx_path)
+    except OSError as error:
+        raise ManifestError(f"{manifest.onnx_path}: cannot be read ({error})") from error
+    if actual != manifest.onnx_sha256:
+        raise ManifestError(
+            f"{manifest.onnx_path}: SHA-256 begins {actual[:12]}, the manifest says "
+            f"{manifest.onnx_sha256[:12]}; copy the model directory again or export it anew"
+        )
+
+
+class _Section:
+    """A mapping of the document whose getters name the key in the ValueError they raise."""
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path.rstrip('.') or 'document'} is {_kind(value)}, not a mapping")
+        self._values = value
+        self._path = path
+
+    def section(self, key: str) -> "_Section":
+        return _Section(self._get(key), f"{self._path}{key}.")
+
+    def text(self, key: str) -> str:
+        value = self._get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{self._path}{key} is {value!r}, expected a text")
+        return value
+
+    def integer(self, key: str, low: int = 1) -> int:
+        value = self._get(key)
+        if not _is_integer(value) or value < low:
+            raise ValueError(f"{self._path}{key} is {value!r}, expected an integer >= {low}")
+        return int(value)
+
+    def integers(self, key: str, count: int, low: int, high: int) -> tuple[int, ...]:
+        value = self._get(key)
+        if (
+            not isinstance(value, list)
+            or len(value) != count
+            or not all(_is_integer(item) and low <= item <= high for item in value)
+        ):
+            raise ValueError(
+                f"{self._path}{key} is {value!r}, expected {count} integers from {low} to {high}"
+            )
+        return tuple(value)
+
+    def rows(self, key: str) -> list["_Section"]:
+        value = self._get(key)
+        if not isinstance(value, list):
+            raise ValueError(f"{self._path}{key} is {_kind(value)}, expected a list")
+        return [_Section(row, f"{self._path}{key}[{i}].") for i, row in enumerate(value)]
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """A free-form mapping; an absent one is empty."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"{self._path}{key} is {_kind(value)}, expected a mapping")
+        return dict(value or {})
+
+    def _get(self, key: str) -> Any:
+        if key not in self._values:
+            raise ValueError(f"{self._path}{key} is missing")
+        return self._values[key]
+
+
+def _manifest_from_document(directory: Path, document: _Section) -> Manifest:
+    version = document.integer("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"format_version is {version}, this release reads {FORMAT_VERSION}; "
+            "use a release of sfseg_ros of the model's time or export the model again"
+        )
+    onnx, sizes = document.section("onnx"), document.section("input")
+    manifest = Manifest(
+        directory=directory,
+        name=document.text("name"),
+        classes=_classes(document.rows("classes")),
+        onnx_file=onnx.text("file"),
+        onnx_sha256=onnx.text("sha256"),
+        opset=onnx.integer("opset"),
+        weights_dtype=onnx.text("weights_dtype"),
+        input_size=_size(sizes, "size"),
+        size_multiple=sizes.integer("multiple_of"),
+        min_size=_size(sizes, "min_size"),
+        max_size=_size(sizes, "max_size"),
+        output_stride=document.section("output").integer("stride"),
+        evaluation=document.mapping("evaluation"),
+        parity=document.mapping("parity"),
+        provenance=document.mapping("provenance"),
+    )
+    if not re.fullmatch(r"[0-9a-f]{64}", manifest.onnx_sha256):
+        raise ValueError(f"onnx.sha256 is {manifest.onnx_sha256!r}, expected 64 hexadecimal digits")
+    if Path(manifest.onnx_file).name != manifest.onnx_file:
+        raise ValueError(
+            f"onnx.file is {manifest.onnx_file!r}, expected a file name without folder"
+        )
+    for key, size in (("size", manifest.input_size), ("min_size", manifest.min_size)):
+        if size[0] % manifest.size_multiple or size[1] % manifest.size_multiple:
+            raise ValueError(
+                f"input.{key} is {_text(size)}, expected multiples of {manifest.size_multiple}"
+            )
+    try:
+        manifest.check_network_size(manifest.input_size)
+        manifest.check_network_size(manifest.max_size)
+    except ManifestError as error:
+        raise ValueError(f"input: {error}") from error
+    return manifest
+
+
+def _classes(rows: list[_Section]) -> tuple[SemanticClass, ...]:
+    if not 1 <= len(rows) <= UNLABELLED:
+        raise ValueError(f"classes has {len(rows)} entries, expected 1 to {UNLABELLED}")
+    classes = []
+    for index, row in enumerate(rows):
+        red, green, blue = row.integers("color", 3, 0, 255)
+        classes.append(SemanticClass(index, row.text("name"), (red, green, blue)))
+    names = [semantic_class.name for semantic_class in classes]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"classes names {', '.join(repeated)} twice")
+    return tuple(classes)
+
+
+def _size(section: _Section, key: str) -> tuple[int, int]:
+    height, width = section.integers(key, 2, 1, 1 << 16)
+    return height, width
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _kind(value: object) -> str:
+    return "empty" if value is None else type(value).__name__
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
