@@ -1,0 +1,95 @@
+# sfseg_ros: `make demo` and `make test` are the two commands of the README; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# The first Python that has wheels for everything; PYTHON=python3.12 chooses another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VERSION := $(shell "$(PYTHON)" -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# One environment per Python, all below .venv/, so that testing 3.10 does not undo 3.12.
+VENV := .venv/$(VERSION)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+
+# demo: your own bag, video or folder; the image topic of a bag with several; where the result goes.
+INPUT ?=
+TOPIC ?=
+OUTPUT ?= demo_output
+MODEL ?=
+BACKEND ?= auto
+ARGS ?=
+export INPUT TOPIC OUTPUT MODEL BACKEND
+
+.PHONY: help demo test test-runtime test-slow test-render lint format colcon pip-install clean environment
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo                      play the recorded drive through the node; prints the report's path"
+	@echo "make demo INPUT=<path>         the same with your bag, video file or image folder (TOPIC=/a/topic to choose)"
+	@echo "make test                      all quick tests, with the training's (downloads PyTorch)"
+	@echo "make test-runtime              the tests that need no PyTorch"
+	@echo "make test-slow test-render     minutes of tests; the renderer's (Python 3.11)"
+	@echo "make lint format               ruff and mypy"
+	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
+	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
+	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12); here: $(PYTHON)"
+
+# --- environments -----------------------------------------------------------------------------------------------------
+# A stamp is written after pip has succeeded, so an interrupted installation is simply continued by the next run.
+$(STAMPS)/venv:
+	@if [ -z "$(VERSION)" ]; then \
+	  echo "no Python 3.10, 3.11 or 3.12 found (PYTHON='$(PYTHON)'); on Debian/Ubuntu: sudo apt install python3 python3-venv" >&2; \
+	  exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "PYTHON=$(PYTHON) is $(VERSION); Python 3.10, 3.11 or 3.12 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing; on Debian/Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@echo "--- making the environment $(VENV)"
+	@"$(PYTHON)" -m venv --clear "$(VENV)"
+	@mkdir -p "$(STAMPS)" && touch "$@"
+
+$(STAMPS)/runtime: requirements/runtime.txt
+$(STAMPS)/test: requirements/test.txt requirements/runtime.txt
+$(STAMPS)/lint: requirements/lint.txt requirements/test.txt requirements/runtime.txt
+$(STAMPS)/training: requirements/training.txt requirements/test.txt requirements/runtime.txt
+$(STAMPS)/render: requirements/render.txt requirements/runtime.txt
+$(STAMPS)/%: requirements/%.txt | $(STAMPS)/venv
+	@echo "--- installing $< into $(VENV)"
+	@$(PIP) install --progress-bar on -r $<
+	@touch "$@"
+
+environment: $(STAMPS)/runtime
+
+# --- the two commands -------------------------------------------------------------------------------------------------
+demo: $(STAMPS)/runtime
+	@$(PY) -m sfseg_ros.tools.demo --output "$$OUTPUT" --backend "$$BACKEND" \
+	  $${MODEL:+--model "$$MODEL"} $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $(ARGS)
+
+test: $(STAMPS)/training
+	$(PY) -m pytest $(ARGS)
+
+test-runtime: $(STAMPS)/test
+	$(PY) -m pytest --ignore=test/training $(ARGS)
+
+test-slow: $(STAMPS)/training
+	$(PY) -m pytest -m slow $(ARGS)
+
+test-render: $(STAMPS)/render
+	$(PY) -m pytest -m render test/training/town $(ARGS)
+
+# --- for developers ---------------------------------------------------------------------------------------------------
+lint: $(STAMPS)/lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(STAMPS)/lint
+	$(PY) -m ruff check --fix-only --quiet .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf .venv build install log dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
