@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: everything that a run needs to go on, and what a model card needs to say."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` so that an interrupted write never replaces a good file."""
+    temporary = path.with_suffix(".partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        SystemExit: the file is missing or no checkpoint.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        message = str(error).splitlines()[0]
+        raise SystemExit(f"checkpoint {path} cannot be read ({message})") from None
+    return state
+
+
+def commit() -> str:
+    """The commit of the source tree, with "+changes" when tracked files differ from it."""
+    try:
+        revision = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    result = subprocess.run(
+        ["git", *arguments], cwd=here, check=True, capture_output=True, text=True
+    )
+    return result.stdout.strip()
+
+
+def hardware() -> str:
+    """One line about the machine: processor or GPU, threads, torch version."""
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        device = f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{device}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.machine()

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is: a frozen value returned by a function in `training/recipes/`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from training.data.mixture import Portion
+from training.data.street_folder import StreetFolder
+from training.data.transforms import Augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Args:
+        name: of the model directory that export writes.
+        network: builds the network, random weights.
+        classes: (name, RGB colour) per train id.
+        portions: data roots by name -> what an epoch holds.
+        validation: data roots by name -> pictures for choosing; None when the run uses everything.
+        augmentation: paired transforms.
+        backbone_weights: file in the `weights` root to start the trunk from, or None.
+        optimiser: "sgd" (momentum 0.9) or "adamw".
+        learning_rate: of layers that start from random values.
+        pretrained_factor: learning-rate factor of layers that were loaded.
+        weight_decay: on convolution weights only.
+        batch_size, epochs, warmup_steps: length of the run.
+        ema_decay: of the averaged weights that are evaluated and exported.
+        clip_norm: largest norm of the gradient.
+        input_size: (height, width) of the exported model's usual input.
+    """
+
+    name: str
+    network: Callable[[], nn.Module]
+    classes: tuple[tuple[str, tuple[int, int, int]], ...]
+    portions: Callable[[dict[str, Path]], list[Portion]]
+    validation: Callable[[dict[str, Path]], StreetFolder] | None
+    augmentation: Augmentation
+    backbone_weights: str | None
+    optimiser: Literal["sgd", "adamw"]
+    learning_rate: float
+    pretrained_factor: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    warmup_steps: int = 100
+    ema_decay: float = 0.998
+    clip_norm: float = 5.0
+    input_size: tuple[int, int] = (352, 480)
+
+
+def load_recipe(path: str) -> Recipe:
+    """The recipe that `module:function` names; `module` is inside training.recipes.
+
+    Raises:
+        SystemExit: no such module or function.
+    """
+    module_name, _, function = path.partition(":")
+    try:
+        recipe = getattr(importlib.import_module(f"training.recipes.{module_name}"), function)()
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise SystemExit(
+            f"recipe {path!r} not found ({error}); expected module:function, e.g. sfnet_lite:camvid_r18"
+        ) from None
+    assert isinstance(recipe, Recipe)
+    return recipe

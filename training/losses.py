@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses on class scores."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+
+
+def ohem_cross_entropy(
+    logits: Tensor, labels: Tensor, threshold: float = 0.7, keep: int = 100_000
+) -> Tensor:
+    """Mean cross entropy over the hard pixels of the batch.
+
+    A pixel is hard when the probability of its true class is at most `threshold`; when fewer than `keep` pixels
+    are, the `keep` hardest count. Batches with no more than `keep` valid pixels are not mined.
+    Differs: the papers say "the 10 % hardest"; this is the rule of the authors' OhemCrossEntropy2dTensor
+    (models.md 3.1).
+
+    Args:
+        logits: float (N, C, H, W).
+        labels: integer (N, H, W), 255 = ignore.
+
+    Returns:
+        Scalar; 0 with a gradient of 0 when every pixel is ignored.
+    """
+    losses = F.cross_entropy(
+        logits.float(), labels.long(), ignore_index=IGNORE, reduction="none"
+    ).flatten()
+    losses = losses[(labels != IGNORE).flatten()]
+    if losses.numel() == 0:
+        return logits.sum() * 0.0
+    if losses.numel() > keep:
+        hard = losses >= -torch.log(torch.tensor(threshold))
+        if int(hard.sum()) >= keep:
+            losses = losses[hard]
+        else:
+            losses = losses.topk(keep, sorted=False).values
+    return losses.mean()
+
+
+def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> Tensor:
+    """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each (models.md 1.3)."""
+    logits, aux = output["logits"], output["aux"]
+    assert isinstance(logits, Tensor) and isinstance(aux, list)
+    total = ohem_cross_entropy(logits, labels)
+    for scores in aux:
+        size = (labels.shape[1], labels.shape[2])
+        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
+        total = total + ohem_cross_entropy(scores, labels)
+    return total

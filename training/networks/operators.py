@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations of SFNet that get a kernel of their own, in plain PyTorch.
+
+While a model is being exported each becomes one node of the ONNX domain `sfseg`; `training/export.py` adds the
+standard-ONNX bodies. Everywhere else the arithmetic below runs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# TensorRT's parser finds the plugin by these two attributes of the node.
+PLUGIN_ATTRIBUTES = {"plugin_namespace": "sfseg", "plugin_version": "1"}
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of float (N, C, h, w) to `size` (height, width), corners aligned as the authors do."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+def sampling_grid(flow: Tensor) -> Tensor:
+    """Normalised sampling positions (N, H, W, 2), x first, of a flow (N, 2, H, W).
+
+    A corner-aligned grid in [-1, 1] plus flow / (W, H).
+    Paper: SFNet equation 3. Differs: the paper's displacement is twice as far for the same flow; the factor is
+    the authors' code (AlignedModule.flow_warp) and is learned away.
+    """
+    height, width = flow.shape[2:]
+    y = _corner_aligned(height, flow)
+    x = _corner_aligned(width, flow)
+    # Always fp32: a grid in half precision is off by an eighth of a pixel at W = 512.
+    flow = flow.float()
+    grid_x = x[None, None, :] + flow[:, 0] / width
+    grid_y = y[None, :, None] + flow[:, 1] / height
+    return torch.stack((grid_x, grid_y), dim=3)
+
+
+def _corner_aligned(size: int, like: Tensor) -> Tensor:
+    """`size` positions from -1 to 1; a single position is -1, as torch.linspace has it."""
+    steps = torch.arange(size, device=like.device, dtype=torch.float32)
+    return steps * (2.0 / max(size - 1, 1)) - 1.0
+
+
+def flow_warp(features: Tensor, flow: Tensor, align_corners: bool = True) -> Tensor:
+    """Samples `features` where `flow` points, bilinear, zeros outside.
+
+    Args:
+        features: float (N, C, h, w) at any resolution.
+        flow: float (N, 2, H, W), channel 0 = x, 1 = y, in units of (w-1)/(2W) and (h-1)/(2H) source pixels.
+        align_corners: the authors' present code says True; their code of 2020 ran with False.
+
+    Returns:
+        (N, C, H, W) in the dtype of `features`.
+    """
+    if torch.onnx.is_in_onnx_export():
+        warped: Tensor = torch.onnx.ops.symbolic(
+            "sfseg::FlowWarp",
+            (features, flow),
+            attrs={"align_corners": int(align_corners), **PLUGIN_ATTRIBUTES},
+            dtype=features.dtype,
+            shape=(*features.shape[:2], *flow.shape[2:]),
+            version=1,
+        )
+        return warped
+    grid = sampling_grid(flow)
+    return F.grid_sample(
+        features.float(), grid, padding_mode="zeros", align_corners=align_corners
+    ).to(features.dtype)
+
+
+def gated_flow_fusion(
+    high: Tensor, low: Tensor, flow: Tensor, gate: Tensor, align_corners: bool = True
+) -> Tensor:
+    """gate * warp(high, flow[:, 0:2]) + (1 - gate) * warp(low, flow[:, 2:4]).
+
+    Paper: SFNet-Lite equations 6 and 7 (GD-FAM).
+
+    Args:
+        high: float (N, C, h, w), the deep, coarse map.
+        low: float (N, C, H, W), the shallow, fine map.
+        flow: float (N, 4, H, W).
+        gate: float (N, 1, H, W) in [0, 1].
+        align_corners: see flow_warp.
+
+    Returns:
+        (N, C, H, W).
+    """
+    if torch.onnx.is_in_onnx_export():
+        fused: Tensor = torch.onnx.ops.symbolic(
+            "sfseg::GatedFlowFusion",
+            (high, low, flow, gate),
+            attrs={"align_corners": int(align_corners), **PLUGIN_ATTRIBUTES},
+            dtype=low.dtype,
+            shape=low.shape,
+            version=1,
+        )
+        return fused
+    warped_high = flow_warp(high, flow[:, 0:2], align_corners)
+    warped_low = flow_warp(low, flow[:, 2:4], align_corners)
+    mixed = torch.lerp(warped_low, warped_high, gate.to(low.dtype))
+    # grid_sample leaves NCHW behind; back to the layout of the head, or every later operation copies.
+    return mixed.contiguous(memory_format=_memory_format(low))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def upsample_argmax(scores: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Labels and confidence at full resolution from class scores at the output stride.
+
+    Args:
+        scores: float (N, C, h, w) before softmax, C <= 255.
+        stride: the whole-number factor of the bilinear, corner-aligned upsampling.
+
+    Returns:
+        labels uint8 (N, h*stride, w*stride), the lowest index among equals, and confidence uint8 of the
+        same shape: the softmax probability of that class in 255ths, rounded to nearest.
+    """
+    height, width = scores.shape[2] * stride, scores.shape[3] * stride
+    if torch.onnx.is_in_onnx_export():
+        labels, confidence = torch.onnx.ops.symbolic_multi_out(
+            "sfseg::UpsampleArgmax",
+            (scores,),
+            attrs={"stride": stride, **PLUGIN_ATTRIBUTES},
+            dtypes=(torch.uint8, torch.uint8),
+            shapes=((scores.shape[0], height, width),) * 2,
+            version=1,
+        )
+        return labels, confidence
+    full = resize(scores.float(), (height, width))
+    best, labels = full.max(dim=1)
+    total = torch.exp(full - best[:, None]).sum(dim=1)
+    return labels.to(torch.uint8), torch.round(255.0 / total).to(torch.uint8)
+
+
+def adaptive_average_pools(x: Tensor, bins: tuple[int, ...]) -> list[Tensor]:
+    """Adaptive average pooling of (N, C, H, W) to each b x b of `bins`.
+
+    Exported as two matrix products for all bins together: the exporter's own form of a pool that does not
+    divide the map is one Gather and several Adds per cell, 823 nodes at 1024x2048, with the size baked in.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return [F.adaptive_avg_pool2d(x, b) for b in bins]
+    rows = _pooling_matrix(x.shape[2], bins)
+    columns = _pooling_matrix(x.shape[3], bins)
+    pooled = rows @ x @ columns.T
+    ends = [sum(bins[: i + 1]) for i in range(len(bins))]
+    return [pooled[:, :, end - b : end, end - b : end] for b, end in zip(bins, ends, strict=True)]
+
+
+def _pooling_matrix(size: int, bins: tuple[int, ...]) -> Tensor:
+    """(sum of bins, size): row i of a block of b averages [floor(i*size/b), ceil((i+1)*size/b))."""
+    index = torch.tensor([i for b in bins for i in range(b)])
+    count = torch.tensor([b for b in bins for _ in range(b)])
+    start = torch.div(index * size, count, rounding_mode="floor")[:, None]
+    end = torch.div((index + 1) * size + count - 1, count, rounding_mode="floor")[:, None]
+    position = torch.arange(size)[None, :]
+    inside = (position >= start) & (position < end)
+    return inside.float() / (end - start).float()

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a recipe: python -m training.train sfnet_lite:camvid_r18 --data-root camvid=DIR ... --output-dir DIR"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from training import checkpoint
+from training.backbones.resnet import load_matching, load_safetensors
+from training.config import Recipe, load_recipe
+from training.data.mixture import Mixture, Portion
+from training.evaluate import evaluate, report
+from training.losses import deeply_supervised
+from training.networks.normalisation import images_from_rgb
+from training.schedules import poly
+
+
+@dataclass
+class Run:
+    """The state of a run that a checkpoint holds."""
+
+    network: nn.Module
+    ema: AveragedModel
+    optimiser: torch.optim.Optimizer
+    seed: int
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    recipe = load_recipe(arguments.recipe)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = start(recipe, arguments, device)
+    portions = recipe.portions(arguments.data_root)
+    validation = recipe.validation(arguments.data_root) if recipe.validation else None
+    epochs = arguments.epochs or recipe.epochs
+    writer = SummaryWriter(str(arguments.output_dir))
+    for epoch in range(run.epoch, min(epochs, arguments.stop_after or epochs)):
+        train_epoch(run, recipe, portions, epochs, device, arguments.workers, writer)
+        run.epoch = epoch + 1
+        save(run, arguments.output_dir / "last.pt", arguments.recipe)
+        if validation is not None and (run.epoch % 4 == 0 or run.epoch == epochs):
+            matrix = evaluate(run.ema.module, validation, len(recipe.classes), device)
+            writer.add_scalar("miou/held_out", matrix.miou(), run.step)
+            print(report(matrix, [name for name, _ in recipe.classes]), flush=True)
+    writer.close()
+    print(f"{arguments.output_dir / 'last.pt'}: {run.epoch} epochs, {run.seconds / 60:.1f} minutes")
+
+
+def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -> Run:
+    """A new run, or the one that --resume names, or a new one from the weights that --init names."""
+    random.seed(arguments.seed)
+    np.random.seed(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    network = recipe.network()
+    loaded: list[str] = []
+    if recipe.backbone_weights:
+        path = arguments.data_root["weights"] / recipe.backbone_weights
+        loaded, left = load_matching(network.get_submodule("trunk"), load_safetensors(str(path)))
+        print(f"{path.name}: {len(loaded)} tensors loaded, {len(left)} left random")
+    if arguments.init:
+        network.load_state_dict(checkpoint.load(arguments.init)["ema"])
+    network.to(device, memory_format=torch.channels_last)
+    ema = AveragedModel(
+        network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+    )
+    run = Run(network, ema, optimiser(recipe, network, set(loaded)), arguments.seed)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    if arguments.resume:
+        restore(run, arguments.output_dir / "last.pt")
+    return run
+
+
+def optimiser(recipe: Recipe, network: nn.Module, loaded: set[str]) -> torch.optim.Optimizer:
+    """Four groups: loaded or random, with weight decay (convolution weights) or without."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        pretrained = name.removeprefix("trunk.") in loaded
+        groups.setdefault((pretrained, parameter.ndim > 1), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (recipe.pretrained_factor if pretrained else 1.0),
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (pretrained, decays), parameters in groups.items()
+    ]
+    for group in settings:
+        group["base_lr"] = group["lr"]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(settings, momentum=0.9)
+    return torch.optim.AdamW(settings)
+
+
+def train_epoch(
+    run: Run,
+    recipe: Recipe,
+    portions: list[Portion],
+    epochs: int,
+    device: torch.device,
+    workers: int,
+    writer: SummaryWriter,
+) -> None:
+    data = Mixture(portions, recipe.augmentation, run.seed, run.epoch)
+    loader = DataLoader(
+        data,
+        recipe.batch_size,
+        num_workers=workers,
+        drop_last=True,
+        worker_init_fn=_one_thread,
+        pin_memory=device.type == "cuda",
+    )
+    total = epochs * len(loader)
+    run.network.train()
+    started = time.monotonic()
+    with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
+        for rgb, labels in bar:
+            factor = poly(run.step, total, warmup=recipe.warmup_steps)
+            loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            writer.add_scalar("loss", loss, run.step)
+            writer.add_scalar("learning_rate", recipe.learning_rate * factor, run.step)
+    run.seconds += time.monotonic() - started
+
+
+def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:
+    """One update; returns the loss. rgb uint8 (N, h, w, 3), labels uint8 (N, h, w)."""
+    for group in run.optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    with torch.autocast(rgb.device.type, torch.bfloat16):
+        output = run.network(images_from_rgb(rgb))
+    loss = deeply_supervised(output, labels)
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip_norm)
+    # A non-finite step would poison the weights and the average for good.
+    if torch.isfinite(norm):
+        run.optimiser.step()
+    else:
+        print(f"step {run.step}: gradient is not finite, step skipped", flush=True)
+    run.ema.update_parameters(run.network)
+    run.step += 1
+    return float(loss.detach())
+
+
+def save(run: Run, path: Path, recipe: str) -> None:
+    state = {
+        "network": run.network.state_dict(),
+        "ema": run.ema.module.state_dict(),
+        "ema_updates": int(run.ema.n_averaged),
+        "optimiser": run.optimiser.state_dict(),
+        "seed": run.seed,
+        "epoch": run.epoch,
+        "step": run.step,
+        "seconds": run.seconds,
+        "recipe": recipe,
+        "commit": checkpoint.commit(),
+        "hardware": checkpoint.hardware(),
+    }
+    checkpoint.save(path, state)
+
+
+def restore(run: Run, path: Path) -> None:
+    state = checkpoint.load(path)
+    run.network.load_state_dict(state["network"])
+    run.ema.module.load_state_dict(state["ema"])
+    run.ema.n_averaged.fill_(state["ema_updates"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    run.seed, run.epoch, run.step = state["seed"], state["epoch"], state["step"]
+    run.seconds = state["seconds"]
+
+
+def _one_thread(_: int) -> None:
+    """Loader workers share the cores with the training step: no thread pool of their own."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="module:function in training/recipes")
+    parser.add_argument("--data-root", action=DataRoots, help="NAME=FOLDER, once per data set")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=0, help="0: the recipe's")
+    parser.add_argument(
+        "--stop-after", type=int, default=0, help="stop after this epoch; the schedule is unchanged"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="data loader processes")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
+    start_from = parser.add_mutually_exclusive_group()
+    start_from.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pt")
+    start_from.add_argument(
+        "--init", type=Path, help="checkpoint whose averaged weights to start from"
+    )
+    arguments = parser.parse_args()
+    arguments.data_root = arguments.data_root or {}
+    return arguments
+
+
+class DataRoots(argparse.Action):
+    """Collects NAME=FOLDER into a dict of paths."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
+        name, separator, folder = str(values).partition("=")
+        if not separator:
+            parser.error(
+                f"{option_string} {values!r}: expected NAME=FOLDER, e.g. camvid=data/camvid"
+            )
+        roots = dict(getattr(namespace, self.dest) or {})
+        roots[name] = Path(folder)
+        setattr(namespace, self.dest, roots)
+
+
+if __name__ == "__main__":
+    main()
