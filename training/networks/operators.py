@@ -153,11 +153,13 @@ def adaptive_average_pools(x: Tensor, bins: tuple[int, ...]) -> list[Tensor]:
 
 
 def _pooling_matrix(size: int, bins: tuple[int, ...]) -> Tensor:
-    """(sum of bins, size): row i of a block of b averages [floor(i*size/b), ceil((i+1)*size/b))."""
-    index = torch.tensor([i for b in bins for i in range(b)])
-    count = torch.tensor([b for b in bins for _ in range(b)])
-    start = torch.div(index * size, count, rounding_mode="floor")[:, None]
-    end = torch.div((index + 1) * size + count - 1, count, rounding_mode="floor")[:, None]
+    """(sum of bins, size): row i of a block of b averages the positions [floor(i*size/b), ceil((i+1)*size/b)).
+
+    The bounds are compared as whole numbers, multiplied out: a division in a low-precision graph could move one.
+    """
+    index = torch.tensor([i for b in bins for i in range(b)])[:, None]
+    count = torch.tensor([b for b in bins for _ in range(b)])[:, None]
     position = torch.arange(size)[None, :]
-    inside = (position >= start) & (position < end)
-    return inside.float() / (end - start).float()
+    inside = ((position + 1) * count > index * size) & (position * count < (index + 1) * size)
+    weight = inside.float()
+    return weight / weight.sum(dim=1, keepdim=True)
