@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays the images of a bag as if the camera saw them now: real time, stamps of today.
+
+`ros2 bag play` keeps the recorded stamps, so a subscriber that measures the age of a frame sees
+years (docs/adr/0006). Messages go out as the bytes that were recorded, only the stamp is changed.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+
+from sfseg_ros.bags import (
+    BagReader,
+    Message,
+    Timeline,
+    Topic,
+    cdr_with_stamp,
+    choose_clock,
+    choose_image_topic,
+    with_times,
+)
+from sfseg_ros.errors import BagError, SfsegError
+
+# As a camera driver publishes: reliable also feeds the best-effort readers.
+CAMERA_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE
+)
+CLOCK_SAMPLE = 100
+LEAD_NS = 200_000_000
+"""From the moment when all listeners are there to the first image."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What left the player in one pass over the bag."""
+
+    image_topic: Topic
+    clock: str
+    timeline: Timeline
+    images: int
+
+
+def message_class(type_name: str) -> Any:
+    """The class of `package/msg/Name`. Raises BagError where the package is not installed."""
+    package, _, name = type_name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError) as error:
+        raise BagError(f"message type {type_name} is not installed here ({error})") from error
+
+
+class BagPlayer:
+    """One bag, opened; `play` may be called again and again (the loop)."""
+
+    def __init__(
+        self, node: Node, bag: Path, wanted: str | None, others: Sequence[str], rate: float
+    ) -> None:
+        self._bag, self._rate = bag, rate
+        with BagReader(bag) as reader:
+            topics = {t.name: t for t in reader.topics()}
+            self.image_topic = choose_image_topic(list(topics.values()), wanted)
+            self._names = [self.image_topic.name, *others]
+            if missing := [name for name in others if name not in topics]:
+                raise BagError(f"{bag}: no topic {missing[0]}; it has: {', '.join(topics)}")
+            images = reader.messages([self.image_topic.name])
+            self.clock = choose_clock(itertools.islice(images, CLOCK_SAMPLE))
+        self._publishers: dict[str, Publisher] = {
+            name: node.create_publisher(message_class(topics[name].type), name, CAMERA_QOS)
+            for name in self._names
+        }
+
+    def wait_for_listeners(self, number: int, timeout_s: float) -> None:
+        """Return once `number` subscriptions match the image topic. Raises BagError."""
+        publisher = self._publishers[self.image_topic.name]
+        deadline = time.monotonic() + timeout_s
+        while publisher.get_subscription_count() < number:
+            if time.monotonic() > deadline:
+                raise BagError(
+                    f"{publisher.get_subscription_count()} of {number} listeners on "
+                    f"{self.image_topic.name} after {timeout_s:.0f} s; is the node running, in "
+                    "the same ROS_DOMAIN_ID, with its input remapped to this topic?"
+                )
+            time.sleep(0.05)
+
+    def play(self, max_seconds: float) -> Played:
+        """One pass in real time, at most `max_seconds` of the recording; returns when the last
+        message is out."""
+        timeline: Timeline | None = None
+        images = 0
+        for time_ns, message in self._timed_messages():
+            if timeline is None:
+                timeline = Timeline(time_ns, time.time_ns() + LEAD_NS, self._rate)
+            if time_ns - timeline.first_ns > max_seconds * 1e9:
+                break
+            due_ns = timeline.played_ns(time_ns)
+            time.sleep(max(0, due_ns - time.time_ns()) / 1e9)
+            self._publishers[message.topic].publish(cdr_with_stamp(message.cdr, due_ns))
+            if message.topic == self.image_topic.name:
+                images += 1
+                _show_progress(images, self.image_topic.count, (time_ns - timeline.first_ns) / 1e9)
+        if timeline is None:
+            raise BagError(f"{self._bag}: no image on {self.image_topic.name}")
+        _show_progress(images, images, None)
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=2))
+        return Played(self.image_topic, self.clock, timeline, images)
+
+    def _timed_messages(self) -> Iterator[tuple[int, Message]]:
+        with BagReader(self._bag) as reader:
+            yield from with_times(reader.messages(self._names), self.clock)
+
+
+_progress_shown_ns = 0
+
+
+def _show_progress(images: int, total: int, seconds: float | None) -> None:
+    """At most one line a second, on one line of a terminal; `seconds` None ends it."""
+    global _progress_shown_ns
+    now_ns = time.monotonic_ns()
+    if seconds is not None and now_ns - _progress_shown_ns < 1_000_000_000:
+        return
+    _progress_shown_ns = now_ns
+    start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+    if seconds is None:
+        print(f"{start}played {images} images{' ' * 20}", file=sys.stderr, flush=True)
+    else:
+        text = f"playing: {images} of {total} images, {seconds:.0f} s"
+        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bag_player", description=__doc__)
+    parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag file")
+    parser.add_argument("--topic", help="image topic; needed where the bag has several")
+    parser.add_argument("--also", nargs="*", default=[], metavar="TOPIC", help="played beside it")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time")
+    parser.add_argument("--loop", action="store_true", help="again and again until interrupted")
+    parser.add_argument(
+        "--max-seconds", type=float, default=float("inf"), help="play only the beginning"
+    )
+    parser.add_argument("--listeners", type=int, default=1, help="wait for so many subscriptions")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for them")
+    parser.add_argument("--result", type=Path, help="JSON file for what was played and when")
+    args = parser.parse_args(argv)
+    if not args.rate > 0:
+        parser.error(f"--rate is {args.rate}, expected more than 0")
+    return args
+
+
+def _write_result(path: Path, played: Played) -> None:
+    timeline = played.timeline
+    document = {
+        "clock": played.clock,
+        "first_ns": timeline.first_ns,
+        "start_ns": timeline.start_ns,
+        "rate": timeline.rate,
+        "images": played.images,
+    }
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    command_line = list(sys.argv if argv is None else ["bag_player", *argv])
+    args = _arguments(remove_ros_args(command_line)[1:])
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # Between two images this process sleeps in Python: Python's own handlers wake it, rclpy's do
+    # not.
+    signal.signal(signal.SIGTERM, interrupt)
+    rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("bag_player")
+    try:
+        player = BagPlayer(node, args.bag, args.topic, args.also, args.rate)
+        player.wait_for_listeners(args.listeners, args.timeout)
+        while True:
+            played = player.play(args.max_seconds)
+            if args.result:
+                _write_result(args.result, played)
+            if not args.loop:
+                return 0
+    except SfsegError as error:
+        print(f"bag_player: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
