@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed: metadata that agree, and every file that the node looks for."""
+
+import ast
+import os
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
+# Python's name of a package where it is not the name of the ROS package.
+STANDARD = {*sys.stdlib_module_names, "sfseg_ros"}
+DEPENDENCY_OF_MODULE = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
+# No rosdep key, or asked for only where it is installed: the README says how to get them.
+OPTIONAL = {
+    *("ament_index_python", "av", "backports", "cv_bridge", "onnx", "onnxruntime", "openvino"),
+    *("rosbags", "tensorrt"),
+}
+
+
+@pytest.fixture(scope="module")
+def distribution():
+    """What setup.py declares, read by setuptools itself."""
+    from distutils.core import run_setup  # setuptools' own, once setuptools is imported
+
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        declared = run_setup("setup.py", stop_after="init")
+    finally:
+        os.chdir(before)
+    assert isinstance(declared, setuptools.Distribution)
+    return declared
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Python files below these folders of the repository, or below all that hold any."""
+    names = folders or ("sfseg_ros", "launch", "training", "test", "benchmarks")
+    return [ROOT / "setup.py", *(f for name in names for f in sorted((ROOT / name).rglob("*.py")))]
+
+
+def test_name_version_and_licence_are_the_same_everywhere(distribution):
+    version = PACKAGE_XML.findtext("version")
+    assert distribution.get_version() == version
+    assert distribution.get_name() == PACKAGE_XML.findtext("name") == "sfseg_ros"
+    assert distribution.metadata.license == PACKAGE_XML.findtext("license") == "Apache-2.0"
+    newest = re.search(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.M)
+    assert newest
+    assert newest[1] == version
+    assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+
+
+def test_it_is_an_ament_python_package_of_format_3():
+    assert PACKAGE_XML.get("format") == "3"
+    assert PACKAGE_XML.findtext("export/build_type") == "ament_python"
+    assert (ROOT / "resource" / "sfseg_ros").is_file()
+    assert "install_scripts=$base/lib/sfseg_ros" in (ROOT / "setup.cfg").read_text()
+
+
+def test_package_xml_names_what_the_code_imports():
+    declared = {element.text for element in PACKAGE_XML.findall("exec_depend")}
+    imported = set()
+    for path in python_files("sfseg_ros", "launch")[1:]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    needed = {DEPENDENCY_OF_MODULE.get(m, m) for m in imported - STANDARD - OPTIONAL}
+    assert needed - declared == set(), "missing in package.xml"
+    assert declared - needed - {"ros2launch"} == set(), "in package.xml, but never imported"
+
+
+def test_every_file_of_launch_config_and_models_is_installed(distribution):
+    installed = {
+        f"{folder}/{Path(file).name}": file
+        for folder, files in distribution.data_files
+        for file in files
+    }
+    assert "share/ament_index/resource_index/packages/sfseg_ros" in installed
+    assert "share/sfseg_ros/package.xml" in installed
+    assert "share/sfseg_ros/launch/segmentation.launch.py" in installed
+    assert "share/sfseg_ros/config/fastdds_large_images.xml" in installed
+    for manifest in ROOT.glob("models/*/manifest.yaml"):
+        for file in manifest.parent.iterdir():
+            assert f"share/sfseg_ros/models/{manifest.parent.name}/{file.name}" in installed
+    assert all((ROOT / file).is_file() for file in installed.values())
+
+
+def test_every_console_script_names_a_function_that_exists(distribution):
+    scripts = distribution.entry_points["console_scripts"]
+    assert {s.split(" = ")[0] for s in scripts} >= {"segmentation_node", "bag_player", "sfseg_demo"}
+    for script in scripts:
+        module, function = script.split(" = ")[1].split(":")
+        tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_text())
+        assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, script
+
+
+def test_every_subpackage_is_installed(distribution):
+    folders = {f.parent.relative_to(ROOT) for f in python_files("sfseg_ros")[1:]}
+    assert {".".join(folder.parts) for folder in folders} == set(distribution.packages)
+
+
+def test_what_pip_requires_has_no_upper_bound_and_what_make_installs_is_exact(distribution):
+    assert not [r for r in distribution.install_requires if "<" in r or "==" in r]
+    for path in (ROOT / "requirements").glob("*.txt"):
+        for line in path.read_text().splitlines():
+            assert re.match(r"^(#.*|-r .*|[\w.-]+==[\w.]+(;.*)?|)$", line), f"{path.name}: {line}"
+
+
+def test_every_python_file_carries_its_licence():
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in python_files()
+        if path.read_text()
+        and not path.read_text().startswith("# SPDX-License-Identifier: Apache-2.0")
+    ]
+    assert bare == []
