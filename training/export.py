@@ -83,7 +83,11 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
         input_names=["image"],
         output_names=["labels", "confidence"],
         dynamic_shapes=(
-            {0: torch.export.Dim("batch", min=1, max=64), 1: multiple * rows, 2: multiple * columns},
+            {
+                0: torch.export.Dim("batch", min=1, max=64),
+                1: multiple * rows,
+                2: multiple * columns,
+            },
         ),
         verbose=False,
     )
@@ -95,7 +99,9 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     if not any(opset.domain == DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     _name_dimensions(model)
-    for node in model.graph.node:  # source-file notes of the exporter: names of one machine's folders
+    for (
+        node
+    ) in model.graph.node:  # source-file notes of the exporter: names of one machine's folders
         del node.metadata_props[:]
         node.doc_string = ""
     del model.graph.value_info[:]
@@ -261,8 +267,7 @@ def manifest_of(
         directory=onnx_path.parent,
         name=recipe.name,
         classes=tuple(
-            SemanticClass(index, name, color)
-            for index, (name, color) in enumerate(recipe.classes)
+            SemanticClass(index, name, color) for index, (name, color) in enumerate(recipe.classes)
         ),
         onnx_file=onnx_path.name,
         onnx_sha256=hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
@@ -284,10 +289,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("recipe", help="module:function in training/recipes")
     parser.add_argument("--checkpoint", type=Path, help="averaged weights of a training run")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--parity-data", type=Path, help="folder with the list files of real pictures")
+    parser.add_argument(
+        "--parity-data", type=Path, help="folder with the list files of real pictures"
+    )
     parser.add_argument("--parity-lists", nargs="+", default=["val.txt"])
     parser.add_argument(
-        "--evaluation", nargs="*", default=[], help="NAME=FILE of evaluate.py --json, for the manifest"
+        "--evaluation",
+        nargs="*",
+        default=[],
+        help="NAME=FILE of evaluate.py --json, for the manifest",
     )
     return parser.parse_args()
 

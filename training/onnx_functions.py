@@ -68,7 +68,9 @@ def _axis(name: str, dimension: int, channel: int) -> list[NodeProto]:
 
 
 def _grid_sample() -> NodeProto:
-    node = _node("GridSample", ["features32", "grid"], ["sampled"], mode="bilinear", padding_mode="zeros")
+    node = _node(
+        "GridSample", ["features32", "grid"], ["sampled"], mode="bilinear", padding_mode="zeros"
+    )
     node.attribute.append(_reference("align_corners", onnx.AttributeProto.INT))
     return node
 

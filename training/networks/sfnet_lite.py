@@ -134,3 +134,33 @@ def sfnet_lite_r18(
 ) -> SFNetLite:
     """SFNet-Lite with ResNet-18; the defaults are the network of the authors' code (see ResNet18)."""
     return SFNetLite(ResNet18(stem, dilations), num_classes)
+
+
+def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of a SFSegNets checkpoint (SFNet-Lite, ResNet-18) to ours.
+
+    Layers that the authors build but never run are dropped: the deep-supervision head and the third lateral.
+    """
+    prefixes = (
+        ("layer0.0.", "trunk.conv1."),
+        ("layer0.1.", "trunk.bn1."),
+        ("layer", "trunk.layer"),
+        ("head.ppm.bottleneck.", "context.bottleneck."),
+        ("head.fpn_in.0.", "lateral_fine."),
+        ("head.fpn_in.1.", "lateral_middle."),
+        ("head.flow_align_module.", "align."),
+        ("head.conv_last.0.", "head."),
+        ("head.conv_last.1.", "head.3."),
+    )
+    ours: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.startswith("head.ppm.stages."):
+            stage, layer, rest = name.removeprefix("head.ppm.stages.").split(".", 2)
+            # Their stage holds the pool as layer 0.
+            ours[f"context.stages.{stage}.{int(layer) - 1}.{rest}"] = value
+            continue
+        for theirs, own in prefixes:
+            if name.startswith(theirs):
+                ours[own + name.removeprefix(theirs)] = value
+                break
+    return ours

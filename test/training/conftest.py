@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A street of coloured blocks on disk, in CamVid's layout, and a recipe small enough to train in seconds."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.config import Recipe
+from training.data.mixture import Portion
+from training.data.street_folder import StreetFolder, camvid
+from training.data.transforms import Augmentation
+from training.networks.sfnet_lite import sfnet_lite_r18
+from training.recipes.sfnet_lite import camvid_r18
+
+CLASSES = (("Sky", (200, 220, 255)), ("Road", (90, 90, 90)), ("Car", (180, 30, 30)))
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """Eight pictures 64x96: sky over road with a car, each class one colour plus noise."""
+    rng = np.random.default_rng(0)
+    for folder in ("images/train", "labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    lines = []
+    for i in range(8):
+        labels = np.zeros((64, 96), np.uint8)
+        labels[30:] = 1
+        labels[35:50, 8 * i : 8 * i + 24] = 2
+        labels[:4, :4] = 255
+        rgb = np.array([c for _, c in CLASSES] + [(0, 0, 0)])[np.minimum(labels, 3)]
+        rgb = np.clip(rgb + rng.integers(-20, 20, rgb.shape), 0, 255).astype(np.uint8)
+        drive = "A" if i < 6 else "B"
+        names = (f"images/train/{drive}_{i:03}.png", f"labels/train/{drive}_{i:03}.png")
+        cv2.imwrite(str(tmp_path / names[0]), rgb[..., ::-1])
+        cv2.imwrite(str(tmp_path / names[1]), labels)
+        lines.append(" ".join(names))
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_recipe() -> Recipe:
+    """The real network and loop on the street above."""
+
+    def portions(roots: dict[str, Path]) -> list[Portion]:
+        return [Portion(camvid(roots["street"], ("train.txt",)), 8)]
+
+    def validation(roots: dict[str, Path]) -> StreetFolder:
+        return camvid(roots["street"], ("train.txt",))
+
+    return replace(
+        camvid_r18(),
+        name="tiny",
+        network=partial(sfnet_lite_r18, 3, "plain", (1, 1)),
+        classes=CLASSES,
+        portions=portions,
+        validation=validation,
+        augmentation=Augmentation((64, 64), (0.8, 1.2)),
+        backbone_weights=None,
+        batch_size=4,
+        epochs=4,
+        warmup_steps=1,
+        ema_decay=0.5,
+        input_size=(64, 96),
+    )

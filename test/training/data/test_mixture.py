@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import torch
+
+from training.data.mixture import Mixture, Portion
+from training.data.street_folder import StreetFolder
+from training.data.transforms import Augmentation
+
+
+def mixture(street: Path, epoch: int = 0) -> Mixture:
+    a = StreetFolder(street, ("train.txt",), keep=("A",))
+    b = StreetFolder(street, ("train.txt",), keep=("B",))
+    return Mixture([Portion(a, 4), Portion(b, 5)], Augmentation((32, 32)), seed=1, epoch=epoch)
+
+
+def test_every_portion_has_its_share_and_repeats_only_when_it_must(street: Path) -> None:
+    order = mixture(street).order
+    first = [picture for portion, picture in order if portion == 0]
+    second = [picture for portion, picture in order if portion == 1]
+    assert len(first) == len(set(first)) == 4
+    assert sorted(second) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+
+
+def test_an_epoch_can_be_repeated_and_the_next_one_differs(street: Path) -> None:
+    assert torch.equal(mixture(street)[3][0], mixture(street)[3][0])
+    assert mixture(street, 0).order != mixture(street, 1).order

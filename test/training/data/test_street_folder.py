@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.data.street_folder import LABELMEFACADE_TO_CAMVID, StreetFolder, camvid, labelmefacade
+
+
+def test_pictures_come_as_rgb_with_their_train_ids(street: Path) -> None:
+    sample = camvid(street, ("train.txt",))[0]
+    assert sample.name == "A_000"
+    assert sample.image.shape == (64, 96, 3)
+    assert sample.image.dtype == sample.labels.dtype == np.uint8
+    assert sample.image[20, 60, 2] > sample.image[20, 60, 0]  # the sky is blue, so this is RGB
+    assert set(np.unique(sample.labels)) == {0, 1, 2, 255}
+
+
+def test_drives_can_be_kept_or_left_out(street: Path) -> None:
+    assert len(StreetFolder(street, ("train.txt",), keep=("B",))) == 2
+    assert len(StreetFolder(street, ("train.txt",), drop=("B",))) == 6
+
+
+def test_lists_are_joined(street: Path) -> None:
+    assert len(camvid(street, ("train.txt", "train.txt"))) == 16
+
+
+def test_a_missing_list_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"val.txt is missing.*--data-root"):
+        camvid(tmp_path, ("val.txt",))
+
+
+def test_picture_and_labels_of_different_size_are_refused(street: Path) -> None:
+    cv2.imwrite(str(street / "labels/train/A_000.png"), np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"A_000.*sizes differ"):
+        camvid(street, ("train.txt",))[0]
+
+
+def test_facade_ids_become_camvid_ids_and_the_rest_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a.png b.png\n")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 5, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 255]], np.uint8))
+    labels = labelmefacade(tmp_path)[0].labels
+    expected = [LABELMEFACADE_TO_CAMVID.get(raw, 255) for raw in (0, 1, 2, 3, 4, 5, 6, 7, 8, 255)]
+    assert labels.flatten().tolist() == expected
+
+
+def test_large_pictures_are_shrunk_with_their_labels(street: Path) -> None:
+    sample = StreetFolder(street, ("train.txt",), long_side=48)[0]
+    assert sample.image.shape == (32, 48, 3)
+    assert sample.labels.shape == (32, 48)
+    assert set(np.unique(sample.labels)) <= {0, 1, 2, 255}

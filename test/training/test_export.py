@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from training.export import DeployedModel, halved_weights, onnx_from_network
+from training.networks.operators import flow_warp, gated_flow_fusion, upsample_argmax
+from training.networks.sfnet_lite import SFNetLite, sfnet_lite_r18
+from training.onnx_functions import DOMAIN, OPSET, functions
+
+
+@pytest.fixture(scope="module")
+def network() -> SFNetLite:
+    """Random weights whose batch norms are not the identity, so that folding has something to do."""
+    torch.manual_seed(0)
+    network = sfnet_lite_r18(7, "plain", (1, 1)).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def model(network: SFNetLite) -> onnx.ModelProto:
+    return onnx_from_network(network)
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (2, 96, 160), (1, 224, 352)])
+def test_one_file_gives_torchs_labels_at_every_size(
+    network: SFNetLite, model: onnx.ModelProto, shape: tuple[int, int, int]
+) -> None:
+    coarse = np.random.default_rng(1).integers(0, 256, (shape[0], *(s // 16 for s in shape[1:]), 3))
+    images = coarse.repeat(16, axis=1).repeat(16, axis=2).astype(np.uint8)
+    labels, confidence = session(model).run(None, {"image": images})
+    with torch.inference_mode():
+        expected, expected_confidence = DeployedModel(network)(torch.from_numpy(images))
+    assert labels.dtype == confidence.dtype == np.uint8
+    assert labels.shape == confidence.shape == shape
+    assert (labels == expected.numpy()).mean() >= 0.999
+    assert np.abs(confidence.astype(int) - expected_confidence.numpy().astype(int)).max() <= 1
+
+
+def test_the_graph_is_small_and_its_norms_are_folded(model: onnx.ModelProto) -> None:
+    operators = [node.op_type for node in model.graph.node]
+    assert "BatchNormalization" not in operators
+    assert operators.count("Gather") < 10  # the exporter alone emits hundreds for the pools
+    assert len(operators) < 200
+
+
+def test_sfseg_nodes_name_the_plugin_and_have_bodies(model: onnx.ModelProto) -> None:
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    assert [node.op_type for node in nodes] == ["GatedFlowFusion", "UpsampleArgmax"]
+    for node in nodes:
+        attributes = {a.name: a for a in node.attribute}
+        assert attributes["plugin_namespace"].s == b"sfseg"
+        assert attributes["plugin_version"].s == b"1"
+    assert {f.name for f in model.functions} == {"FlowWarp", "GatedFlowFusion", "UpsampleArgmax"}
+    assert {output.name for output in model.graph.output} == set(nodes[-1].output)
+
+
+def test_stored_halves_lose_little_and_compute_stays_fp32(
+    network: SFNetLite, model: onnx.ModelProto
+) -> None:
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    half = halved_weights(half)
+    assert half.ByteSize() < 0.55 * model.ByteSize()
+    image = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    full_labels, _ = session(model).run(None, {"image": image})
+    half_labels, _ = session(half).run(None, {"image": image})
+    assert (full_labels == half_labels).mean() > 0.99
+
+
+def test_the_file_names_no_folder_of_this_machine(model: onnx.ModelProto) -> None:
+    assert str(Path(__file__).parents[2]).encode() not in model.SerializeToString()
+
+
+def run_function(
+    name: str, attributes: dict[str, object], *inputs: torch.Tensor
+) -> list[np.ndarray]:
+    """One node of the domain with its body, run by ONNX Runtime."""
+    outputs = {"UpsampleArgmax": ["a", "b"]}.get(name, ["a"])
+    names = [f"in{i}" for i in range(len(inputs))]
+    node = helper.make_node(name, names, outputs, domain=DOMAIN, **attributes)
+    kind = TensorProto.UINT8 if name == "UpsampleArgmax" else TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        name,
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, t.shape)
+            for n, t in zip(names, inputs)
+        ],
+        [helper.make_tensor_value_info(n, kind, None) for n in outputs],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions(4), ir_version=10)
+    return session(model).run(None, {n: t.numpy() for n, t in zip(names, inputs)})
+
+
+@pytest.mark.parametrize("align_corners", [0, 1])
+@pytest.mark.parametrize("sizes", [((3, 5), (7, 4)), ((4, 4), (16, 16)), ((2, 3), (1, 1))])
+def test_body_of_flow_warp_is_torchs(
+    align_corners: int, sizes: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    features, flow = torch.randn(2, 3, *sizes[0]), 3 * torch.randn(2, 2, *sizes[1])
+    (warped,) = run_function("FlowWarp", {"align_corners": align_corners}, features, flow)
+    expected = flow_warp(features, flow, bool(align_corners)).numpy()
+    np.testing.assert_allclose(warped, expected, atol=1e-4)
+
+
+def test_body_of_gated_flow_fusion_is_torchs() -> None:
+    high, low = torch.randn(1, 3, 2, 3), torch.randn(1, 3, 8, 12)
+    flow, gate = torch.randn(1, 4, 8, 12), torch.rand(1, 1, 8, 12)
+    (fused,) = run_function("GatedFlowFusion", {"align_corners": 1}, high, low, flow, gate)
+    np.testing.assert_allclose(fused, gated_flow_fusion(high, low, flow, gate).numpy(), atol=1e-4)
+
+
+def test_body_of_upsample_argmax_is_torchs() -> None:
+    scores = 5 * torch.randn(2, 6, 5, 7)
+    labels, confidence = run_function("UpsampleArgmax", {"stride": 4}, scores)
+    expected, expected_confidence = upsample_argmax(scores, 4)
+    assert (labels == expected.numpy()).mean() > 0.999
+    difference = confidence.astype(int) - expected_confidence.numpy().astype(int)
+    assert np.abs(difference).max() <= 1

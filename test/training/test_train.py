@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from training import checkpoint
+from training.config import Recipe, load_recipe
+from training.evaluate import evaluate
+from training.train import Run, save, start, train_epoch
+
+CPU = torch.device("cpu")
+
+
+def arguments(folder: Path, resume: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(seed=3, data_root={}, init=None, resume=resume, output_dir=folder)
+
+
+def train(run: Run, recipe: Recipe, street: Path, log: Path, until: int) -> None:
+    portions = recipe.portions({"street": street})
+    for _ in range(run.epoch, until):
+        train_epoch(run, recipe, portions, recipe.epochs, CPU, 0, SummaryWriter(str(log)))
+        run.epoch += 1
+
+
+def test_the_network_learns_a_street_of_blocks(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe, epochs=12)
+    assert recipe.validation is not None
+    held_out = recipe.validation({"street": street})
+    run = start(recipe, arguments(tmp_path / "run"), CPU)
+    before = evaluate(run.ema.module, held_out, 3, CPU).miou()
+    train(run, recipe, street, tmp_path / "run", until=12)
+    after = evaluate(run.ema.module, held_out, 3, CPU).miou()
+    assert before < 0.4
+    assert after > 0.8
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    # Dropout is the one draw that is not a function of seed and epoch.
+    whole = start(tiny_recipe, arguments(tmp_path / "whole"), CPU)
+    part = start(tiny_recipe, arguments(tmp_path / "part"), CPU)
+    for run in (whole, part):
+        _without_dropout(run)
+    train(whole, tiny_recipe, street, tmp_path / "whole", until=2)
+    train(part, tiny_recipe, street, tmp_path / "part", until=1)
+    save(part, tmp_path / "part" / "last.pt", "tiny")
+    resumed = start(tiny_recipe, arguments(tmp_path / "part", resume=True), CPU)
+    _without_dropout(resumed)
+    assert (resumed.epoch, resumed.step) == (1, 2)
+    train(resumed, tiny_recipe, street, tmp_path / "part", until=2)
+    for name, value in whole.ema.module.state_dict().items():
+        torch.testing.assert_close(
+            resumed.ema.module.state_dict()[name], value, rtol=1e-3, atol=1e-4
+        )
+
+
+def _without_dropout(run: Run) -> None:
+    for module in run.network.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0.0
+
+
+def test_a_checkpoint_says_where_it_came_from(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    run = start(tiny_recipe, arguments(tmp_path), CPU)
+    save(run, tmp_path / "last.pt", "module:tiny")
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["recipe"] == "module:tiny"
+    assert state["seed"] == 3
+    assert "torch" in state["hardware"]
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(SystemExit, match=r"last.pt cannot be read") as failure:
+        checkpoint.load(tmp_path / "last.pt")
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("path", ["sfnet_lite:nothing", "nowhere:camvid_r18", "sfnet_lite"])
+def test_an_unknown_recipe_is_named(path: str) -> None:
+    with pytest.raises(SystemExit, match="module:function"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["camvid_r18", "camvid_town_r18", "camvid_r18_held_out", "camvid_r18_paper"],
+)
+def test_every_recipe_loads_and_builds_its_network(name: str) -> None:
+    recipe = load_recipe(f"sfnet_lite:{name}")
+    with torch.device("meta"):
+        network = recipe.network()
+    assert network.num_classes == len(recipe.classes) == 11
