@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Player and recorder as the processes that they are, on real rclpy: what one sends, the other
+writes, and nothing but the stamp differs."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sfseg_ros.bags import (
+    COMPRESSED_IMAGE,
+    NS_PER_S,
+    BagReader,
+    BagWriter,
+    Timeline,
+    TopicToWrite,
+    compressed_image_cdr,
+    stamp_of_cdr,
+)
+from sfseg_ros.tools.processes import Process, process, ros_environment
+
+CAMERA, TRUTH = "/camera/image/compressed", "/camera/ground_truth"
+PERIOD_NS = NS_PER_S // 20
+FIRST_NS = 1_500_000_000 * NS_PER_S + 999_999_999
+IMAGES = 10
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return ros_environment()
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    path = tmp_path / "drive"
+    topics = [TopicToWrite(name, COMPRESSED_IMAGE) for name in (CAMERA, TRUTH)]
+    rng = np.random.default_rng(0)
+    with BagWriter(path, topics) as writer:
+        for index in range(IMAGES):
+            stamp_ns = FIRST_NS + index * PERIOD_NS
+            for topic in (CAMERA, TRUTH):
+                pixels = rng.integers(0, 255, (24, 32), np.uint8)
+                png = cv2.imencode(".png", pixels)[1].tobytes()
+                cdr = compressed_image_cdr(png, "png", stamp_ns, "camera")
+                writer.write(topic, stamp_ns + 1_000_000, cdr)
+    return path
+
+
+def messages_of(bag: Path, topic: str) -> list:
+    with BagReader(bag) as reader:
+        return list(reader.messages([topic]))
+
+
+def run_player(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sfseg_ros.nodes.bag_player", *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def recorder(tmp_path: Path, environment: dict[str, str], *options: str):
+    return process(
+        "bag_recorder", [str(tmp_path / "out"), *options], tmp_path / "recorder.log", environment
+    )
+
+
+def wait_for_line(started: Process, line: str) -> None:
+    deadline = time.monotonic() + 20
+    while line not in started.log_lines():
+        assert started.popen.poll() is None, started.last_words()
+        assert time.monotonic() < deadline, started.last_words()
+        time.sleep(0.05)
+
+
+def test_the_recorder_gets_every_message_with_all_stamps_shifted_by_one_constant(
+    tmp_path, bag, environment
+):
+    both = ["--topic", CAMERA, COMPRESSED_IMAGE, "--topic", TRUTH, COMPRESSED_IMAGE]
+    with recorder(tmp_path, environment, *both) as recording:
+        before_ns = time.time_ns()
+        played = run_player(environment, bag, "--also", TRUTH, "--result", tmp_path / "played.json")
+        assert played.returncode == 0, played.stderr
+        time.sleep(0.5)
+        recording.stop()
+    what = json.loads((tmp_path / "played.json").read_text())
+    timeline = Timeline(what["first_ns"], what["start_ns"], what["rate"])
+    assert (what["images"], what["clock"], what["first_ns"]) == (IMAGES, "header", FIRST_NS)
+    for topic in (CAMERA, TRUTH):
+        sent, received = messages_of(bag, topic), messages_of(tmp_path / "out", topic)
+        assert len(received) == IMAGES
+        for before, after in zip(sent, received, strict=True):
+            assert after.cdr[12:] == before.cdr[12:]
+            stamp_ns = stamp_of_cdr(after.cdr)
+            assert stamp_ns == timeline.played_ns(stamp_of_cdr(before.cdr)) > before_ns
+            assert 0 <= after.log_ns - stamp_ns < NS_PER_S // 2  # real time, and just now
+
+
+def test_the_rate_stretches_the_times_between_stamps(tmp_path, bag, environment):
+    with recorder(tmp_path, environment, "--topic", CAMERA, COMPRESSED_IMAGE) as recording:
+        played = run_player(environment, bag, "--rate", 2)
+        assert played.returncode == 0, played.stderr
+        time.sleep(0.5)
+        recording.stop()
+    stamps = [stamp_of_cdr(m.cdr) for m in messages_of(tmp_path / "out", CAMERA)]
+    assert np.diff(stamps).tolist() == [PERIOD_NS // 2] * (IMAGES - 1)
+
+
+def test_in_a_loop_it_plays_until_it_is_interrupted_and_stamps_go_on_rising(
+    tmp_path, bag, environment
+):
+    options = ["--topic", CAMERA, COMPRESSED_IMAGE, "--wait-for", CAMERA]
+    with (
+        recorder(tmp_path, environment, *options) as recording,
+        process("bag_player", [str(bag), "--loop"], tmp_path / "player.log", environment) as player,
+    ):
+        wait_for_line(recording, "ready")
+        time.sleep(2.0)
+        player.stop()
+        assert player.popen.returncode == 130
+        recording.stop()
+    assert "Traceback" not in (tmp_path / "player.log").read_text()
+    stamps = [stamp_of_cdr(m.cdr) for m in messages_of(tmp_path / "out", CAMERA)]
+    assert len(stamps) > IMAGES
+    assert min(np.diff(stamps)) > 0
+
+
+def test_with_nobody_listening_it_says_what_to_look_at(bag, environment):
+    played = run_player(environment, bag, "--timeout", 0.3)
+    assert played.returncode == 1
+    assert "0 of 1 listeners on /camera/image/compressed" in played.stderr
+    assert "Traceback" not in played.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--topic", "/no"], "no images on /no"), (["--also", "/no"], "no topic /no")],
+)
+def test_a_topic_that_the_bag_lacks_is_refused_in_one_line(bag, environment, arguments, message):
+    played = run_player(environment, bag, *arguments)
+    assert played.returncode == 1
+    assert message in played.stderr
+    assert len(played.stderr.strip().splitlines()) == 1
+
+
+def test_the_recorder_refuses_a_folder_that_exists(tmp_path, environment):
+    (tmp_path / "out").mkdir()
+    with recorder(tmp_path, environment, "--topic", CAMERA, COMPRESSED_IMAGE) as recording:
+        assert recording.popen.wait(20) == 1
+    assert "cannot be written" in recording.last_words()
+    assert "Traceback" not in (tmp_path / "recorder.log").read_text()
