@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on the processor: fp32, any size without preparation."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto
+
+from sfseg_ros.backends import Uint8Array, check_images
+from sfseg_ros.backends.graph import split_model_of
+from sfseg_ros.backends.processor import thread_count, threads_text
+from sfseg_ros.errors import BackendError
+from sfseg_ros.manifest import Manifest
+
+
+class OnnxRuntimeBackend:
+    """See `Backend`. Takes every size from the first frame on; nothing is compiled per size."""
+
+    name = "onnxruntime"
+    reason = "asked for"
+
+    def __init__(self, manifest: Manifest, precision: str = "auto", threads: int = 0) -> None:
+        if precision == "bf16":
+            raise BackendError(
+                "backend onnxruntime computes in fp32 only: use precision fp32 or auto"
+            )
+        self._manifest = manifest
+        self._options = ort.SessionOptions()
+        self._options.intra_op_num_threads = thread_count(threads)
+        self._options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
+        model = split_model_of(manifest)
+        self._trunk: Any = self._session(model.trunk)
+        self._labels_tail: Any = self._session(model.labels_tail)
+        self._confidence_tail: Any = self._session(model.confidence_tail)
+        threads_used = threads_text(self._options.intra_op_num_threads)
+        self.description = f"ONNX Runtime {ort.__version__}, fp32, {threads_used}"
+
+    def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
+        check_images(self._manifest, rgb)
+        if self._trunk is None:
+            raise BackendError("backend onnxruntime is closed: open it again")
+        tail = self._confidence_tail if confidence else self._labels_tail
+        try:
+            (scores,) = self._trunk.run(None, {"image": np.ascontiguousarray(rgb)})
+            outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
+        except Exception as error:  # its exceptions share no base class
+            raise BackendError(f"ONNX Runtime failed: {_one_line(error)}") from error
+        return outputs[0], outputs[1] if confidence else None
+
+    def close(self) -> None:
+        self._trunk = self._labels_tail = self._confidence_tail = None
+
+    def _session(self, model: ModelProto) -> Any:
+        try:
+            return ort.InferenceSession(
+                model.SerializeToString(), self._options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} refuses {self._manifest.onnx_path}: "
+                f"{_one_line(error)}"
+            ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every backend does alike. A new backend subclasses BackendContract in three lines."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from sfseg_ros.backends import Backend, open_backend
+from sfseg_ros.backends.processor import bf16_unit
+from sfseg_ros.errors import BackendError
+from sfseg_ros.manifest import Manifest
+
+COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
+
+
+def quarters(height=64, width=96):
+    """(image, labels): four areas in red, green, blue and red."""
+    labels = np.zeros((height, width), np.uint8)
+    labels[: height // 2, width // 2 :] = 1
+    labels[height // 2 :, : width // 2] = 2
+    return COLOURS[labels], labels
+
+
+def away_from_edges(labels):
+    """Pixels whose whole neighbourhood has one label, where upsampling cannot change it."""
+    inside = np.ones(labels.shape, bool)
+    for axis in (-2, -1):
+        for distance in range(1, 9):
+            inside &= (np.roll(labels, distance, axis) == labels) & (
+                np.roll(labels, -distance, axis) == labels
+            )
+    return inside
+
+
+@pytest.fixture(scope="class")
+def backend(request: pytest.FixtureRequest, tiny_manifest: Manifest) -> Backend:
+    return open_backend(request.cls.name, tiny_manifest, request.cls.precision, threads=1)
+
+
+class BackendContract:
+    name: str
+    precision: str
+
+    def test_it_says_who_it_is_in_one_line(self, backend):
+        assert backend.name == self.name
+        assert self.precision in backend.description
+        assert "1 thread" in backend.description
+        assert "\n" not in backend.description
+
+    def test_labels_follow_the_picture(self, backend):
+        rgb, expected = quarters()
+        labels, _ = backend.infer(rgb[None], confidence=True)
+        assert labels.shape == (1, 64, 96)
+        assert labels.dtype == np.uint8
+        inside = away_from_edges(expected)
+        np.testing.assert_array_equal(labels[0][inside], expected[inside])
+
+    def test_confidence_is_the_softmax_of_the_winner(self, backend):
+        rgb, expected = quarters()
+        _, confidence = backend.infer(rgb[None], confidence=True)
+        assert confidence.shape == (1, 64, 96)
+        assert confidence.dtype == np.uint8
+        # On a pure colour the scores are 1, -1, -1.
+        certain = round(255 / (1 + 2 * np.exp(-2)))
+        assert np.abs(confidence[0][away_from_edges(expected)].astype(int) - certain).max() <= 1
+
+    def test_confidence_that_nobody_asked_for_is_none_and_changes_no_label(self, backend):
+        rgb, _ = quarters()
+        with_confidence, _ = backend.infer(rgb[None], confidence=True)
+        labels, nothing = backend.infer(rgb[None], confidence=False)
+        assert nothing is None
+        np.testing.assert_array_equal(labels, with_confidence)
+
+    def test_a_batch_equals_its_images_one_by_one(self, backend):
+        rgb, _ = quarters()
+        batch = np.stack([rgb, rgb[::-1], 255 - rgb])
+        labels, confidence = backend.infer(batch, confidence=True)
+        for index, image in enumerate(batch):
+            alone, certainty = backend.infer(image[None], confidence=True)
+            np.testing.assert_array_equal(labels[index], alone[0])
+            assert np.abs(confidence[index].astype(int) - certainty[0]).max() <= 1
+
+    def test_results_survive_the_next_frame(self, backend):
+        rgb, _ = quarters()
+        labels, confidence = backend.infer(rgb[None], confidence=True)
+        before = labels.copy(), confidence.copy()
+        backend.infer(255 - rgb[None], confidence=True)
+        np.testing.assert_array_equal(labels, before[0])
+        np.testing.assert_array_equal(confidence, before[1])
+
+    def test_more_sizes_than_are_kept_work_in_turn(self, backend):
+        for _ in range(2):
+            for height in (32, 64, 96, 128, 160, 192):
+                rgb, expected = quarters(height, 64)
+                labels, _ = backend.infer(rgb[None], confidence=False)
+                assert labels.shape == (1, height, 64)
+                inside = away_from_edges(expected)
+                np.testing.assert_array_equal(labels[0][inside], expected[inside])
+
+    def test_read_only_and_strided_images_work(self, backend):
+        rgb, _ = quarters()
+        expected, _ = backend.infer(rgb[None], confidence=False)
+        read_only = np.frombuffer(rgb.tobytes(), np.uint8).reshape(1, *rgb.shape)
+        padded = np.pad(rgb, ((0, 0), (0, 5), (0, 0)))[:, :96]
+        for image in (read_only, padded[None]):
+            labels, _ = backend.infer(image, confidence=False)
+            np.testing.assert_array_equal(labels, expected)
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "message"),
+        [
+            ((64, 96, 3), np.uint8, r"expected uint8 \(N, height, width, 3\)"),
+            ((1, 64, 96, 4), np.uint8, r"uint8 \(1, 64, 96, 4\): expected"),
+            ((1, 3, 64, 96), np.uint8, "expected uint8"),
+            ((1, 64, 96, 3), np.float32, "input is float32"),
+            ((0, 64, 96, 3), np.uint8, "N >= 1"),
+            ((1, 64, 100, 3), np.uint8, "multiples of 32 only, such as 64x96"),
+            ((1, 0, 0, 3), np.uint8, "takes 32x32 to 256x256"),
+            ((1, 288, 64, 3), np.uint8, "takes 32x32 to 256x256"),
+        ],
+    )
+    def test_an_array_that_the_model_cannot_take_is_refused(self, backend, shape, dtype, message):
+        with pytest.raises(BackendError, match=message) as caught:
+            backend.infer(np.zeros(shape, dtype), confidence=True)
+        assert "\n" not in str(caught.value)
+
+    def test_a_closed_backend_says_so(self, tiny_manifest):
+        backend = open_backend(self.name, tiny_manifest, self.precision, threads=1)
+        backend.close()
+        backend.close()
+        with pytest.raises(BackendError, match=f"backend {self.name} is closed"):
+            backend.infer(quarters()[0][None], confidence=False)
+
+
+def needs(library):
+    missing = importlib.util.find_spec(library) is None
+    return pytest.mark.skipif(missing, reason=f"{library} is not installed")
+
+
+@needs("onnxruntime")
+class TestOnnxRuntime(BackendContract):
+    name, precision = "onnxruntime", "fp32"
+
+
+@needs("openvino")
+class TestOpenVino(BackendContract):
+    name, precision = "openvino", "fp32"
+
+
+@needs("openvino")
+@pytest.mark.skipif(bf16_unit() is None, reason="this processor has no bf16 unit")
+class TestOpenVinoBf16(BackendContract):
+    name, precision = "openvino", "bf16"
