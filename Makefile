@@ -23,6 +23,11 @@ BACKEND ?= auto
 ARGS ?=
 export INPUT TOPIC OUTPUT MODEL BACKEND
 
+# With a ROS installation sourced, its rclpy would come before the pinned one; these commands bring their own.
+ifdef ROS_DISTRO
+unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
+endif
+
 .PHONY: help demo test test-runtime test-slow test-render lint format colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
@@ -52,6 +57,7 @@ $(STAMPS)/venv:
 	@mkdir -p "$(STAMPS)" && touch "$@"
 
 $(STAMPS)/runtime: requirements/runtime.txt
+$(STAMPS)/colcon: requirements/colcon.txt
 $(STAMPS)/test: requirements/test.txt requirements/runtime.txt
 $(STAMPS)/lint: requirements/lint.txt requirements/test.txt requirements/runtime.txt
 $(STAMPS)/training: requirements/training.txt requirements/test.txt requirements/runtime.txt
@@ -89,6 +95,25 @@ lint: $(STAMPS)/lint
 format: $(STAMPS)/lint
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format .
+
+# Both in environments of their own, so that what is tried is what was installed and not the source tree beside it.
+colcon: $(STAMPS)/runtime
+	@$(MAKE) --no-print-directory VENV=$(VENV)-colcon $(VENV)-colcon/stamps/colcon
+	rm -rf build/colcon
+	$(VENV)-colcon/bin/python -m colcon --log-base build/colcon/log build \
+	  --base-paths . --build-base build/colcon/build --install-base build/colcon/install
+	@python="$$PWD/$(PY)"; set +u; . build/colcon/install/setup.bash; cd build/colcon; \
+	  echo "--- the installed executable, away from the source tree"; \
+	  "$$python" install/sfseg_ros/lib/sfseg_ros/sfseg_demo --help > /dev/null; \
+	  "$$python" -c 'import sfseg_ros; print(sfseg_ros.__file__)' | grep install/sfseg_ros; \
+	  test -f "$$AMENT_PREFIX_PATH/share/sfseg_ros/config/fastdds_large_images.xml"
+
+pip-install:
+	@$(MAKE) --no-print-directory VENV=$(VENV)-pip $(VENV)-pip/stamps/runtime
+	$(VENV)-pip/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall .
+	@echo "--- the installed console scripts, away from the source tree"
+	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; \
+	  "$$bin/sfseg_demo" --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
 
 clean:
 	rm -rf .venv build install log dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
