@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from sfseg_ros.errors import ImageError, ManifestError
+from sfseg_ros.segmenter import Segmenter, open_segmenter
+
+COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
+
+
+class RecordingBackend:
+    """Labels by the strongest channel, as the tiny model; keeps the sizes that it was given."""
+
+    name, description, reason = "recording", "recording", "test"
+
+    def __init__(self):
+        self.calls = []
+
+    def infer(self, rgb, confidence):
+        self.calls.append((rgb.shape, confidence))
+        labels = rgb.argmax(axis=3).astype(np.uint8)
+        return labels, rgb.max(axis=3) if confidence else None
+
+    def close(self):
+        self.calls.append("closed")
+
+
+@pytest.fixture
+def backend():
+    return RecordingBackend()
+
+
+@pytest.fixture(scope="module")
+def segmenter(tiny_model):
+    pytest.importorskip("onnxruntime")
+    return open_segmenter(tiny_model, backend="onnxruntime", threads=1)
+
+
+def halves(height, width):
+    """(image, labels): left half green, right half blue."""
+    labels = np.ones((height, width), np.uint8)
+    labels[:, width // 2 :] = 2
+    return COLOURS[labels], labels
+
+
+@pytest.mark.parametrize("size", [(64, 96), (480, 640), (37, 91), (1080, 1920), (300, 40)])
+def test_results_have_the_size_of_the_image(segmenter, size):
+    rgb, expected = halves(*size)
+    result = segmenter.segment(rgb)
+    assert result.labels.shape == result.confidence.shape == size
+    assert result.labels.dtype == result.confidence.dtype == np.uint8
+    # One network pixel may be many image pixels; off the edge by more there is no doubt.
+    border = np.abs(np.arange(size[1]) - size[1] / 2) < 8 * max(1, size[1] / 64)
+    np.testing.assert_array_equal(result.labels[:, ~border], expected[:, ~border])
+
+
+def test_an_image_of_network_size_is_passed_on_untouched(tiny_manifest, backend):
+    rgb, expected = halves(64, 96)
+    result = Segmenter(tiny_manifest, backend).segment(rgb)
+    assert backend.calls == [((1, 64, 96, 3), True)]
+    np.testing.assert_array_equal(result.labels, expected)
+
+
+def test_the_network_size_follows_the_image_or_is_fixed(tiny_manifest, backend):
+    rgb, _ = halves(200, 100)
+    Segmenter(tiny_manifest, backend).segment(rgb)
+    Segmenter(tiny_manifest, backend, network_size=(32, 128)).segment(rgb)
+    assert [shape for shape, _ in backend.calls] == [(1, 96, 64, 3), (1, 32, 128, 3)]
+
+
+def test_labels_keep_their_place_when_resized_both_ways(tiny_manifest, backend):
+    rgb, expected = halves(128, 192)  # twice the network's 64x96, edge between two pixels
+    result = Segmenter(tiny_manifest, backend).segment(rgb)
+    np.testing.assert_array_equal(result.labels, expected)
+
+
+def test_confidence_is_computed_only_when_asked_for(tiny_manifest, backend):
+    result = Segmenter(tiny_manifest, backend).segment(halves(64, 96)[0], confidence=False)
+    assert result.confidence is None
+    assert backend.calls == [((1, 64, 96, 3), False)]
+
+
+def test_it_tells_where_the_time_went(segmenter):
+    result = segmenter.segment(halves(480, 640)[0])
+    steps = (result.preprocess_ms, result.inference_ms, result.postprocess_ms)
+    assert all(step > 0 for step in steps)
+    assert result.total_ms == pytest.approx(sum(steps))
+
+
+def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest, backend):
+    Segmenter(tiny_manifest, backend).warm_up((480, 640))
+    assert [confidence for _, confidence in backend.calls] == [False, True]
+    assert len({shape for shape, _ in backend.calls}) == 1
+
+
+def test_a_padded_view_equals_its_copy(segmenter):
+    rgb, _ = halves(64, 96)
+    padded = np.pad(rgb, ((0, 0), (0, 3), (0, 0)))[:, :96]
+    assert not padded.flags.c_contiguous
+    np.testing.assert_array_equal(segmenter.segment(padded).labels, segmenter.segment(rgb).labels)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_what_is_no_rgb_image_is_refused(segmenter, image):
+    with pytest.raises(ImageError, match=r"expected uint8 \(height, width, 3\)"):
+        segmenter.segment(image)
+
+
+def test_a_network_size_that_the_model_does_not_take_is_refused(tiny_model):
+    with pytest.raises(ManifestError, match="multiples of 32"):
+        open_segmenter(tiny_model, network_size=(50, 50))
+
+
+def test_closing_closes_the_backend(tiny_manifest, backend):
+    Segmenter(tiny_manifest, backend).close()
+    assert backend.calls == ["closed"]
