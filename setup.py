@@ -55,9 +55,9 @@ setup(
     extras_require={
         "opencv": ["opencv-python-headless>=4.5"],
         "openvino": ["openvino>=2024.4", "onnx>=1.16"],
-        "onnxruntime": ["onnxruntime>=1.18"],
+        "onnxruntime": ["onnxruntime>=1.18", "onnx>=1.16"],
         "demo": ["opencv-python-headless>=4.5", "rosbags>=0.11,<0.12", "av>=12"],
-        "test": ["pytest>=7", "pytest-timeout"],
+        "test": ["pytest>=7", "pytest-timeout", "hypothesis>=6"],
     },
     entry_points={
         "console_scripts": [
@@ -65,6 +65,7 @@ setup(
             "bag_player = sfseg_ros.nodes.bag_player:main",
             "bag_recorder = sfseg_ros.nodes.bag_recorder:main",
             "sfseg_demo = sfseg_ros.tools.demo:main",
+            "sfseg_segment = sfseg_ros.tools.segment:main",
         ]
     },
 )

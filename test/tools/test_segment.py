@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import cv2
+import numpy as np
+import pytest
+
+from sfseg_ros.tools.segment import main
+
+pytest.importorskip("onnxruntime")
+
+GREEN_BGR = (0, 255, 0)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("b.png", "a.JPG"):
+        green = np.full((48, 80, 3), GREEN_BGR, np.uint8)
+        (folder / name).write_bytes(cv2.imencode(name[1:].lower(), green)[1].tobytes())
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def segment(*arguments):
+    return main([*map(str, arguments), "--backend", "onnxruntime", "--threads", "1"])
+
+
+def test_a_folder_becomes_labels_colours_and_overlays(tiny_model, pictures, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert segment(tiny_model, pictures, "-o", output) == 0
+    assert {p.relative_to(output).as_posix() for p in output.rglob("*.*")} == {
+        *("labels/a.png", "color/a.png", "overlay/a.jpg"),
+        *("labels/b.png", "color/b.png", "overlay/b.jpg"),
+    }
+    labels = cv2.imread(str(output / "labels" / "b.png"), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (48, 80)
+    assert (labels == 1).all()
+    assert (cv2.imread(str(output / "color" / "b.png")) == GREEN_BGR).all()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny_rgb: ONNX Runtime")
+    assert [line.split(",")[0] for line in lines[1:3]] == ["a.JPG: 48x80", "b.png: 48x80"]
+    assert lines[-1] == str(output)
+
+
+def test_one_image_at_a_given_network_size(tiny_model, pictures, tmp_path):
+    arguments = (pictures / "b.png", "-o", tmp_path / "out", "--network-size", "32x64")
+    assert segment(tiny_model, *arguments) == 0
+    assert (tmp_path / "out" / "labels" / "b.png").is_file()
+
+
+def test_a_damaged_image_is_named_and_the_others_are_done(tiny_model, pictures, tmp_path, capsys):
+    (pictures / "a.JPG").write_bytes(b"\xff\xd8\xff")
+    assert segment(tiny_model, pictures, "-o", tmp_path / "out") == 1
+    assert (tmp_path / "out" / "labels" / "b.png").is_file()
+    error = capsys.readouterr().err
+    assert "a.JPG: JPEG of 3 bytes is truncated" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "missing.png", "missing.png: cannot be read"),
+        (lambda folder: folder.parent / "empty", "empty: no image; expected files"),
+    ],
+)
+def test_nothing_to_do_is_an_error_of_one_line(
+    tiny_model, pictures, tmp_path, capsys, make, message
+):
+    (tmp_path / "empty").mkdir()
+    assert segment(tiny_model, make(pictures), "-o", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_two_images_that_would_overwrite_each_other_are_refused(
+    tiny_model, pictures, tmp_path, capsys
+):
+    (pictures / "b.jpg").write_bytes((pictures / "b.png").read_bytes())
+    assert segment(tiny_model, pictures, "-o", tmp_path / "out") == 1
+    assert "two images are named b" in capsys.readouterr().err
+
+
+def test_an_unknown_model_is_an_error_of_one_line(pictures, tmp_path, capsys):
+    assert segment("no_such_model", pictures, "-o", tmp_path / "out") == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["32", "axb", "32x32x32"])
+def test_a_network_size_that_is_none_is_a_usage_error(tiny_model, pictures, size):
+    with pytest.raises(SystemExit):
+        segment(tiny_model, pictures, "-o", "out", "--network-size", size)
