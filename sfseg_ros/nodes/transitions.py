@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lifecycle transitions beside the executor, so that a loading model does not make a node deaf.
+
+rclpy runs a transition inside the service callback: as long as a model loads (seconds, with
+TensorRT minutes) no parameter, no `ros2 lifecycle get` and no diagnostics would be answered. Here
+each transition has a thread of its own for its duration; only one runs at a time.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from lifecycle_msgs.srv import ChangeState
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.task import Future
+
+
+class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
+    """rclpy's LifecycleNode, except that transitions run in a thread.
+
+    A request for a transition that the current state does not allow is answered with
+    success = false; rclpy's own handler lets the exception end the whole process.
+    """
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        Node.__init__(self, name, **kwargs)
+        # Reentrant: `get_state` must be answered while `change_state` waits for its thread.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._one_transition = threading.Lock()
+        self._transition_threads: set[threading.Thread] = set()
+        self._callbacks = {state: self._logged(run) for state, run in self._callbacks.items()}
+        self._change_state_now = self._service_change_state.callback
+        # rclpy awaits a callback that is a coroutine; its annotation does not say so.
+        self._service_change_state.callback = self._change_state_in_thread  # type: ignore[assignment]
+
+    def in_transition_thread(self, work: Callable[[], None]) -> None:
+        """Run `work`, which triggers transitions, in a thread, when it is its turn."""
+
+        def run() -> None:
+            try:
+                with self._one_transition:
+                    work()
+            finally:
+                self._transition_threads.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name="sfseg_transition")
+        self._transition_threads.add(thread)
+        thread.start()
+
+    def join_transitions(self) -> None:
+        """Wait for the transitions that are under way; a library cannot be stopped in the middle
+        of compiling a network."""
+        for thread in list(self._transition_threads):
+            thread.join()
+
+    @property
+    def state_label(self) -> str:
+        """unconfigured, inactive, active, finalized, or configuring and so on in between."""
+        return str(self._state_machine.current_state[1])
+
+    def _logged(
+        self, callback: Callable[[LifecycleState], TransitionCallbackReturn]
+    ) -> Callable[[LifecycleState], TransitionCallbackReturn]:
+        """`callback`, saying what it raised: rclpy turns exceptions into ERROR without a word."""
+
+        def run(state: LifecycleState) -> TransitionCallbackReturn:
+            try:
+                return callback(state)
+            except Exception as error:
+                self.get_logger().error(f"{callback.__name__}: {type(error).__name__}: {error}")
+                return TransitionCallbackReturn.ERROR
+
+        return run
+
+    async def _change_state_in_thread(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        done: Future = Future()
+
+        def work() -> None:
+            try:
+                self._change_state_now(request, response)
+            except Exception as error:  # RCLError: not allowed in this state
+                response.success = False
+                wish = request.transition.label or request.transition.id
+                self.get_logger().warning(
+                    f"transition {wish} refused in state {self.state_label}: "
+                    + " ".join(str(error).split())
+                )
+            done.set_result(response)
+            if self.executor is not None:
+                self.executor.wake()  # only then it looks again at a coroutine that waits
+
+        self.in_transition_thread(work)
+        return await done

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the files lie that are installed beside the code: `models/`, `config/`, `launch/`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfseg_ros.errors import ManifestError
+
+DEFAULT_MODEL = "sfnet_lite_r18_camvid"
+
+
+def share_folders() -> Iterator[Path]:
+    """Folders that may hold our files: source tree, colcon or ROS prefixes, Python prefix."""
+    yield Path(__file__).resolve().parent.parent
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    for prefix in (*prefixes, sys.prefix):
+        yield Path(prefix) / "share" / "sfseg_ros"
+
+
+def shared_file(relative: str) -> Path | None:
+    """The first existing `relative`, such as "config/fastdds_large_images.xml"; None if none."""
+    return next((p / relative for p in share_folders() if (p / relative).exists()), None)
+
+
+def find_model(name: str) -> Path:
+    """The model directory for a path, or for the bare name of a folder in `models/`.
+
+    Raises ManifestError that lists the known names.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    if name and path.name == name and (found := shared_file(f"models/{name}")) is not None:
+        return found
+    known = {m.parent.name for f in share_folders() for m in f.glob("models/*/manifest.yaml")}
+    raise ManifestError(
+        f"model {name!r}: no such folder; expected a folder with manifest.yaml or one of these "
+        f"names: {', '.join(sorted(known)) or 'none is installed'}"
+    )

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from sfseg_ros.errors import ManifestError
+from sfseg_ros.share import find_model, shared_file
+
+
+@pytest.fixture
+def prefix(tmp_path, monkeypatch):
+    """An install prefix, as colcon makes one, with the model `made_up` in it."""
+    model = tmp_path / "share" / "sfseg_ros" / "models" / "made_up"
+    model.mkdir(parents=True)
+    (model / "manifest.yaml").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere:{tmp_path}")
+    return tmp_path
+
+
+def test_a_model_is_found_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert find_model(str(tmp_path / "mine")) == tmp_path / "mine"
+    assert find_model("mine").resolve() == tmp_path / "mine"
+
+
+def test_a_model_is_found_by_its_name_below_an_install_prefix(prefix):
+    assert find_model("made_up") == prefix / "share" / "sfseg_ros" / "models" / "made_up"
+
+
+@pytest.mark.parametrize("name", ["no_such_model", "models/made_up", "/made_up", ""])
+def test_an_unknown_model_names_the_known_ones(prefix, name):
+    with pytest.raises(ManifestError, match="made_up"):
+        find_model(name)
+
+
+def test_the_middleware_profile_is_found_in_the_source_tree():
+    assert shared_file("config/fastdds_large_images.xml").is_file()
+    assert shared_file("config/no_such_file.yaml") is None
