@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.replay import ReplayResult, Sample
 from sfseg_ros.video import RgbImage, jpeg_from_rgb
@@ -163,9 +165,12 @@ def _classes(report: Report) -> str:
         rows.append(f"<tr>{row}</tr>")
     if confusion is None:
         return f'<section><h2>Classes</h2><table class="legend">{"".join(rows)}</table></section>'
-    head = "<tr><th></th><th>class</th><th>IoU</th><th></th><th>share of the truth</th></tr>"
+    head = (
+        "<tr><th></th><th>class</th><th>IoU</th><th></th>"
+        '<th class="number">share of the truth</th></tr>'
+    )
     mean = (
-        f'<tr class="mean"><td></td><td>mean</td><td></td>'
+        '<tr class="mean"><td></td><td>mean</td><td></td>'
         f'<td class="number">{_percent(confusion.miou())}</td><td></td></tr>'
     )
     return f"<section><h2>Classes</h2><table>{head}{''.join(rows)}{mean}</table></section>"
@@ -186,11 +191,9 @@ def latency_plot_svg(seconds: list[float], latency_ms: list[float]) -> str:
     """An inline SVG: one dot per mask, time in seconds to the right and milliseconds upwards, with
     lines at the median and the 95th percentile."""
     width, height, left, right, top, bottom = 900, 260, 56, 78, 12, 36
-    ordered = sorted(latency_ms)
-    p50 = ordered[len(ordered) // 2]
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    step_ms = _nice_step(max(ordered) / 4)
-    top_ms = step_ms * math.ceil(max(ordered) * 1.02 / step_ms)
+    p50, p95 = (float(np.percentile(latency_ms, percent)) for percent in (50, 95))
+    step_ms = _nice_step(max(latency_ms) / 4)
+    top_ms = step_ms * math.ceil(max(latency_ms) * 1.02 / step_ms)
     end_s = max(seconds[-1], 1e-3)
 
     def x(second: float) -> float:
@@ -322,7 +325,7 @@ td i { display: inline-block; width: 22px; height: 14px; border-radius: 3px;
   border: 1px solid rgba(0,0,0,.2); vertical-align: -2px; }
 td.bar { width: 50%; } td.bar div { height: 12px; border-radius: 2px; border: 1px solid
   rgba(0,0,0,.15); min-width: 1px; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.mean td { font-weight: 650; border-bottom: 0; }
 table.legend { width: auto; } table.legend tr { display: inline-block; margin-right: 18px; }
 table.legend td { border: 0; padding-right: 6px; }

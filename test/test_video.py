@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos that browsers play: codec, pixel format, index in front, and the frames' own times."""
+
+import av
+import numpy as np
+import pytest
+
+from sfseg_ros.errors import BagError
+from sfseg_ros.video import VideoWriter, frames_of_video, jpeg_from_rgb
+
+
+def test_a_video_is_h264_420_with_its_index_in_front(tmp_path):
+    with VideoWriter(tmp_path / "film") as film:
+        for k in range(5):
+            film.add(np.full((32, 48, 3), 40 * k, np.uint8), seconds=0.1 * k)
+    assert film.path == tmp_path / "film.mp4"
+    data = film.path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(film.path)) as video:
+        context = video.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_frames_keep_their_times_and_values(tmp_path):
+    times = [0.0, 0.1, 0.5, 0.6]  # a pause where frames were replaced
+    with VideoWriter(tmp_path / "film") as film:
+        for k, seconds in enumerate(times):
+            film.add(np.full((32, 48, 3), 60 * k, np.uint8), seconds)
+    frames = list(frames_of_video(film.path))
+    assert [time_ns / 1e9 for time_ns, _ in frames] == pytest.approx(times, abs=1e-3)
+    for k, (_, rgb) in enumerate(frames):
+        assert rgb.shape == (32, 48, 3)
+        assert rgb.mean() == pytest.approx(60 * k, abs=4)
+
+
+@pytest.mark.parametrize("size", [(33, 49), (20, 60), (64, 96)])
+def test_a_frame_of_another_size_is_fitted_to_the_first(tmp_path, size):
+    with VideoWriter(tmp_path / "film") as film:
+        film.add(np.zeros((33, 49, 3), np.uint8), 0.0)  # odd sides lose a row and a column
+        film.add(np.full((*size, 3), 255, np.uint8), 0.1)
+    shapes = {rgb.shape for _, rgb in frames_of_video(film.path)}
+    assert shapes == {(32, 48, 3)}
+
+
+def test_without_frames_there_is_no_file(tmp_path):
+    with VideoWriter(tmp_path / "film") as film:
+        pass
+    assert film.path is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_without_a_picture_stream_is_refused(tmp_path):
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(BagError, match="no video stream"):
+        list(frames_of_video(tmp_path / "sound.wav"))
+
+
+def test_colours_survive_jpeg_in_their_order():
+    import cv2
+
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    bgr = cv2.imdecode(np.frombuffer(jpeg_from_rgb(red, 95), np.uint8), cv2.IMREAD_COLOR)
+    assert bgr[8, 8, 2] > 240
+    assert bgr[8, 8, :2].max() < 15

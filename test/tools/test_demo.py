@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo as a user starts it: three processes on real rclpy, a model whose answer is known."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from rosbags.typesys import Stores, get_typestore
+
+from sfseg_ros.bags import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    NS_PER_S,
+    BagReader,
+    BagWriter,
+    TopicToWrite,
+    compressed_image_cdr,
+    labels_from_cdr,
+    stamp_of_cdr,
+)
+
+ROS2 = get_typestore(Stores.ROS2_JAZZY)
+SIZE = (64, 96)
+IMAGES = 12
+PALETTE_RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+
+
+def bands_of(index: int) -> np.ndarray:
+    """uint8 (64, 96): three vertical bands of red, green and blue that move with the index."""
+    return np.tile(np.roll(np.repeat(np.arange(3, dtype=np.uint8), 32), 4 * index), (SIZE[0], 1))
+
+
+def truth_of(index: int) -> np.ndarray:
+    """The bands, 255 where the network's upsampling may place the edge between two of them."""
+    labels = bands_of(index)
+    near_an_edge = np.roll(labels, 4, axis=1) != np.roll(labels, -4, axis=1)
+    near_an_edge[:, :4] = near_an_edge[:, -4:] = True
+    return np.where(near_an_edge, np.uint8(255), labels)
+
+
+def bgr_of(index: int) -> np.ndarray:
+    return np.ascontiguousarray(PALETTE_RGB[bands_of(index)][:, :, ::-1])
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def run_demo(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sfseg_ros.tools.demo", "--output", str(tmp_path / "out dir")]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "ROS_DOMAIN_ID": "0"},
+    )
+
+
+@pytest.fixture
+def truth_bag(tmp_path: Path) -> Path:
+    topics = [
+        TopicToWrite("/camera/image/compressed", COMPRESSED_IMAGE),
+        TopicToWrite("/camera/ground_truth", COMPRESSED_IMAGE),
+    ]
+    with BagWriter(tmp_path / "drive", topics) as writer:
+        for index in range(IMAGES):
+            stamp_ns = NS_PER_S + index * NS_PER_S // 5
+            for topic, pixels in zip(topics, (bgr_of(index), truth_of(index)), strict=True):
+                cdr = compressed_image_cdr(png_of(pixels), "png", stamp_ns, "camera")
+                writer.write(topic.name, stamp_ns, cdr)
+    return tmp_path / "drive"
+
+
+def test_a_drive_with_ground_truth_leaves_bag_video_pictures_and_a_report(
+    tmp_path, truth_bag, tiny_model
+):
+    done = run_demo(tmp_path, "--input", truth_bag, "--model", tiny_model)
+    assert done.returncode == 0, done.stderr
+    report = Path(done.stdout.splitlines()[-1])
+    folder = report.parent
+    assert folder.parent == (tmp_path / "out dir").resolve()
+
+    assert "mIoU      100.0 % on 12 frames" in done.stderr
+    assert "in 12, out 12, replaced 0, rejected 0, lost 0" in done.stderr
+    page = report.read_text()
+    for text in ("100.0 %", "overlay.mp4", "green", "ground truth", "latency p99", "OpenVINO"):
+        assert text in page
+    assert page.count("data:image/jpeg;base64,") == 3 * 7
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+    with BagReader(folder / "output_bag") as bag:
+        counts = {topic.name: topic.count for topic in bag.topics()}
+        masks = list(bag.messages(["/segmentation/mask"]))
+    assert counts["/segmentation/mask"] == counts["/segmentation/confidence"] == IMAGES
+    assert counts["/camera/image/compressed"] == counts["/camera/ground_truth"] == IMAGES
+    assert counts["/segmentation/label_map"] == 1
+    certain = truth_of(3) != 255
+    assert (labels_from_cdr(masks[3].cdr, IMAGE) == truth_of(3))[certain].all()
+    assert all(0 < m.log_ns - stamp_of_cdr(m.cdr) < NS_PER_S for m in masks)
+
+    with av.open(str(folder / "overlay.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert video.streams.video[0].codec_context.pix_fmt == "yuv420p"
+        assert len(list(video.decode(video=0))) == IMAGES
+    assert len(list((folder / "pictures").glob("*.jpg"))) == IMAGES
+    for log in (folder / "logs").glob("*.log"):
+        assert "Traceback" not in log.read_text()
+
+
+def test_a_folder_of_pictures_is_segmented_whole_and_claims_no_miou(tmp_path, tiny_model):
+    folder = tmp_path / "my pictures"
+    folder.mkdir()
+    for index in range(4):
+        cv2.imwrite(str(folder / f"{index}.png"), bgr_of(index))
+    (folder / "9.jpg").write_bytes(b"\xff\xd8 no picture")
+    done = run_demo(tmp_path, "--input", folder, "--model", tiny_model, "--picture-rate", 5)
+    assert done.returncode == 0, done.stderr
+    assert "in 5, out 4, replaced 0, rejected 1, lost 0" in done.stderr
+    page = Path(done.stdout.splitlines()[-1]).read_text()
+    assert "mIoU" not in page
+    assert "no ground truth" in page
+
+
+def write_raw_bag(path: Path, names: list[str]) -> Path:
+    types = ROS2.types
+    with BagWriter(path, [TopicToWrite(name, IMAGE) for name in names]) as writer:
+        for index in range(4):
+            time = types["builtin_interfaces/msg/Time"](sec=0, nanosec=0)  # stamps never set
+            header = types["std_msgs/msg/Header"](stamp=time, frame_id="camera")
+            pixels = bgr_of(index)
+            message = types[IMAGE](header, *SIZE, "bgr8", 0, SIZE[1] * 3, pixels.reshape(-1))
+            for name in names:
+                cdr = bytes(ROS2.serialize_cdr(message, IMAGE))
+                writer.write(name, NS_PER_S * 9 + index * NS_PER_S // 5, cdr)
+    return path
+
+
+def test_a_bag_of_two_raw_cameras_without_stamps_needs_a_choice_and_then_plays(
+    tmp_path, tiny_model
+):
+    bag = write_raw_bag(tmp_path / "two", ["/left/image", "/right/image"])
+    asked = run_demo(tmp_path, "--input", bag, "--model", tiny_model)
+    assert asked.returncode == 1
+    assert "choose one with TOPIC=: /left/image" in asked.stderr.splitlines()[-1]
+    done = run_demo(tmp_path, "--input", bag, "--model", tiny_model, "--topic", "/right/image")
+    assert done.returncode == 0, done.stderr
+    assert "in 4, out 4, replaced 0, rejected 0, lost 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "no_such_model"], "model 'no_such_model': no such folder"),
+        (["--input", "no/such/bag"], "no/such/bag: no such file or folder"),
+        (
+            ["--backend", "abacus"],
+            "segmentation_node ended with status 1; segmentation_node said: ",
+        ),
+    ],
+)
+def test_what_cannot_work_ends_in_one_line(tmp_path, truth_bag, tiny_model, arguments, message):
+    standard = ["--input", truth_bag, "--model", tiny_model]
+    done = run_demo(tmp_path, *standard, *arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
