@@ -54,7 +54,8 @@ def _held_out(roots: dict[str, Path]) -> StreetFolder:
 def camvid_r18() -> Recipe:
     """Plain-stem ResNet-18 with ImageNet weights on CamVid trainval and LabelMeFacade: the first half of the run.
 
-    Differs: AdamW and 40 epochs instead of SGD and hundreds; it is what a CPU reaches in an hour and a half.
+    Small crops, because half the pixels are twice the steps in the same time; the second half sees whole pictures.
+    Differs: AdamW and 36 epochs instead of SGD and hundreds; it is what a CPU reaches in an hour and a half.
     """
     return Recipe(
         name="sfnet_lite_r18_camvid",
@@ -62,23 +63,27 @@ def camvid_r18() -> Recipe:
         classes=CAMVID_CLASSES,
         portions=_trainval_and_facades,
         validation=None,
-        augmentation=Augmentation(crop_size=(352, 480), scale=(0.75, 2.0)),
+        augmentation=Augmentation(crop_size=(256, 352), scale=(0.6, 1.7)),
         backbone_weights="resnet18_imagenet_stem-layer3.safetensors",
         optimiser="adamw",
         learning_rate=1e-3,
         pretrained_factor=0.3,
         weight_decay=0.02,
         batch_size=8,
-        epochs=40,
+        epochs=36,
     )
 
 
 def camvid_town_r18() -> Recipe:
-    """The second half of the run, gone on with by --resume: rendered drives instead of the facades.
+    """The second half of the run, gone on with by --resume: larger crops, rendered drives instead of facades.
 
     The facades have no poles, signs or people, so they help early and blur those classes late.
     """
-    return replace(camvid_r18(), portions=_trainval_and_town)
+    return replace(
+        camvid_r18(),
+        portions=_trainval_and_town,
+        augmentation=Augmentation(crop_size=(352, 480), scale=(0.75, 2.0)),
+    )
 
 
 def camvid_r18_held_out() -> Recipe:
