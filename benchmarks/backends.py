@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m benchmarks.backends MODEL: every backend and precision of this machine side by side.
+
+CPU time is the number to compare: it hardly changes when other programs run; wall time does.
+Agreement is the share of pixels with the label of ONNX Runtime in fp32, on a picture of smooth
+noise, where classes lie closer together than in a street. Writes benchmarks/backends.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import openvino as ov
+
+from sfseg_ros.backends import Uint8Array, open_backend
+from sfseg_ros.backends.graph import split_model_of
+from sfseg_ros.backends.openvino_backend import upsample_argmax
+from sfseg_ros.backends.processor import bf16_unit
+from sfseg_ros.manifest import Manifest, load_manifest
+from sfseg_ros.share import find_model
+from sfseg_ros.tools.machine import machine_facts
+
+Row = dict[str, str | float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="model directory or name")
+    parser.add_argument("--sizes", nargs="+", default=["352x480", "1024x2048"])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    manifest = load_manifest(find_model(arguments.model))
+    rows: list[Row] = []
+    for size in arguments.sizes:
+        height, width = (int(side) for side in size.split("x"))
+        rows += whole_model_rows(manifest, height, width, arguments.repeats)
+        rows += tail_rows(manifest, height, width, arguments.repeats)
+    document = {
+        "command": f"python -m benchmarks.backends {manifest.name}",
+        "machine": dict(machine_facts()),
+        "load_average": os.getloadavg()[0],
+        "unit": "ms per frame",
+        "rows": rows,
+    }
+    arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def whole_model_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list[Row]:
+    rgb = smooth_noise(height, width)
+    kinds = [("onnxruntime", "fp32"), ("openvino", "fp32")]
+    if bf16_unit():
+        kinds.append(("openvino", "bf16"))
+    rows: list[Row] = []
+    reference: Uint8Array | None = None
+    for name, precision in kinds:
+        backend = open_backend(name, manifest, precision)
+        labels, _ = backend.infer(rgb, confidence=False)
+        reference = labels if reference is None else reference
+        agreement = round(float((labels == reference).mean()), 6)
+        for confidence in (False, True):
+            what = f"{name} {precision} {height}x{width} labels{' + confidence' * confidence}"
+            row = measured(what, partial(backend.infer, rgb, confidence), repeats)
+            rows.append(row | {"backend": backend.description, "agreement": agreement})
+        backend.close()
+    return rows
+
+
+def tail_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list[Row]:
+    """UpsampleArgmax alone: the body in the ONNX file, and what openvino_backend.py makes of it."""
+    shape = [1, len(manifest.classes), height // 4, width // 4]
+    scores = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    model = split_model_of(manifest)
+    core = ov.Core()
+    rows: list[Row] = []
+    for confidence, body in ((False, model.labels_tail), (True, model.confidence_tail)):
+        name = f"{height}x{width} labels{' + confidence' * confidence}"
+        session = ort.InferenceSession(body.SerializeToString(), providers=["CPUExecutionProvider"])
+        feed = {session.get_inputs()[0].name: scores}
+        run = partial(session.run, None, feed)
+        rows.append(measured(f"tail onnxruntime body {name}", run, repeats))
+        openvino_body = core.read_model(body.SerializeToString())
+        openvino_body.reshape(shape)
+        ours = upsample_argmax(shape, manifest.output_stride, confidence)
+        for what, graph in (("body", openvino_body), ("ours", ours)):
+            options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+            request = core.compile_model(graph, "CPU", options).create_infer_request()
+            request.set_input_tensor(ov.Tensor(scores, shared_memory=True))
+            rows.append(measured(f"tail openvino {what} {name}", request.infer, repeats))
+    return rows
+
+
+def measured(what: str, call: Callable[[], object], repeats: int) -> Row:
+    """Median wall and mean CPU time in ms; the first call prepares and does not count."""
+    call()
+    wall = []
+    cpu = time.process_time()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        wall.append((time.perf_counter() - start) * 1e3)
+    cpu_ms = (time.process_time() - cpu) * 1e3 / repeats
+    row: Row = {
+        "what": what,
+        "cpu_ms": round(cpu_ms, 2),
+        "wall_ms_min": round(min(wall), 2),
+        "wall_ms_p50": round(statistics.median(wall), 2),
+    }
+    print(f"{what:52} cpu {row['cpu_ms']:8.1f}  wall {row['wall_ms_p50']:8.1f} ms", flush=True)
+    return row
+
+
+def smooth_noise(height: int, width: int) -> Uint8Array:
+    """uint8 (1, H, W, 3): shapes of many sizes and colours, the same ones every time."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), np.uint8)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(picture, np.uint8)[None]
+
+
+if __name__ == "__main__":
+    main()
