@@ -28,7 +28,7 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render lint format colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render lint format readme colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
@@ -114,6 +114,12 @@ pip-install:
 	@echo "--- the installed console scripts, away from the source tree"
 	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; \
 	  "$$bin/sfseg_demo" --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
+
+# The table of parameters in the README, from the code.
+readme: $(STAMPS)/runtime
+	@$(PY) -c 'import re, pathlib, sfseg_ros.nodes.parameters as p; r = pathlib.Path("README.md"); s = r.read_text(); \
+	m = "<!-- python -m sfseg_ros.nodes.parameters -->\n"; \
+	r.write_text(re.sub(m + ".*?<!-- end -->", lambda _: m + p.markdown_table() + "<!-- end -->", s, flags=re.S))'
 
 clean:
 	rm -rf .venv build install log dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
