@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -16,7 +15,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Writes `state` so that an interrupted write never replaces a good file."""
     temporary = path.with_suffix(".partial")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load(path: Path) -> dict[str, Any]:

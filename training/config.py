@@ -68,7 +68,8 @@ def load_recipe(path: str) -> Recipe:
         recipe = getattr(importlib.import_module(f"training.recipes.{module_name}"), function)()
     except (ModuleNotFoundError, AttributeError, ValueError) as error:
         raise SystemExit(
-            f"recipe {path!r} not found ({error}); expected module:function, e.g. sfnet_lite:camvid_r18"
+            f"recipe {path!r} not found ({error}); "
+            "expected module:function, e.g. sfnet_lite:camvid_r18"
         ) from None
     assert isinstance(recipe, Recipe)
     return recipe

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a model directory: python -m training.export RECIPE --checkpoint FILE --output-dir models/NAME ...
+"""Writes a model directory: python -m training.export RECIPE --checkpoint FILE --output-dir
+models/NAME ...
 
-One ONNX file for ONNX Runtime, OpenVINO and TensorRT (design.md D1, D2): uint8 RGB in, uint8 labels and
-confidence out, everything between as nodes of the graph.
+One ONNX file for ONNX Runtime, OpenVINO and TensorRT (design.md D1, D2): uint8 RGB in, uint8
+labels and confidence out, everything between as nodes of the graph.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ MIN_AGREEMENT = 0.999
 
 
 class DeployedModel(nn.Module):
-    """The contract around a network: uint8 (N, H, W, 3) RGB -> uint8 labels and confidence (N, H, W)."""
+    """The contract around a network: uint8 (N, H, W, 3) RGB -> uint8 labels and confidence (N, H,
+    W)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -73,7 +75,8 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     multiple = int(network.size_multiple)  # type: ignore[arg-type]
     rows = torch.export.Dim("rows", min=MIN_SIZE[0] // multiple, max=MAX_SIZE[0] // multiple)
     columns = torch.export.Dim("columns", min=MIN_SIZE[1] // multiple, max=MAX_SIZE[1] // multiple)
-    # Sizes that share no factor with each other or with the bins, so that nothing is specialised by accident.
+    # Sizes that share no factor with each other or with the bins, so that nothing is specialised
+    # by accident.
     example = torch.zeros((2, 7 * multiple, 11 * multiple, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         DeployedModel(network).eval(),
@@ -95,7 +98,8 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     model = program.model_proto
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     del model.functions[:]
-    model.functions.extend(_needed(functions(int(network.output_stride)), used))  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    model.functions.extend(_needed(functions(int(network.output_stride)), used))
     if not any(opset.domain == DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     _name_dimensions(model)
@@ -143,7 +147,8 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
         conv = producer.get(norm.input[0])
         if conv is None or conv.op_type != "Conv":
             continue
-        # Somebody may ask for the convolution's shape, which folding keeps; nobody else may see its values.
+        # Somebody may ask for the convolution's shape, which folding keeps; nobody else may see
+        # its values.
         others = [node for node in readers[norm.input[0]] if node is not norm]
         if any(node.op_type != "Shape" for node in others):
             continue
@@ -173,7 +178,8 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def halved_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores convolution weights as fp16 with a Cast back: half the file, the same fp32 arithmetic."""
+    """Stores convolution weights as fp16 with a Cast back: half the file, the same fp32
+    arithmetic."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     casts = []
     for node in model.graph.node:

@@ -15,10 +15,10 @@ def ohem_cross_entropy(
 ) -> Tensor:
     """Mean cross entropy over the hard pixels of the batch.
 
-    A pixel is hard when the probability of its true class is at most `threshold`; when fewer than `keep` pixels
-    are, the `keep` hardest count. Batches with no more than `keep` valid pixels are not mined.
-    Differs: the papers say "the 10 % hardest"; this is the rule of the authors' OhemCrossEntropy2dTensor
-    (models.md 3.1).
+    A pixel is hard when the probability of its true class is at most `threshold`; when fewer than
+    `keep` pixels are, the `keep` hardest count. Batches with no more than `keep` valid pixels are
+    not mined. Differs: the papers say "the 10 % hardest"; this is the rule of the authors'
+    OhemCrossEntropy2dTensor (models.md 3.1).
 
     Args:
         logits: float (N, C, H, W).
@@ -35,17 +35,16 @@ def ohem_cross_entropy(
         return logits.sum() * 0.0
     if losses.numel() > keep:
         hard = losses >= -torch.log(torch.tensor(threshold))
-        if int(hard.sum()) >= keep:
-            losses = losses[hard]
-        else:
-            losses = losses.topk(keep, sorted=False).values
+        enough = int(hard.sum()) >= keep
+        losses = losses[hard] if enough else losses.topk(keep, sorted=False).values
     return losses.mean()
 
 
 def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> Tensor:
     """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each (models.md 1.3)."""
     logits, aux = output["logits"], output["aux"]
-    assert isinstance(logits, Tensor) and isinstance(aux, list)
+    assert isinstance(logits, Tensor)
+    assert isinstance(aux, list)
     total = ohem_cross_entropy(logits, labels)
     for scores in aux:
         size = (labels.shape[1], labels.shape[2])

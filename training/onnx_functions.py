@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Standard-ONNX bodies of the operators of the domain `sfseg`, as model-local functions.
 
-They say the same as `training/networks/operators.py`. A runtime that has a kernel for an operator takes the
-node; every other runtime inlines the body (design.md, "Two kernels, each with a slow twin").
+They say the same as `training/networks/operators.py`. A runtime that has a kernel for an operator
+takes the node; every other runtime inlines the body (design.md, "Two kernels, each with a slow
+twin").
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def flow_warp() -> FunctionProto:
 
 
 def _axis(name: str, dimension: int, channel: int) -> list[NodeProto]:
-    """Base positions from -1 to 1 along one dimension of the flow, and the flow divided by its size."""
+    """Base positions from -1 to 1 along one dimension of the flow, and the flow divided by its
+    size."""
     n = name
     return [
         _scalar(f"{n}_dimension", dimension),
@@ -104,7 +106,8 @@ def _warp_node(inputs: list[str], output: str) -> NodeProto:
 def upsample_argmax(stride: int) -> FunctionProto:
     """UpsampleArgmax(scores) -> labels, confidence.
 
-    The factor is a constant of the body, not read from the attribute: TensorRT wants Resize's scales constant.
+    The factor is a constant of the body, not read from the attribute: TensorRT wants Resize's
+    scales constant.
     """
     scales = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0, 1.0, stride, stride])
     nodes = [
@@ -155,7 +158,8 @@ def _real(name: str, value: float) -> NodeProto:
 
 
 def _reference(name: str, kind: onnx.AttributeProto.AttributeType) -> onnx.AttributeProto:
-    """An attribute of a node in a body that takes its value from the function's attribute of that name."""
+    """An attribute of a node in a body that takes its value from the function's attribute of that
+    name."""
     attribute = onnx.AttributeProto()
     attribute.name = name
     attribute.ref_attr_name = name

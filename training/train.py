@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a recipe: python -m training.train sfnet_lite:camvid_r18 --data-root camvid=DIR ... --output-dir DIR"""
+"""Trains a recipe: python -m training.train sfnet_lite:camvid_r18 --data-root camvid=DIR ...
+--output-dir DIR"""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def main() -> None:
 
 
 def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -> Run:
-    """A new run, or the one that --resume names, or a new one from the weights that --init names."""
+    """A new run, or the one that --resume names, or a new one from the weights that --init
+    names."""
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -218,7 +220,8 @@ def parse_arguments() -> argparse.Namespace:
 class DataRoots(argparse.Action):
     """Collects NAME=FOLDER into a dict of paths."""
 
-    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
+    # type: ignore[no-untyped-def]
+    def __call__(self, parser, namespace, values, option_string=None):
         name, separator, folder = str(values).partition("=")
         if not separator:
             parser.error(

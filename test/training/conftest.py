@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A street of coloured blocks on disk, in CamVid's layout, and a recipe small enough to train in seconds."""
+"""A street of coloured blocks on disk, in CamVid's layout, and a recipe small enough to train in
+seconds."""
 
 from dataclasses import replace
 from functools import partial

@@ -16,7 +16,8 @@ from training.onnx_functions import DOMAIN, OPSET, functions
 
 @pytest.fixture(scope="module")
 def network() -> SFNetLite:
-    """Random weights whose batch norms are not the identity, so that folding has something to do."""
+    """Random weights whose batch norms are not the identity, so that folding has something to
+    do."""
     torch.manual_seed(0)
     network = sfnet_lite_r18(7, "plain", (1, 1)).eval()
     for module in network.modules():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ResNet-18 as SFNet uses it: feature maps at strides 4, 8, 16 and 32.
 
-Paper: He et al., "Deep Residual Learning", table 1; the deep stem is the one of the SFNet authors' code
-(three 3x3 convolutions in place of one 7x7, 128 channels into layer1).
+Paper: He et al., "Deep Residual Learning", table 1; the deep stem is the one of the SFNet authors'
+code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1).
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 trunk without classifier.
 
-    Parameter names are torchvision's (plain stem) and the SFNet authors' (deep stem), so both kinds of
-    checkpoint load by name.
+    Parameter names are torchvision's (plain stem) and the SFNet authors' (deep stem), so both
+    kinds of checkpoint load by name.
 
     Args:
         stem: "deep" (3x3 s2 64, 3x3 64, 3x3 128) or "plain" (torchvision's 7x7 s2 64).
-        dilations: dilation of the second convolution of every block of layer3 and of layer4. No stride
-            is removed. (1, 1) is the papers' network; Differs: the authors' code runs (2, 4).
+        dilations: dilation of the second convolution of every block of layer3 and of layer4. No
+            stride is removed. (1, 1) is the papers' network; Differs: the authors' code runs (2,
+            4).
     """
 
     channels = WIDTHS
@@ -107,7 +108,8 @@ class ResNet18(nn.Module):
 
 
 def load_matching(trunk: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Copies every tensor whose name and shape match; returns (loaded names, names left as they were).
+    """Copies every tensor whose name and shape match; returns (loaded names, names left as they
+    were).
 
     Nothing is skipped silently: the caller prints both lists' lengths, and what was left tells the
     optimiser which layers start from random values.

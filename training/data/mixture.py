@@ -16,14 +16,16 @@ from training.data.transforms import Augmentation
 
 @dataclass(frozen=True)
 class Portion:
-    """A data set and how many of its pictures an epoch holds (drawn without repeats while there are enough)."""
+    """A data set and how many of its pictures an epoch holds (drawn without repeats while there
+    are enough)."""
 
     data: StreetFolder
     per_epoch: int
 
 
 class Mixture(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Augmented pictures of one epoch; the seed and the epoch decide everything, so a resumed run repeats nothing.
+    """Augmented pictures of one epoch; the seed and the epoch decide everything, so a resumed run
+    repeats nothing.
 
     Items: image uint8 (h, w, 3) RGB, labels uint8 (h, w) train ids, both at the crop size.
     """

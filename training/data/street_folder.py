@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets laid out as a list of "image label" lines beside the files: CamVid, rendered towns, LabelMeFacade.
+"""Data sets laid out as a list of "image label" lines beside the files: CamVid, rendered towns,
+LabelMeFacade.
 
 All three deliver the CamVid classes, so they can be mixed in one run.
 """
@@ -36,7 +37,8 @@ LABELMEFACADE_TO_CAMVID = {0: 1, 1: 8, 2: 1, 3: 4, 4: 3, 5: 0, 6: 5, 7: 1}
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore, file stem."""
+    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore,
+    file stem."""
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -48,8 +50,10 @@ class StreetFolder:
 
     Args:
         root: folder that holds the list files.
-        lists: list files to join, e.g. ("train.txt", "val.txt"); each line is "image label", relative to root.
-        raw_to_train: raw label id -> train id; ids that are absent become 255. None: the files hold train ids.
+        lists: list files to join, e.g. ("train.txt", "val.txt"); each line is "image label",
+            relative to root.
+        raw_to_train: raw label id -> train id; ids that are absent become 255. None: the files
+            hold train ids.
         keep: drives to keep, as prefixes of the file stem; empty keeps all.
         drop: drives to leave out, likewise.
         long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.

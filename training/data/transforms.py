@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paired transforms: what moves the picture moves its labels. Randomness comes from an explicit generator."""
+"""Paired transforms: what moves the picture moves its labels. Randomness comes from an explicit
+generator."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ class Augmentation:
 
     Args:
         crop_size: (height, width) of what comes out.
-        scale: range of the uniform random scale. Paper: SFNet [0.75, 2.0]; Differs: the authors' scripts [0.5, 2.0].
+        scale: range of the uniform random scale. Paper: SFNet [0.75, 2.0]; Differs: the authors'
+            scripts [0.5, 2.0].
         rotation_degrees: largest rotation either way.
-        jitter: relative range of brightness, contrast and saturation, as in the authors' scripts (0.25).
+        jitter: relative range of brightness, contrast and saturation, as in the authors' scripts
+            (0.25).
         hue_degrees: largest shift of hue.
         blur_probability: chance of a Gaussian blur, sigma 0.15 to 1.3.
     """
@@ -47,7 +50,8 @@ class Augmentation:
         cos, sin = scale * np.cos(angle), scale * np.sin(angle)
         flip = -1.0 if rng.random() < 0.5 else 1.0
         linear = np.array([[cos * flip, -sin], [sin * flip, cos]])
-        # The crop slides over whatever the scaled picture has to spare; a smaller picture is centred.
+        # The crop slides over whatever the scaled picture has to spare; a smaller picture is
+        # centred.
         spare_x = max(width * scale - crop_width, 0.0) * (rng.random() - 0.5)
         spare_y = max(height * scale - crop_height, 0.0) * (rng.random() - 0.5)
         centre = np.array([(width - 1) / 2, (height - 1) / 2])

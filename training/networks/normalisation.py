@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that turns camera bytes into network input, in training and in the exported graph."""
+"""The one place that turns camera bytes into network input, in training and in the exported
+graph."""
 
 from __future__ import annotations
 

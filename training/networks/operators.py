@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations of SFNet that get a kernel of their own, in plain PyTorch.
 
-While a model is being exported each becomes one node of the ONNX domain `sfseg`; `training/export.py` adds the
-standard-ONNX bodies. Everywhere else the arithmetic below runs.
+While a model is being exported each becomes one node of the ONNX domain `sfseg`;
+`training/export.py` adds the standard-ONNX bodies. Everywhere else the arithmetic below runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": "sfseg", "plugin_version": "1"}
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of float (N, C, h, w) to `size` (height, width), corners aligned as the authors do."""
+    """Bilinear resize of float (N, C, h, w) to `size` (height, width), corners aligned as the
+    authors do."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
@@ -24,8 +25,8 @@ def sampling_grid(flow: Tensor) -> Tensor:
     """Normalised sampling positions (N, H, W, 2), x first, of a flow (N, 2, H, W).
 
     A corner-aligned grid in [-1, 1] plus flow / (W, H).
-    Paper: SFNet equation 3. Differs: the paper's displacement is twice as far for the same flow; the factor is
-    the authors' code (AlignedModule.flow_warp) and is learned away.
+    Paper: SFNet equation 3. Differs: the paper's displacement is twice as far for the same flow;
+    the factor is the authors' code (AlignedModule.flow_warp) and is learned away.
     """
     height, width = flow.shape[2:]
     y = _corner_aligned(height, flow)
@@ -48,7 +49,8 @@ def flow_warp(features: Tensor, flow: Tensor, align_corners: bool = True) -> Ten
 
     Args:
         features: float (N, C, h, w) at any resolution.
-        flow: float (N, 2, H, W), channel 0 = x, 1 = y, in units of (w-1)/(2W) and (h-1)/(2H) source pixels.
+        flow: float (N, 2, H, W), channel 0 = x, 1 = y, in units of (w-1)/(2W) and (h-1)/(2H)
+            source pixels.
         align_corners: the authors' present code says True; their code of 2020 ran with False.
 
     Returns:
@@ -107,8 +109,8 @@ def gated_flow_fusion(
 def _gradient_in_layout(x: Tensor) -> Tensor:
     """`x`, whose gradient will come back in the memory layout of `x`.
 
-    grid_sample's backward pass leaves NCHW behind; added to a channels-last gradient it makes every step before it
-    walk memory with strides, which cost 40 % of a training step on a CPU.
+    grid_sample's backward pass leaves NCHW behind; added to a channels-last gradient it makes
+    every step before it walk memory with strides, which is slow on a CPU.
     """
     layout = _memory_format(x)
     alias = x.view_as(x)
@@ -130,8 +132,8 @@ def upsample_argmax(scores: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         stride: the whole-number factor of the bilinear, corner-aligned upsampling.
 
     Returns:
-        labels uint8 (N, h*stride, w*stride), the lowest index among equals, and confidence uint8 of the
-        same shape: the softmax probability of that class in 255ths, rounded to nearest.
+        labels uint8 (N, h*stride, w*stride), the lowest index among equals, and confidence uint8
+        of the same shape: the softmax probability of that class in 255ths, rounded to nearest.
     """
     height, width = scores.shape[2] * stride, scores.shape[3] * stride
     if torch.onnx.is_in_onnx_export():
@@ -153,8 +155,9 @@ def upsample_argmax(scores: Tensor, stride: int) -> tuple[Tensor, Tensor]:
 def adaptive_average_pools(x: Tensor, bins: tuple[int, ...]) -> list[Tensor]:
     """Adaptive average pooling of (N, C, H, W) to each b x b of `bins`.
 
-    Exported as two matrix products for all bins together: the exporter's own form of a pool that does not
-    divide the map is one Gather and several Adds per cell, 823 nodes at 1024x2048, with the size baked in.
+    Exported as two matrix products for all bins together: the exporter's own form of a pool that
+    does not divide the map is one Gather and several Adds per cell, 823 nodes at 1024x2048, with
+    the size baked in.
     """
     if not torch.onnx.is_in_onnx_export():
         return [F.adaptive_avg_pool2d(x, b) for b in bins]
@@ -166,9 +169,11 @@ def adaptive_average_pools(x: Tensor, bins: tuple[int, ...]) -> list[Tensor]:
 
 
 def _pooling_matrix(size: int, bins: tuple[int, ...]) -> Tensor:
-    """(sum of bins, size): row i of a block of b averages the positions [floor(i*size/b), ceil((i+1)*size/b)).
+    """(sum of bins, size): row i of a block of b averages the positions [floor(i*size/b),
+    ceil((i+1)*size/b)).
 
-    The bounds are compared as whole numbers, multiplied out: a division in a low-precision graph could move one.
+    The bounds are compared as whole numbers, multiplied out: a division in a low-precision graph
+    could move one.
     """
     index = torch.tensor([i for b in bins for i in range(b)])[:, None]
     count = torch.tensor([b for b in bins for _ in range(b)])[:, None]

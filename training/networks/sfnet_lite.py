@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SFNet-Lite: one gated dual flow alignment between the shallowest map and the context map.
 
-Paper: Li et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow", IJCV, section 3.3 and
-figure 5. `Differs:` marks where the authors' code, which reproduces the paper's parameter table, departs from
-the text.
+Paper: Li et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow", IJCV,
+section 3.3 and figure 5. `Differs:` marks where the authors' code, which reproduces the paper's
+parameter table, departs from the text.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class PyramidPooling(nn.Module):
 class GatedDualFlowAlignment(nn.Module):
     """GD-FAM: two flows warp the coarse and the fine map, one gate mixes them.
 
-    Paper: equations 5 to 7. Differs: one 3x3 flow convolution after two 1x1 reductions, a 3x3 gate convolution
-    (paper: 1x1), and the gate sees the reduced coarse map but the unreduced fine map.
+    Paper: equations 5 to 7. Differs: one 3x3 flow convolution after two 1x1 reductions, a 3x3 gate
+    convolution (paper: 1x1), and the gate sees the reduced coarse map but the unreduced fine map.
     """
 
     def __init__(self, channels: int, align_corners: bool = True) -> None:
@@ -77,9 +77,10 @@ class GatedDualFlowAlignment(nn.Module):
 class SFNetLite(nn.Module):
     """SFNet-Lite on a trunk with maps at strides 4, 8, 16, 32.
 
-    Differs: the second input of the head is the stride-16 map (paper's text: the context map), and the head is
-    3x3 + 1x1 (text: one 1x1). The authors' unused layers (a deep-supervision head that is never evaluated, a third
-    lateral) are not built: 12.08 M parameters with the deep-stem ResNet-18 and 19 classes, theirs 12.30 M.
+    Differs: the second input of the head is the stride-16 map (paper's text: the context map), and
+    the head is 3x3 + 1x1 (text: one 1x1). The authors' unused layers (a deep-supervision head that
+    is never evaluated, a third lateral) are not built: 12.08 M parameters with the deep-stem
+    ResNet-18 and 19 classes, theirs 12.30 M.
 
     Args:
         trunk: backbone with `channels` and forward(images) -> four maps.
@@ -118,7 +119,8 @@ class SFNetLite(nn.Module):
         return self.head(torch.cat([aligned, middle], dim=1))  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite has no auxiliary head (models.md 1.4)."""
+        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite has no auxiliary head
+        (models.md 1.4)."""
         logits = resize(self.scores(images), (images.shape[2], images.shape[3]))
         return {"logits": logits, "aux": []}
 
@@ -132,14 +134,16 @@ def _lateral(in_channels: int, channels: int) -> nn.Sequential:
 def sfnet_lite_r18(
     num_classes: int, stem: Stem = "deep", dilations: tuple[int, int] = (2, 4)
 ) -> SFNetLite:
-    """SFNet-Lite with ResNet-18; the defaults are the network of the authors' code (see ResNet18)."""
+    """SFNet-Lite with ResNet-18; the defaults are the network of the authors' code (see
+    ResNet18)."""
     return SFNetLite(ResNet18(stem, dilations), num_classes)
 
 
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of a SFSegNets checkpoint (SFNet-Lite, ResNet-18) to ours.
 
-    Layers that the authors build but never run are dropped: the deep-supervision head and the third lateral.
+    Layers that the authors build but never run are dropped: the deep-supervision head and the
+    third lateral.
     """
     prefixes = (
         ("layer0.0.", "trunk.conv1."),

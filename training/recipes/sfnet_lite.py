@@ -52,10 +52,12 @@ def _held_out(roots: dict[str, Path]) -> StreetFolder:
 
 
 def camvid_r18() -> Recipe:
-    """Plain-stem ResNet-18 with ImageNet weights on CamVid trainval and LabelMeFacade: the first half of the run.
+    """Plain-stem ResNet-18 with ImageNet weights on CamVid trainval and LabelMeFacade: the first
+    half of the run.
 
-    Small crops, because half the pixels are twice the steps in the same time; the second half sees whole pictures.
-    Differs: AdamW and 36 epochs instead of SGD and hundreds; it is what a CPU reaches in an hour and a half.
+    Small crops, because half the pixels are twice the steps in the same time; the second half sees
+    whole pictures. Differs: AdamW and 36 epochs instead of SGD and hundreds; it is what a CPU
+    reaches in an hour and a half.
     """
     return Recipe(
         name="sfnet_lite_r18_camvid",
@@ -75,7 +77,8 @@ def camvid_r18() -> Recipe:
 
 
 def camvid_town_r18() -> Recipe:
-    """The second half of the run, gone on with by --resume: larger crops, rendered drives instead of facades.
+    """The second half of the run, gone on with by --resume: larger crops, rendered drives instead
+    of facades.
 
     The facades have no poles, signs or people, so they help early and blur those classes late.
     """
@@ -87,12 +90,14 @@ def camvid_town_r18() -> Recipe:
 
 
 def camvid_r18_held_out() -> Recipe:
-    """The first stage without the drive 0006R0, which it is measured on: for choosing, never for reporting."""
+    """The first stage without the drive 0006R0, which it is measured on: for choosing, never for
+    reporting."""
     return replace(camvid_r18(), portions=_without_held_out, validation=_held_out)
 
 
 def camvid_r18_paper() -> Recipe:
-    """The paper's network and optimiser on CamVid: deep stem, SGD, 300 epochs. Needs a GPU and deep-stem weights."""
+    """The paper's network and optimiser on CamVid: deep stem, SGD, 300 epochs. Needs a GPU and
+    deep-stem weights."""
     return replace(
         camvid_r18(),
         name="sfnet_lite_r18_deep_camvid",

@@ -22,7 +22,8 @@ def test_labels_move_with_the_picture(seed: int) -> None:
     assert out.labels.shape == (48, 64)
     inside = out.labels != 255
     bright = out.image.mean(axis=2) > 127
-    # Only pixels on the one border between the halves may disagree, by less than one picture row each.
+    # Only pixels on the one border between the halves may disagree, by less than one picture row
+    # each.
     assert (bright != (out.labels == 1))[inside].mean() < 0.05
 
 
