@@ -2,8 +2,8 @@
 """What is installed: metadata that agree, and every file that the node looks for."""
 
 import ast
-import os
 import re
+import runpy
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -23,19 +23,14 @@ OPTIONAL = {
 }
 
 
-@pytest.fixture(scope="module")
-def distribution():
-    """What setup.py declares, read by setuptools itself."""
-    from distutils.core import run_setup  # setuptools' own, once setuptools is imported
-
-    before = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        declared = run_setup("setup.py", stop_after="init")
-    finally:
-        os.chdir(before)
-    assert isinstance(declared, setuptools.Distribution)
-    return declared
+@pytest.fixture
+def declared(monkeypatch):
+    """The arguments that setup.py passes to setuptools."""
+    calls = []
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: calls.append(arguments))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    return calls[0]
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -44,11 +39,11 @@ def python_files(*folders: str) -> list[Path]:
     return [ROOT / "setup.py", *(f for name in names for f in sorted((ROOT / name).rglob("*.py")))]
 
 
-def test_name_version_and_licence_are_the_same_everywhere(distribution):
+def test_name_version_and_licence_are_the_same_everywhere(declared):
     version = PACKAGE_XML.findtext("version")
-    assert distribution.get_version() == version
-    assert distribution.get_name() == PACKAGE_XML.findtext("name") == "sfseg_ros"
-    assert distribution.metadata.license == PACKAGE_XML.findtext("license") == "Apache-2.0"
+    assert declared["version"] == version
+    assert declared["name"] == PACKAGE_XML.findtext("name") == "sfseg_ros"
+    assert declared["license"] == PACKAGE_XML.findtext("license") == "Apache-2.0"
     newest = re.search(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.M)
     assert newest
     assert newest[1] == version
@@ -76,10 +71,10 @@ def test_package_xml_names_what_the_code_imports():
     assert declared - needed - {"ros2launch"} == set(), "in package.xml, but never imported"
 
 
-def test_every_file_of_launch_config_and_models_is_installed(distribution):
+def test_every_file_of_launch_config_and_models_is_installed(declared):
     installed = {
         f"{folder}/{Path(file).name}": file
-        for folder, files in distribution.data_files
+        for folder, files in declared["data_files"]
         for file in files
     }
     assert "share/ament_index/resource_index/packages/sfseg_ros" in installed
@@ -92,8 +87,8 @@ def test_every_file_of_launch_config_and_models_is_installed(distribution):
     assert all((ROOT / file).is_file() for file in installed.values())
 
 
-def test_every_console_script_names_a_function_that_exists(distribution):
-    scripts = distribution.entry_points["console_scripts"]
+def test_every_console_script_names_a_function_that_exists(declared):
+    scripts = declared["entry_points"]["console_scripts"]
     assert {s.split(" = ")[0] for s in scripts} >= {"segmentation_node", "bag_player", "sfseg_demo"}
     for script in scripts:
         module, function = script.split(" = ")[1].split(":")
@@ -101,13 +96,13 @@ def test_every_console_script_names_a_function_that_exists(distribution):
         assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, script
 
 
-def test_every_subpackage_is_installed(distribution):
+def test_every_subpackage_is_installed(declared):
     folders = {f.parent.relative_to(ROOT) for f in python_files("sfseg_ros")[1:]}
-    assert {".".join(folder.parts) for folder in folders} == set(distribution.packages)
+    assert {".".join(folder.parts) for folder in folders} == set(declared["packages"])
 
 
-def test_what_pip_requires_has_no_upper_bound_and_what_make_installs_is_exact(distribution):
-    assert not [r for r in distribution.install_requires if "<" in r or "==" in r]
+def test_what_pip_requires_has_no_upper_bound_and_what_make_installs_is_exact(declared):
+    assert not [r for r in declared["install_requires"] if "<" in r or "==" in r]
     for path in (ROOT / "requirements").glob("*.txt"):
         for line in path.read_text().splitlines():
             assert re.match(r"^(#.*|-r .*|[\w.-]+==[\w.]+(;.*)?|)$", line), f"{path.name}: {line}"
