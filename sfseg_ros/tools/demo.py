@@ -7,13 +7,14 @@ their bag. The drive is the committed one, or any bag, video file or folder of p
 """
 
 import argparse
+import itertools
 import json
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from sfseg_ros.bags import (
     COMPRESSED_IMAGE,
     IMAGE,
     BagReader,
+    Message,
     Timeline,
     Topic,
     bag_from_folder,
@@ -29,8 +31,9 @@ from sfseg_ros.bags import (
     choose_image_topic,
     find_bag,
     find_ground_truth_topic,
+    rgb_from_cdr,
 )
-from sfseg_ros.errors import BagError, SfsegError
+from sfseg_ros.errors import BagError, ImageError, SfsegError
 from sfseg_ros.manifest import Manifest, load_manifest
 from sfseg_ros.replay import Playback, last_diagnostics, summarise
 from sfseg_ros.report import Report, summary_lines, write_report
@@ -40,12 +43,13 @@ from sfseg_ros.tools.processes import ProcessError, check_alive, process, ros_en
 
 DEMO_DRIVE = "test/data/town_drive"
 NODE_START_S = 180.0
+SIZE_SAMPLE = 20
 SETTLE_S = 2.0
 """After the last image: the last mask, and diagnostics that count it (once a second)."""
 MASK, CONFIDENCE = "/segmentation/mask", "/segmentation/confidence"
 LABEL_MAP, DIAGNOSTICS = "/segmentation/label_map", "/diagnostics"
 
-METHOD = [
+METHOD = (
     "The node, the player and the recorder are three processes that talk through ROS 2 (rclpy, "
     "Fast DDS with config/fastdds_large_images.xml) on this machine; nothing is called directly.",
     "The player publishes each recorded image in real time with all stamps shifted by one "
@@ -53,22 +57,30 @@ METHOD = [
     "Latency: arrival of ~/mask at the recorder minus the stamp in its header, which is the "
     "moment at which the image was due to be published; all masks count, none is left out as "
     "warm-up. Frames without a mask (replaced, lost) have no latency.",
-    "mIoU: intersection over union per class from one confusion matrix over all pixels of all "
-    "frames that got a mask, mean over the classes that occur; pixels without a true class do "
-    "not count.",
     "In, replaced and rejected are the node's own counters from its last /diagnostics; out is "
     "what the recorder got; lost is the larger of played minus in and what the middleware "
     "reported as lost.",
     "Overlays and colours were drawn afterwards from the recorded masks, not during the run.",
-]
+)
+METHOD_OF_SIZE = (
+    "The node was told the network's size for this camera (parameter network_size), as on a robot "
+    "whose camera is known; else the first frame waits until the model is compiled for it."
+)
+METHOD_OF_MIOU = (
+    "mIoU: intersection over union per class from one confusion matrix over all pixels of all "
+    "frames that got a mask, mean over the classes that occur; pixels without a true class do "
+    "not count."
+)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A bag to play and what is in it; `description` says where it came from."""
+    """A bag to play and what is in it; `image_size` (height, width) is None where its images
+    differ, `description` says where it came from."""
 
     bag: Path
     image_topic: Topic
+    image_size: tuple[int, int] | None
     truth_topic: Topic | None
     other_topics: tuple[str, ...]
     description: str
@@ -108,7 +120,11 @@ def run_demo(args: argparse.Namespace) -> Path:
         result=result,
         counts=last_diagnostics(playback.output_bag),
         machine=machine_facts(),
-        method=METHOD if result.confusion is not None else [m for m in METHOD if "mIoU" not in m],
+        method=[
+            *METHOD,
+            *([METHOD_OF_SIZE] if played_input.image_size else []),
+            *([METHOD_OF_MIOU] if result.confusion else []),
+        ],
     )
     path = write_report(report, folder / "report.html")
     for line in summary_lines(report):
@@ -148,13 +164,23 @@ def open_input(args: argparse.Namespace, scratch_bag: Path) -> Input:
 def _described(bag: Path, wanted: str | None, source: str) -> Input:
     with BagReader(bag) as reader:
         topics = reader.topics()
-    image = choose_image_topic(topics, wanted)
+        image = choose_image_topic(topics, wanted)
+        size = _common_size(itertools.islice(reader.messages([image.name]), SIZE_SAMPLE))
     truth = find_ground_truth_topic(topics)
     camera_info = [t.name for t in topics if t.type == "sensor_msgs/msg/CameraInfo"]
     others = [*([truth.name] if truth else []), *camera_info]
     description = f"{source}: {image.count} images on {image.name}"
     description += ", with ground truth" if truth else ", no ground truth"
-    return Input(bag, image, truth, tuple(others), description)
+    return Input(bag, image, size, truth, tuple(others), description)
+
+
+def _common_size(images: Iterable[Message]) -> tuple[int, int] | None:
+    """(height, width) of these images where all that can be read have the same."""
+    sizes = set()
+    for message in images:
+        with suppress(ImageError):
+            sizes.add(rgb_from_cdr(message.cdr, message.type).shape[:2])
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -169,6 +195,9 @@ def play_through_node(
     environment = ros_environment()
     compressed = played.image_topic.type == COMPRESSED_IMAGE
     camera = played.image_topic.name
+    network_size = "auto"
+    if played.image_size is not None:
+        network_size = "{}x{}".format(*model.network_size_for(played.image_size))
     result_file = logs / "played.json"
     output_bag = folder / "output_bag"
     with ExitStack() as processes:
@@ -187,7 +216,7 @@ def play_through_node(
                 [
                     *("--ros-args", "-p", f"model_dir:={model.directory.resolve()}"),
                     *("-p", f"image_transport:={'compressed' if compressed else 'raw'}"),
-                    *("-p", f"backend:={backend}"),
+                    *("-p", f"backend:={backend}", "-p", f"network_size:={network_size}"),
                     *("-r", f"{'image/compressed' if compressed else 'image'}:={camera}"),
                 ],
                 logs / "node.log",
