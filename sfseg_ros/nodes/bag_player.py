@@ -187,9 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Between two images this process sleeps in Python: Python's own handlers wake it, rclpy's do
     # not.
     signal.signal(signal.SIGTERM, interrupt)
-    rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("bag_player")
     try:
+        rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+        node = rclpy.create_node("bag_player")
         player = BagPlayer(node, args.bag, args.topic, args.also, args.rate)
         player.wait_for_listeners(args.listeners, args.timeout)
         while True:
@@ -204,8 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        rclpy.try_shutdown()  # and with it the node
 
 
 if __name__ == "__main__":
