@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from training import checkpoint
 from training.config import Recipe, load_recipe
 from training.evaluate import evaluate
-from training.train import Run, save, start, train_epoch
+from training.train import Run, averaging, save, start, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -38,6 +38,15 @@ def test_the_network_learns_a_street_of_blocks(
     after = evaluate(run.ema.module, held_out, 3, CPU).miou()
     assert before < 0.4
     assert after > 0.8
+
+
+def test_averaged_weights_forget_their_start_and_then_average_slowly() -> None:
+    mean = [torch.zeros(1)]
+    for step in range(1, 200):
+        averaging(0.998)(mean, [torch.ones(1)], step)
+    assert mean[0].item() > 0.99
+    averaging(0.9)(mean, [torch.zeros(1)], 10**6)
+    assert mean[0].item() == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
