@@ -6,6 +6,7 @@ topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py
 """
 
 import json
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -348,19 +349,27 @@ def one_line(error: Exception) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Console script `segmentation_node`: run until SIGINT or SIGTERM, then exit with 0."""
-    rclpy.init(args=args)
+    # rclpy's own handler ends `spin`. Python's would also raise KeyboardInterrupt, a moment later
+    # and so in the middle of the clean-up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    node = None
     try:
+        rclpy.init(args=args)
         node = SegmentationNode()
-    except ParameterError as error:
-        sys.exit(f"segmentation_node: {error}")
-    try:
         node.autostart()
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ParameterError as error:
+        sys.exit(f"segmentation_node: {error}")
+    except ExternalShutdownException:
         pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # A signal shut the context down below what was being made at start.
     finally:
-        node.close()
-        node.destroy_node()
+        if node is not None:
+            node.close()
+            node.destroy_node()
         rclpy.try_shutdown()
 
 

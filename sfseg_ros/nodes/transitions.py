@@ -42,6 +42,8 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
             try:
                 with self._one_transition:
                     work()
+            except Exception as error:
+                self._log_unless_ending(f"transition: {type(error).__name__}: {error}")
             finally:
                 self._transition_threads.discard(threading.current_thread())
 
@@ -69,10 +71,16 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
             try:
                 return callback(state)
             except Exception as error:
-                self.get_logger().error(f"{callback.__name__}: {type(error).__name__}: {error}")
+                name = callback.__name__
+                self._log_unless_ending(f"{name}: {type(error).__name__}: {error}")
                 return TransitionCallbackReturn.ERROR
 
         return run
+
+    def _log_unless_ending(self, text: str) -> None:
+        """After Ctrl-C the middleware is gone below what runs, and everything fails."""
+        if self.context.ok():
+            self.get_logger().error(text)
 
     async def _change_state_in_thread(
         self, request: ChangeState.Request, response: ChangeState.Response

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real node on real rclpy: one executor for it, one for the test's own side of the topics."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip(
+    "rclpy", reason="needs rclpy: pip install ros-jazzy-rclpy, or source a ROS 2 workspace"
+)
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
+from sfseg_ros.nodes.segmentation_node import SegmentationNode  # noqa: E402
+
+WAIT_S = 30.0
+"""Longest wait for anything; a loaded machine needs seconds where an idle one needs none."""
+
+
+def unused_domain() -> int:
+    """A ROS domain that tests on the same machine at the same time do not share, mostly."""
+    return 10 + os.getpid() % 90
+
+
+class Bench:
+    """A node under test, a second node that plays camera and listener, a thread for each."""
+
+    @staticmethod
+    def wait_until(condition: Callable[[], Any], what: str) -> Any:
+        """The first true value of `condition()`."""
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.01)
+        pytest.fail(f"not within {WAIT_S:.0f} s: {what}")
+
+    @staticmethod
+    def rgb_image(rgb: np.ndarray, stamp_s: int = 7) -> Image:
+        """An rgb8 message of uint8 (H, W, 3) with a stamp that can be recognised."""
+        message = Image(
+            height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=rgb.shape[1] * 3
+        )
+        message.header.stamp.sec = stamp_s
+        message.header.frame_id = "camera_optical"
+        message.data.frombytes(rgb.tobytes())
+        return message
+
+    @staticmethod
+    def three_stripes(height: int = 96, width: int = 128) -> np.ndarray:
+        """Red, green and blue from left to right: labels 0, 1 and 2 of the tiny model."""
+        rgb = np.zeros((height, width, 3), np.uint8)
+        for label, columns in enumerate(np.array_split(np.arange(width), 3)):
+            rgb[:, columns, label] = 255
+        return rgb
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self.context = rclpy.Context()
+        self.context.init(args=None, domain_id=unused_domain())
+        self._executors: list[SingleThreadedExecutor] = []
+        self._threads: list[threading.Thread] = []
+        self._under_test: list[SegmentationNode] = []
+        self.tester = rclpy.create_node("tester", context=self.context)
+        self.diagnostics: list[dict[str, str]] = []
+        self.tester.create_subscription(
+            DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10)
+        )
+        self._spin(self.tester)
+
+    def start(self, **parameters: Any) -> SegmentationNode:
+        """A node with the tiny model on ONNX Runtime; active unless `autostart` is False."""
+        values = {"model_dir": str(self._model), "backend": "onnxruntime"} | parameters
+        node = SegmentationNode(
+            context=self.context,
+            parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
+        )
+        self._under_test.append(node)
+        self._spin(node)
+        node.autostart()
+        return node
+
+    def started(self, **parameters: Any) -> SegmentationNode:
+        node = self.start(**parameters)
+        self.wait_until(lambda: node.state_label == "active", "the node is active")
+        return node
+
+    def listen(self, topic: str, kind: Any = Image, qos: Any = 10) -> list[Any]:
+        """What arrives on `topic`, from when publisher and subscription know each other."""
+        heard: list[Any] = []
+        self.tester.create_subscription(kind, topic, heard.append, qos)
+        self.wait_until(lambda: self.tester.count_publishers(topic), f"{topic} is published")
+        publisher = self._publisher(topic)
+        if publisher is not None:
+            self.wait_until(publisher.get_subscription_count, f"{topic} knows its listener")
+        return heard
+
+    def camera(self, kind: Any = Image, topic: str = "image") -> Any:
+        """A publisher that the node has subscribed to."""
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        publisher = self.tester.create_publisher(kind, topic, qos)
+        self.wait_until(publisher.get_subscription_count, f"the node listens to {topic}")
+        return publisher
+
+    def compressed_camera(self) -> Any:
+        return self.camera(CompressedImage, "image/compressed")
+
+    def counts(self, node: SegmentationNode) -> dict[str, int]:
+        return vars(node._worker.counts)
+
+    def _publisher(self, topic: str) -> Any:
+        for node in self._under_test:
+            for publisher in node.publishers:
+                if publisher.topic_name == topic:
+                    return publisher
+        return None
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        for status in array.status:
+            self.diagnostics.append(
+                {
+                    "name": status.name,
+                    "level": str(status.level[0]),
+                    "message": status.message,
+                    **{pair.key: pair.value for pair in status.values},
+                }
+            )
+
+    def _spin(self, node: Any) -> None:
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+
+        def run() -> None:
+            with contextlib.suppress(ExternalShutdownException):
+                executor.spin()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self._executors.append(executor)
+        self._threads.append(thread)
+
+    def close(self) -> None:
+        for node in self._under_test:
+            node.close()
+        self.context.try_shutdown()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        for node in (*self._under_test, self.tester):
+            node.destroy_node()
+
+
+@pytest.fixture
+def bench(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    bench = Bench(tiny_model)
+    yield bench
+    bench.close()
+    left = [t.name for t in threading.enumerate() if t.name.startswith("sfseg_")]
+    assert left == [], "threads outlive the node"

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lifecycle and parameters of the real node, through its services."""
+
+import threading
+import time
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from sfseg_ros.nodes import segmentation_node
+from sfseg_ros.nodes.parameters import ParameterError
+
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+ACTIVATE = Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+CLEANUP = Transition.TRANSITION_CLEANUP
+
+
+@pytest.fixture
+def call(bench):
+    """Call a service of the node under test and return the response."""
+
+    def call(kind, name, request):
+        client = bench.tester.create_client(kind, f"/segmentation/{name}")
+        bench.wait_until(client.service_is_ready, f"service {name}")
+        future = client.call_async(request)
+        bench.wait_until(future.done, f"an answer of {name}")
+        return future.result()
+
+    return call
+
+
+@pytest.fixture
+def change(call):
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return call(ChangeState, "change_state", request).success
+
+    return change
+
+
+@pytest.fixture
+def state(call):
+    return lambda: call(GetState, "get_state", GetState.Request()).current_state.label
+
+
+@pytest.fixture
+def set_parameter(call):
+    def set_parameter(name, value):
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[parameter])
+        return call(SetParameters, "set_parameters", request).results[0]
+
+    return set_parameter
+
+
+def test_it_activates_by_itself_unless_told_not_to(bench, state, change):
+    bench.start(autostart=False)
+    assert state() == "unconfigured"
+    assert change(CONFIGURE)
+    assert state() == "inactive"
+    assert change(ACTIVATE)
+    assert state() == "active"
+
+
+def test_frames_flow_only_while_it_is_active_and_again_after_each_cycle(bench, change, state):
+    node = bench.started()
+    masks = []
+    for cycle in range(1, 3):
+        masks = bench.listen("/segmentation/mask")
+        bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+        bench.wait_until(lambda masks=masks: masks, f"a mask in cycle {cycle}")
+        assert change(DEACTIVATE)
+        assert node._worker.counts.pending == 0
+        assert bench.tester.count_subscribers("/image") == 0
+        assert change(CLEANUP)
+        assert state() == "unconfigured"
+        assert node._segmenter is None
+        assert change(CONFIGURE)
+        assert change(ACTIVATE)
+
+
+def test_a_frame_that_waits_at_deactivation_is_counted(bench, change):
+    node = bench.started()
+    bench.listen("/segmentation/mask")
+    segment, begun, go_on = node._segmenter.segment, threading.Event(), threading.Event()
+
+    def held_segment(rgb, confidence=True):
+        begun.set()
+        assert go_on.wait(20)
+        return segment(rgb, confidence)
+
+    node._segmenter.segment = held_segment
+    camera = bench.camera()
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    assert begun.wait(20)
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: bench.counts(node)["received"] == 2, "a second frame waits")
+    threading.Timer(0.2, go_on.set).start()
+    assert change(DEACTIVATE)
+    counts = bench.counts(node)
+    assert (counts["received"], counts["segmented"], counts["replaced"]) == (2, 1, 1)
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if s["frames_replaced"] == "1"], "diagnostics"
+    )
+    assert status[-1]["frames_out"] == "1"
+
+
+def test_a_missing_model_leaves_it_alive_and_it_can_be_mended(
+    bench, tiny_model, change, state, set_parameter
+):
+    bench.start(model_dir="/no/such/model")
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "/no/such/model" in s["message"]], "diagnostics"
+    )[-1]
+    assert status["level"] == "2"
+    assert state() == "unconfigured"
+    assert not change(CONFIGURE)
+    assert set_parameter("model_dir", str(tiny_model)).successful
+    assert change(CONFIGURE)
+    assert change(ACTIVATE)
+    assert state() == "active"
+
+
+def test_a_network_size_that_the_model_does_not_take_is_a_failed_configure(bench, state, change):
+    bench.start(network_size="50x50")
+    bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "50x50" in s["message"]], "diagnostics"
+    )
+    assert state() == "unconfigured"
+
+
+def test_it_answers_while_the_model_loads(bench, change, state, call, monkeypatch):
+    loading, loaded = threading.Event(), threading.Event()
+    open_segmenter = segmentation_node.open_segmenter
+
+    def slow_open_segmenter(*args):
+        loading.set()
+        assert loaded.wait(20)
+        return open_segmenter(*args)
+
+    monkeypatch.setattr(segmentation_node, "open_segmenter", slow_open_segmenter)
+    bench.start(autostart=False)
+    configured = []
+    thread = threading.Thread(target=lambda: configured.append(change(CONFIGURE)))
+    thread.start()
+    assert loading.wait(20)
+    assert state() == "configuring"
+    answer = call(GetParameters, "get_parameters", GetParameters.Request(names=["overlay_alpha"]))
+    assert answer.values[0].double_value == 0.5
+    bench.wait_until(
+        lambda: [s for s in bench.diagnostics if s["message"] == "configuring"], "diag"
+    )
+    loaded.set()
+    thread.join(20)
+    assert configured == [True]
+    assert state() == "inactive"
+
+
+@pytest.mark.parametrize("transition", [ACTIVATE, DEACTIVATE, CLEANUP, 99])
+def test_a_transition_that_is_not_allowed_is_answered_with_no(bench, change, state, transition):
+    bench.start(autostart=False)
+    assert not change(transition)
+    assert state() == "unconfigured"
+
+
+def test_an_exception_in_a_transition_leads_back_to_unconfigured(bench, change, state, monkeypatch):
+    node = bench.start(autostart=False)
+    monkeypatch.setattr(segmentation_node.OutputPublishers, "__init__", lambda self, node: 1 / 0)
+    assert not change(CONFIGURE)
+    assert state() == "unconfigured"
+    assert node._segmenter is None
+    monkeypatch.undo()
+    assert change(CONFIGURE)
+
+
+def test_shutdown_is_possible_from_active(bench, change, state):
+    node = bench.started()
+    assert change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert state() == "finalized"
+    assert node._segmenter is None
+
+
+def test_a_storm_of_transitions_leaves_it_usable(bench, change, state):
+    bench.started()
+    camera = bench.camera()
+    stop = threading.Event()
+
+    def flood():
+        while not stop.is_set():
+            camera.publish(bench.rgb_image(bench.three_stripes()))
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert change(DEACTIVATE)
+            assert change(ACTIVATE)
+    finally:
+        stop.set()
+        thread.join()
+    masks = bench.listen("/segmentation/mask")
+    bench.wait_until(camera.get_subscription_count, "the node listens again")
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: masks, "a mask")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("overlay_alpha", 2.0, "overlay_alpha"),
+        ("backend", "cuda", "expected one of"),
+        ("network_size", "big", "HEIGHTxWIDTH"),
+        ("overlay_alpha", "opaque", "type"),
+        ("autostart", False, "read-only"),
+    ],
+)
+def test_a_bad_value_is_refused_with_a_reason(bench, set_parameter, name, value, reason):
+    node = bench.start(autostart=False)
+    before = node._settings
+    result = set_parameter(name, value)
+    assert not result.successful
+    assert reason in result.reason
+    assert node._settings == before
+
+
+def test_the_model_cannot_be_exchanged_below_a_running_network(bench, set_parameter):
+    bench.started()
+    result = set_parameter("model_dir", "/elsewhere")
+    assert not result.successful
+    assert "cleanup" in result.reason
+
+
+def test_every_parameter_is_described_with_its_range(bench, call):
+    bench.start(autostart=False)
+    request = DescribeParameters.Request(names=["overlay_alpha", "threads", "autostart"])
+    alpha, threads, autostart = call(DescribeParameters, "describe_parameters", request).descriptors
+    assert "Opacity" in alpha.description
+    assert (alpha.floating_point_range[0].from_value, alpha.floating_point_range[0].to_value) == (
+        0.0,
+        1.0,
+    )
+    assert threads.integer_range[0].to_value == 256
+    assert autostart.read_only
+
+
+def test_quality_of_service_can_be_overridden(bench):
+    bench.started(
+        **{
+            "qos_overrides./segmentation/mask.publisher.reliability": "best_effort",
+            "qos_overrides./image.subscription.reliability": "reliable",
+        }
+    )
+
+    def reliability(infos):
+        return bench.wait_until(infos, "the endpoint is discovered")[0].qos_profile.reliability.name
+
+    tester = bench.tester
+    mask, overlay = "/segmentation/mask", "/segmentation/overlay"
+    assert reliability(lambda: tester.get_publishers_info_by_topic(mask)) == "BEST_EFFORT"
+    assert reliability(lambda: tester.get_publishers_info_by_topic(overlay)) == "RELIABLE"
+    assert reliability(lambda: tester.get_subscriptions_info_by_topic("/image")) == "RELIABLE"
+
+
+def test_incompatible_quality_of_service_is_said_with_the_name_of_the_policy(bench, capfd):
+    bench.started(**{"qos_overrides./image.subscription.reliability": "reliable"})
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    bench.tester.create_publisher(Image, "image", qos)
+    heard = []
+    bench.wait_until(
+        lambda: heard.append(capfd.readouterr().err) or "RELIABILITY" in "".join(heard), "a warning"
+    )
+    assert "incompatible QoS" in "".join(heard)
+
+
+def test_parameters_at_start_are_held_to_their_ranges(bench):
+    with pytest.raises(ParameterError, match="overlay_alpha"):
+        bench.start(overlay_alpha=7.0)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node as a process: how it starts, ends and refuses to start."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+WAIT_S = 60
+
+
+class Process:
+    """A running node and what it wrote so far."""
+
+    def __init__(self, *arguments):
+        environment = os.environ | {
+            "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sfseg_ros.nodes.segmentation_node", "--ros-args", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self._process.stdout:
+            self.output += line
+
+    def wait_for(self, words):
+        end = time.monotonic() + WAIT_S
+        while words not in self.output:
+            assert time.monotonic() < end, self.output
+            assert self._process.poll() is None, self.output
+            time.sleep(0.02)
+
+    def send(self, number):
+        self._process.send_signal(number)
+
+    def returncode(self):
+        try:
+            return self._process.wait(WAIT_S)
+        finally:
+            self._process.kill()
+            self._reader.join()
+
+
+@pytest.fixture
+def start(tiny_model):
+    processes = []
+
+    def start(*arguments):
+        defaults = ("-p", f"model_dir:={tiny_model}", "-p", "backend:=onnxruntime")
+        processes.append(Process(*defaults, *arguments))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.send(signal.SIGKILL)
+        process.returncode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_0_and_without_a_traceback(start, number):
+    process = start()
+    process.wait_for("waiting for images on /image")
+    process.send(number)
+    assert process.returncode() == 0
+    assert "Traceback" not in process.output
+    assert "Error" not in process.output
+
+
+def test_so_does_a_signal_before_the_model_is_loaded(start):
+    process = start("--log-level", "rcl:=debug")
+    process.wait_for("segmentation")  # the first line about the node, long before the model
+    process.send(signal.SIGINT)
+    assert process.returncode() == 0
+    assert "Traceback" not in process.output
+
+
+def test_namespace_name_and_topic_come_from_the_command_line(start):
+    process = start("-r", "__ns:=/left", "-r", "__node:=eye", "-r", "image:=/camera/image_raw")
+    process.wait_for("[left.eye]: waiting for images on /camera/image_raw")
+
+
+def test_compressed_images_follow_the_remapped_topic(start):
+    process = start("-r", "image:=/camera/image_raw", "-p", "image_transport:=compressed")
+    process.wait_for("waiting for images on /camera/image_raw/compressed")
+
+
+def test_a_missing_model_is_one_line_and_the_node_stays(start):
+    process = start("-p", "model_dir:=/no/such/model")
+    process.wait_for("cannot load the model: model '/no/such/model'")
+    process.send(signal.SIGINT)
+    assert process.returncode() == 0
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("setting", ["overlay_alpha:=3.0", "threads:=many", "backend:=cuda"])
+def test_a_bad_parameter_at_start_is_one_line_and_exit_code_1(start, setting):
+    process = start("-p", setting)
+    assert process.returncode() == 1
+    assert "Traceback" not in process.output
+    assert setting.split(":")[0] in process.output.strip().splitlines()[-1]

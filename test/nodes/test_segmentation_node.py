@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames through the real node, over real topics."""
+
+import json
+import time
+
+import cv2
+import numpy as np
+import pytest
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from sfseg_ros.nodes.middleware import latched_qos
+
+OUTPUTS = ("mask", "confidence", "color_mask", "overlay")
+
+
+def pixels(message):
+    array = np.array(message.data, np.uint8)
+    shape = (message.height, message.width, 3)[: 2 if message.encoding == "mono8" else 3]
+    return array.reshape(shape)
+
+
+def test_each_output_has_the_size_and_the_header_of_its_image(bench):
+    node = bench.started(overlay_alpha=1.0)
+    heard = {topic: bench.listen(f"/segmentation/{topic}") for topic in OUTPUTS}
+    rgb = bench.three_stripes(90, 150)
+    image = bench.rgb_image(rgb)
+    bench.camera().publish(image)
+    bench.wait_until(lambda: all(heard.values()), "all outputs")
+    for topic, (message,) in heard.items():
+        assert message.header == image.header
+        assert (message.height, message.width) == (90, 150)
+        assert message.encoding == ("mono8" if topic in ("mask", "confidence") else "rgb8")
+    labels = pixels(heard["mask"][0])
+    assert [labels[45, column] for column in (10, 75, 140)] == [0, 1, 2]
+    assert pixels(heard["confidence"][0])[45, 75] > 128
+    np.testing.assert_array_equal(pixels(heard["color_mask"][0])[45, 75], (0, 255, 0))
+    np.testing.assert_array_equal(pixels(heard["overlay"][0]), pixels(heard["color_mask"][0]))
+    assert node._times.percentiles("latency") is not None
+
+
+def test_compressed_images_come_in_below_the_image_topic(bench):
+    bench.started(image_transport="compressed")
+    masks = bench.listen("/segmentation/mask")
+    message = CompressedImage(format="jpeg")
+    message.header.stamp.sec = 5
+    jpeg = cv2.imencode(".jpg", bench.three_stripes()[:, :, ::-1])[1]
+    message.data.frombytes(jpeg.tobytes())
+    bench.compressed_camera().publish(message)
+    (mask,) = bench.wait_until(lambda: masks, "a mask")
+    assert mask.header == message.header
+    assert [pixels(mask)[48, column] for column in (10, 64, 120)] == [0, 1, 2]
+
+
+def test_the_size_of_the_images_may_change_from_frame_to_frame(bench):
+    bench.started()
+    masks = bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    for count, (height, width) in enumerate([(96, 128), (33, 47), (1, 1), (300, 200)], start=1):
+        camera.publish(bench.rgb_image(bench.three_stripes(height, width)))
+        bench.wait_until(lambda count=count: len(masks) == count, f"mask {count}")
+        assert (masks[-1].height, masks[-1].width) == (height, width)
+
+
+def garbage(bench):
+    good = bench.rgb_image(bench.three_stripes())
+    wrong_length = bench.rgb_image(bench.three_stripes())
+    wrong_length.height += 1
+    unknown = bench.rgb_image(bench.three_stripes())
+    unknown.encoding = "made_up"
+    no_size = bench.rgb_image(bench.three_stripes())
+    no_size.width = 0
+    small_step = bench.rgb_image(bench.three_stripes())
+    small_step.step = 3
+    assert good != wrong_length
+    return [Image(), wrong_length, unknown, no_size, small_step]
+
+
+def test_garbage_is_counted_and_the_next_good_frame_goes_through(bench):
+    node = bench.started()
+    masks = bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    for count, message in enumerate(garbage(bench), start=1):
+        camera.publish(message)
+        bench.wait_until(
+            lambda count=count: bench.counts(node)["rejected"] == count, f"reject {count}"
+        )
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: masks, "a mask after the garbage")
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if s["frames_out"] == "1"], "diagnostics"
+    )[-1]
+    assert status["frames_rejected"] == "5"
+    assert status["last_error"]
+
+
+def test_a_truncated_jpeg_is_counted(bench):
+    node = bench.started(image_transport="compressed")
+    message = CompressedImage(format="jpeg")
+    message.data.frombytes(cv2.imencode(".jpg", bench.three_stripes())[1].tobytes()[:-100])
+    bench.compressed_camera().publish(message)
+    bench.wait_until(lambda: bench.counts(node)["rejected"] == 1, "the frame is rejected")
+
+
+def test_a_failing_network_costs_frames_and_not_the_node(bench):
+    node = bench.started()
+    bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    node._segmenter.close()
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: bench.counts(node)["rejected"] == 1, "the frame is counted")
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "frames failed" in s["message"]], "diagnostics"
+    )[-1]
+    assert status["level"] == "2"
+    assert node.state_label == "active"
+
+
+def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
+    node = bench.started()
+    masks = bench.listen("/segmentation/mask")
+    segment = node._segmenter.segment
+
+    def slow_segment(rgb, confidence=True):
+        time.sleep(0.05)
+        return segment(rgb, confidence)
+
+    node._segmenter.segment = slow_segment
+    camera = bench.camera()
+    image = bench.rgb_image(bench.three_stripes(), stamp_s=0)
+    sent = 0
+    while bench.counts(node)["replaced"] < 5 or not masks:
+        assert sent < 5000
+        image.header.stamp.nanosec = sent = sent + 1
+        camera.publish(image)
+        time.sleep(0.005)
+    bench.wait_until(lambda: node._worker.counts.pending == 0, "the last frame is done")
+    counts = bench.counts(node)
+    assert counts["received"] <= sent
+    assert counts["received"] == counts["segmented"] + counts["replaced"]
+    bench.wait_until(lambda: len(masks) == counts["segmented"], "a mask for each segmented frame")
+    stamps = [mask.header.stamp.nanosec for mask in masks]
+    assert stamps == sorted(set(stamps)), "masks in the order of their images, each once"
+
+
+def test_without_a_listener_frames_are_checked_but_not_segmented(bench):
+    node = bench.started()
+    node._segmenter.segment = pytest.fail
+    camera = bench.camera()
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: bench.counts(node)["unwatched"] == 1, "the frame is counted")
+    camera.publish(Image())
+    bench.wait_until(lambda: bench.counts(node)["rejected"] == 1, "the bad frame is counted")
+
+
+@pytest.mark.parametrize(
+    ("topic", "wanted"), [("mask", False), ("overlay", False), ("confidence", True)]
+)
+def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, wanted):
+    node = bench.started()
+    segment, asked = node._segmenter.segment, []
+
+    def watched_segment(rgb, confidence=True):
+        asked.append(confidence)
+        return segment(rgb, confidence)
+
+    node._segmenter.segment = watched_segment
+    heard = bench.listen(f"/segmentation/{topic}")
+    bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: heard, topic)
+    assert asked == [wanted]
+
+
+def test_pixels_below_the_confidence_threshold_become_unlabelled(bench):
+    node = bench.started()
+    masks = bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    image = bench.rgb_image(np.full((96, 128, 3), 128, np.uint8))  # grey: no colour is near
+    camera.publish(image)
+    bench.wait_until(lambda: len(masks) == 1, "a mask")
+    assert 255 not in pixels(masks[0])
+    assert node.set_parameters([Parameter("confidence_threshold", value=0.9)])[0].successful
+    camera.publish(image)
+    bench.wait_until(lambda: len(masks) == 2, "a second mask")
+    assert (pixels(masks[1]) == 255).all()
+
+
+def test_the_overlay_can_be_changed_while_frames_flow(bench):
+    node = bench.started(overlay_alpha=1.0)
+    overlays = bench.listen("/segmentation/overlay")
+    camera = bench.camera()
+    rgb = bench.three_stripes() // 2
+    camera.publish(bench.rgb_image(rgb))
+    bench.wait_until(lambda: len(overlays) == 1, "an overlay")
+    assert node.set_parameters([Parameter("overlay_alpha", value=0.0)])[0].successful
+    camera.publish(bench.rgb_image(rgb))
+    bench.wait_until(lambda: len(overlays) == 2, "a second overlay")
+    np.testing.assert_array_equal(pixels(overlays[1]), rgb)
+    assert not np.array_equal(pixels(overlays[0]), rgb)
+
+
+def test_who_comes_late_still_gets_the_label_map(bench):
+    bench.started()
+    heard = bench.listen("/segmentation/label_map", String, latched_qos())
+    bench.wait_until(lambda: heard, "the label map")
+    label_map = json.loads(heard[0].data)
+    assert label_map["model"] == "tiny_rgb"
+    assert label_map["unlabelled"] == 255
+    assert label_map["classes"][1] == {"id": 1, "name": "green", "color": [0, 255, 0]}
+
+
+def test_diagnostics_come_each_second_and_add_up(bench):
+    node = bench.started()
+    bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    for count in range(1, 4):
+        camera.publish(bench.rgb_image(bench.three_stripes()))
+        bench.wait_until(lambda n=count: bench.counts(node)["segmented"] == n, f"frame {count}")
+        camera.publish(Image())
+        bench.wait_until(lambda n=count: bench.counts(node)["rejected"] == n, f"reject {count}")
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if s["frames_rejected"] == "3"], "diagnostics"
+    )[-1]
+    assert status["frames_in"] == "6"
+    assert float(status["latency_p99_ms"]) > float(status["latency_p50_ms"]) > 1e9
+    assert float(status["inference_p50_ms"]) > 0
+    parts = ("out", "replaced", "rejected", "unwatched", "pending")
+    assert int(status["frames_in"]) == sum(int(status[f"frames_{part}"]) for part in parts)
+    assert status["model"] == "tiny_rgb"
+    assert "ONNX Runtime" in status["backend"]
+    assert status["name"] == "segmentation: frames"
