@@ -66,7 +66,6 @@ setup(
             "bag_recorder = sfseg_ros.nodes.bag_recorder:main",
             "sfseg_demo = sfseg_ros.tools.demo:main",
             "sfseg_segment = sfseg_ros.tools.segment:main",
-            "sfseg_segment = sfseg_ros.tools.segment:main",
         ]
     },
 )

@@ -89,7 +89,9 @@ def test_every_file_of_launch_config_and_models_is_installed(declared):
 
 def test_every_console_script_names_a_function_that_exists(declared):
     scripts = declared["entry_points"]["console_scripts"]
-    assert {s.split(" = ")[0] for s in scripts} >= {"segmentation_node", "bag_player", "sfseg_demo"}
+    names = [script.split(" = ")[0] for script in scripts]
+    assert len(names) == len(set(names))
+    assert {"segmentation_node", "bag_player", "sfseg_demo"} <= set(names)
     for script in scripts:
         module, function = script.split(" = ")[1].split(":")
         tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_text())
