@@ -28,13 +28,14 @@ import bpy
 import cv2
 import numpy as np
 
-from training.town.layout import Light, Town, plan_light, plan_town
+from training.town.layout import plan_town
 from training.town.scene import TownScene, frame_rng
+from training.town.street import Town
 from training.town.traffic import Camera, drive_camera, plan_drive, plan_still, still_camera
+from training.town.weather import Light, plan_light
 
 
-def configure(scene: Any, size: tuple[int, int], samples: int, threads: int,
-              scratch: Path) -> None:
+def configure(scene: Any, size: tuple[int, int], samples: int, threads: int, scratch: Path) -> None:
     """Cycles on the processor, few samples and a denoiser, object indices for the labels."""
     render = scene.render
     render.engine = "CYCLES"
@@ -84,7 +85,7 @@ def _quiet() -> Iterator[None]:
     """Keep what Blender's C code writes to standard output away from the progress lines."""
     sys.stdout.flush()
     kept = os.dup(1)
-    with open(os.devnull, "w") as sink:
+    with Path(os.devnull).open("w") as sink:
         os.dup2(sink.fileno(), 1)
     try:
         yield
@@ -109,8 +110,9 @@ def render_frame(scene: Any, size: tuple[int, int], scratch: Path) -> tuple[np.n
     return image, labels, np.ascontiguousarray(packed[..., 1])
 
 
-def expose(image: np.ndarray, depth: np.ndarray, light: Light, rng: random.Random,
-           still: bool) -> np.ndarray:
+def expose(
+    image: np.ndarray, depth: np.ndarray, light: Light, rng: random.Random, still: bool
+) -> np.ndarray:
     """What air, lens and sensor add: haze, white balance, vignette, a little blur and noise.
 
     Takes and returns uint8 (H, W, 3) BGR.
@@ -130,7 +132,7 @@ def expose(image: np.ndarray, depth: np.ndarray, light: Light, rng: random.Rando
     blur = rng.choice([0.0, 0.35, 0.6]) if still else 0.35
     if blur:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)
-    grain = rng.uniform(0.004, 0.016) if still else 0.007
+    grain = rng.uniform(0.003, 0.012) if still else 0.004
     shape = (height, width, 1)
     picture += noise.normal(0, grain, shape) + noise.normal(0, grain / 2, (height, width, 3))
     return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -161,7 +163,9 @@ def _prepare(job: Job, scene: TownScene, frame: int) -> tuple[Camera, Light]:
         t = frame / job.fps
         movers = plan_drive(town, frame_rng(job.seed, -1), job.start, job.frames / job.fps)
         scene.place([m.at(t, town) for m in movers])
-        return drive_camera(town, job.start, t), town.light
+        # A drive is looked at by people: expose for the street, not for the sky.
+        light = dataclasses.replace(town.light, exposure=max(town.light.exposure, 0.4))
+        return drive_camera(town, job.start, t), light
     s = rng.uniform(0, 215)
     camera = still_camera(town, rng, s)
     scene.place([m.at(0.0, town) for m in plan_still(town, rng, s)])
@@ -175,8 +179,9 @@ def run(job: Job) -> None:
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
     kind = "still" if job.stills else "drive"
-    stems = {f: f"town{job.seed:03d}_{kind}_{f:04d}"
-             for f in range(job.first, job.first + job.frames)}
+    stems = {
+        f: f"town{job.seed:03d}_{kind}_{f:04d}" for f in range(job.first, job.first + job.frames)
+    }
     missing = [f for f, stem in stems.items() if not (labels / f"{stem}.png").exists()]
     print(f"seed {job.seed}: {len(missing)} of {len(stems)} frames to render", flush=True)
     if not missing:
@@ -184,8 +189,10 @@ def run(job: Job) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         scene = TownScene(plan_town(job.seed))
         configure(scene.scene, job.size, job.samples, job.threads, Path(scratch))
-        print(f"  scene of {len(bpy.data.objects)} objects built in "
-              f"{time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"  scene of {len(bpy.data.objects)} objects built in {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
         for done, frame in enumerate(missing):
             frame_began = time.monotonic()
             camera, light = _prepare(job, scene, frame)
@@ -206,19 +213,38 @@ def run(job: Job) -> None:
 def _note_pose(job: Job, frame: int, stem: str, camera: Camera, pose: list[list[float]]) -> None:
     """Add the frame to the drive's JSON file."""
     path = job.output_dir / f"drive_{job.split}_{job.seed:03d}.json"
-    note = json.loads(path.read_text()) if path.exists() else {
-        "seed": job.seed, "fps": job.fps, "height": job.size[0], "width": job.size[1],
-        "split": job.split, "stills": job.stills, "frames": {}}
+    note = (
+        json.loads(path.read_text())
+        if path.exists()
+        else {
+            "seed": job.seed,
+            "fps": job.fps,
+            "height": job.size[0],
+            "width": job.size[1],
+            "split": job.split,
+            "stills": job.stills,
+            "frames": {},
+        }
+    )
     fx, fy, cx, cy = camera.intrinsics(*job.size)
-    note["frames"][stem] = {"index": frame, "fx": fx, "fy": fy, "cx": cx, "cy": cy,
-                            "pose_world_from_optical": pose}
+    note["frames"][stem] = {
+        "index": frame,
+        "fx": fx,
+        "fy": fy,
+        "cx": cx,
+        "cy": cy,
+        "pose_world_from_optical": pose,
+    }
     path.write_text(json.dumps(note, indent=1))
 
 
 def _write_list(job: Job, images: Path, labels: Path) -> None:
     """<split>.txt lists every finished frame of the split, whichever seed it came from."""
-    lines = [f"images/{job.split}/{p.stem}.jpg labels/{job.split}/{p.name}"
-             for p in sorted(labels.glob("*.png")) if (images / f"{p.stem}.jpg").exists()]
+    lines = [
+        f"images/{job.split}/{p.stem}.jpg labels/{job.split}/{p.name}"
+        for p in sorted(labels.glob("*.png"))
+        if (images / f"{p.stem}.jpg").exists()
+    ]
     (job.output_dir / f"{job.split}.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
@@ -233,13 +259,29 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="rays per pixel before denoising")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--stills", action="store_true",
-                        help="unrelated pictures for training instead of one continuous drive")
+    parser.add_argument(
+        "--stills",
+        action="store_true",
+        help="unrelated pictures for training instead of one continuous drive",
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: all processors")
     parser.add_argument("--start", type=float, default=5.0, help="where a drive begins, m")
     o = parser.parse_args()
-    run(Job(o.seed, o.frames, o.fps, tuple(o.size), o.samples, o.output_dir, o.split, o.stills,
-            o.threads, o.first, o.start))
+    run(
+        Job(
+            o.seed,
+            o.frames,
+            o.fps,
+            tuple(o.size),
+            o.samples,
+            o.output_dir,
+            o.split,
+            o.stills,
+            o.threads,
+            o.first,
+            o.start,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from mathutils import Euler, Matrix
 
 from training.town.geometry import Geometry, Model
 from training.town.labels import pass_index
-from training.town.layout import Item, Town
 from training.town.materials import material_library
 from training.town.objects import building, furniture, ground, person, plant, vehicle
 from training.town.sky import Sky
+from training.town.street import Item, Town
 from training.town.traffic import Actor, Camera
 
 Mesh = Any  # bpy's types carry no annotations
@@ -55,8 +55,9 @@ def to_mesh(geometry: Geometry, name: str, library: dict[str, Any], subdivide: i
     return _rounded(mesh, subdivide) if subdivide else mesh
 
 
-def _planar_uv(vertices: np.ndarray, loops: np.ndarray, sizes: np.ndarray, first: np.ndarray
-               ) -> np.ndarray:
+def _planar_uv(
+    vertices: np.ndarray, loops: np.ndarray, sizes: np.ndarray, first: np.ndarray
+) -> np.ndarray:
     """(L, 2) metres along the face's horizontal and up its slope, so that bricks lie level."""
     a, b, c = (vertices[loops[first + k]] for k in range(3))
     normal = np.cross(b - a, c - a)
@@ -138,8 +139,11 @@ class TownScene:
             return
         x, y, heading = self.town.street.locate(item.s, item.d)
         scale = item.options.get("scale", 1.0)
-        matrix = (Matrix.Translation((x, y, item.z)) @ Matrix.Rotation(heading + item.turn, 4, "Z")
-                  @ Matrix.Scale(scale, 4))
+        matrix = (
+            Matrix.Translation((x, y, item.z))
+            @ Matrix.Rotation(heading + item.turn, 4, "Z")
+            @ Matrix.Scale(scale, 4)
+        )
         self._add_static(item.kind, key, build, matrix)
 
     def _parts(self, key: tuple, build: Any) -> list[tuple[int, Mesh]]:
@@ -147,7 +151,9 @@ class TownScene:
             model: Model = build()
             self._meshes[key] = [
                 (part.label, to_mesh(part.geometry, str(key[0]), self._library, part.subdivide))
-                for part in model if part.geometry.patches]
+                for part in model
+                if part.geometry.patches
+            ]
         return self._meshes[key]
 
     def _add_static(self, name: str, key: tuple, build: Any, matrix: Matrix) -> None:
@@ -162,20 +168,27 @@ class TownScene:
         used = 0
         for actor in actors:
             if actor.kind == "vehicle":
+
                 def build(a: Actor = actor) -> Model:
                     return vehicle.vehicle(str(a.model))
+
                 key: tuple = ("vehicle", actor.model)
             elif actor.kind == "cyclist":
+
                 def build(a: Actor = actor) -> Model:
                     return person.cyclist(int(a.model), max(0, a.phase))
+
                 key = ("cyclist", actor.model, actor.phase)
             else:
+
                 def build(a: Actor = actor) -> Model:
                     return person.pedestrian(int(a.model), max(0, a.phase), a.phase < 0)
+
                 key = ("pedestrian", actor.model, actor.phase)
             x, y, heading = self.town.street.locate(actor.s, actor.d)
-            matrix = (Matrix.Translation((x, y, actor.z))
-                      @ Matrix.Rotation(heading + actor.turn, 4, "Z"))
+            matrix = Matrix.Translation((x, y, actor.z)) @ Matrix.Rotation(
+                heading + actor.turn, 4, "Z"
+            )
             for label, mesh in self._parts(key, build):
                 if used == len(self._actors):
                     thing = bpy.data.objects.new("actor", mesh)
@@ -196,8 +209,11 @@ class TownScene:
         x, y, heading = self.town.street.locate(camera.s, camera.d)
         # Blender's camera looks along its own -z with y up.
         turn = Euler((math.pi / 2 + camera.pitch, 0.0, heading + camera.yaw - math.pi / 2))
-        matrix = (Matrix.Translation((x, y, camera.height)) @ turn.to_matrix().to_4x4()
-                  @ Matrix.Rotation(camera.roll, 4, "Z"))
+        matrix = (
+            Matrix.Translation((x, y, camera.height))
+            @ turn.to_matrix().to_4x4()
+            @ Matrix.Rotation(camera.roll, 4, "Z")
+        )
         self._camera.matrix_world = matrix
         self._camera.data.angle_x = camera.horizontal_fov
         optical = matrix @ Matrix.Rotation(math.pi, 4, "X")

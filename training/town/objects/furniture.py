@@ -6,6 +6,7 @@ Signs and lights look towards -x, at traffic that drives along +x. Boundaries ru
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -26,10 +27,18 @@ def lamp(style: int) -> Model:
     """A street lamp of 6 to 8 m whose arm reaches over the road (towards -y)."""
     g = Geometry()
     if style == 0:  # a modern column with a flat head
-        g.tube(np.array([(0, 0, 0), (0, 0, 1.2), (0, 0, 1.25), (0, 0, 7.6)]),
-               np.array([0.1, 0.1, 0.065, 0.05]), "metal", GREY)
-        g.tube(np.array([(0, 0, 7.5), (0, -0.3, 7.85), (0, -1.5, 8.0)]),
-               np.array([0.04, 0.035, 0.03]), "metal", GREY)
+        g.tube(
+            np.array([(0, 0, 0), (0, 0, 1.2), (0, 0, 1.25), (0, 0, 7.6)]),
+            np.array([0.1, 0.1, 0.065, 0.05]),
+            "metal",
+            GREY,
+        )
+        g.tube(
+            np.array([(0, 0, 7.5), (0, -0.3, 7.85), (0, -1.5, 8.0)]),
+            np.array([0.04, 0.035, 0.03]),
+            "metal",
+            GREY,
+        )
         g.box((-0.14, -2.1, 7.93), (0.14, -1.45, 8.05), "metal", GREY)
     elif style == 1:  # a curved neck
         arc = np.linspace(0, math.pi / 2, 8)
@@ -39,16 +48,26 @@ def lamp(style: int) -> Model:
         g.tube(points, radii, "concrete" if style == 2 else "metal", (0.28, 0.3, 0.28))
         g.ellipsoid((0, -2.1, 7.68), (0.13, 0.36, 0.09), "metal", (0.5, 0.5, 0.5))
     else:  # an old lantern
-        g.tube(np.array([(0, 0, 0), (0, 0, 0.5), (0, 0, 0.9), (0, 0, 0.95), (0, 0, 4.2)]),
-               np.array([0.14, 0.12, 0.1, 0.055, 0.045]), "paint", BLACK)
+        g.tube(
+            np.array([(0, 0, 0), (0, 0, 0.5), (0, 0, 0.9), (0, 0, 0.95), (0, 0, 4.2)]),
+            np.array([0.14, 0.12, 0.1, 0.055, 0.045]),
+            "paint",
+            BLACK,
+        )
         g.cylinder((-0.35, 0, 3.7), (0.35, 0, 3.7), 0.02, "paint", BLACK)
-        g.tube(np.array([(0, 0, 4.2), (0, 0, 4.3), (0, 0, 4.75), (0, 0, 4.8), (0, 0, 5.0)]),
-               np.array([0.06, 0.13, 0.22, 0.25, 0.03]), "paint", (0.25, 0.25, 0.22), sides=6)
+        g.tube(
+            np.array([(0, 0, 4.2), (0, 0, 4.3), (0, 0, 4.75), (0, 0, 4.8), (0, 0, 5.0)]),
+            np.array([0.06, 0.13, 0.22, 0.25, 0.03]),
+            "paint",
+            (0.25, 0.25, 0.22),
+            sides=6,
+        )
     return [Part(Label.POLE, g)]
 
 
-def _disc(g: Geometry, r: float, x: float, color: Color, z: float, sides: int = 28,
-          turn: float = 0.0) -> None:
+def _disc(
+    g: Geometry, r: float, x: float, color: Color, z: float, sides: int = 28, turn: float = 0.0
+) -> None:
     angle = np.linspace(0, 2 * math.pi, sides, endpoint=False) + turn
     g.face([(x, -r * math.cos(a), z + r * math.sin(a)) for a in angle][::-1], "sign", color)
 
@@ -61,11 +80,23 @@ def _backed(g: Geometry, r: float, color: Color, z: float, sides: int, turn: flo
     _disc(g, r, -0.02, color, z, sides, turn)
 
 
-def _plate(g: Geometry, half_width: float, z0: float, z1: float, color: Color, border: Color,
-           rng: random.Random, lettering: bool = True) -> None:
+def _plate(
+    g: Geometry,
+    half_width: float,
+    z0: float,
+    z1: float,
+    color: Color,
+    border: Color,
+    rng: random.Random,
+    lettering: bool = True,
+) -> None:
     g.box((-0.02, -half_width, z0), (0.0, half_width, z1), "sign", border)
-    g.box((-0.024, -half_width + 0.03, z0 + 0.03), (-0.02, half_width - 0.03, z1 - 0.03), "sign",
-          color)
+    g.box(
+        (-0.024, -half_width + 0.03, z0 + 0.03),
+        (-0.02, half_width - 0.03, z1 - 0.03),
+        "sign",
+        color,
+    )
     if not lettering:
         return
     z = z1 - 0.12
@@ -88,8 +119,9 @@ def sign(style: str, height: float, seed: int) -> Model:
         _disc(face, r * 0.8, -0.023, WHITE, z)
         for k in range(rng.randint(1, 2)):
             y = (-0.28 + 0.5 * k) * r
-            face.box((-0.026, y - 0.045, z - r * 0.4), (-0.023, y + 0.045, z + r * 0.4), "sign",
-                     BLACK)
+            face.box(
+                (-0.026, y - 0.045, z - r * 0.4), (-0.023, y + 0.045, z + r * 0.4), "sign", BLACK
+            )
             face.box((-0.026, y - 0.1, z - r * 0.4), (-0.023, y + 0.1, z - r * 0.25), "sign", BLACK)
     elif style in ("round_blue", "two"):
         _backed(face, r, WHITE, z, 28)
@@ -129,8 +161,9 @@ def sign(style: str, height: float, seed: int) -> Model:
         color = rng.choice([WHITE, (0.65, 0.5, 0.02), (0.7, 0.7, 0.7)])
         _plate(face, rng.uniform(0.22, 0.4), z - 0.3, z + 0.3, color, BLACK, rng)
     at = 0.6 * 0.7 if style == "direction" else 0.0
-    pole.cylinder((0.05, at, 0), (0.05, at, z + (0.35 if style != "direction" else 0.5)), 0.038,
-                  "metal", GREY)
+    pole.cylinder(
+        (0.05, at, 0), (0.05, at, z + (0.35 if style != "direction" else 0.5)), 0.038, "metal", GREY
+    )
     return [Part(Label.POLE, pole), Part(Label.SIGN_SYMBOL, face)]
 
 
@@ -146,10 +179,13 @@ def traffic_light(state: int) -> Model:
         z = 3.18 - 0.32 * k
         lit = k == state
         angle = np.linspace(0, 2 * math.pi, 18, endpoint=False)
-        head.face([(-0.275, -0.11 * math.cos(a), z + 0.11 * math.sin(a)) for a in angle][::-1],
-                  "glow" if lit else "paint", color if lit else tuple(0.06 * c for c in color))
+        head.face(
+            [(-0.275, -0.11 * math.cos(a), z + 0.11 * math.sin(a)) for a in angle][::-1],
+            "glow" if lit else "paint",
+            color if lit else tuple(0.06 * c for c in color),
+        )
         arc = np.linspace(0.1, math.pi - 0.1, 9)
-        for a, b in zip(arc[:-1], arc[1:], strict=True):
+        for a, b in itertools.pairwise(arc):
             pa, pb = ((0.13 * math.cos(v), z + 0.13 * math.sin(v)) for v in (a, b))
             head.face([(-0.26, *pa), (-0.26, *pb), (-0.46, *pb), (-0.46, *pa)], "paint", BLACK)
     pole.box((-0.09, -0.03, 2.5), (0.0, 0.03, 2.56), "metal", GREY)
@@ -160,9 +196,23 @@ def traffic_light(state: int) -> Model:
 def bollard(style: int = 0) -> Model:
     """A cast-iron bollard of 1 m: CamVid counts them as poles."""
     g = Geometry()
-    g.tube(np.array([(0, 0, 0), (0, 0, 0.1), (0, 0, 0.82), (0, 0, 0.84), (0, 0, 0.9), (0, 0, 0.98),
-                     (0, 0, 1.02)]),
-           np.array([0.1, 0.075, 0.062, 0.085, 0.085, 0.06, 0.01]), "paint", BLACK, sides=10)
+    g.tube(
+        np.array(
+            [
+                (0, 0, 0),
+                (0, 0, 0.1),
+                (0, 0, 0.82),
+                (0, 0, 0.84),
+                (0, 0, 0.9),
+                (0, 0, 0.98),
+                (0, 0, 1.02),
+            ]
+        ),
+        np.array([0.1, 0.075, 0.062, 0.085, 0.085, 0.06, 0.01]),
+        "paint",
+        BLACK,
+        sides=10,
+    )
     g.tube(np.array([(0, 0, 0.7), (0, 0, 0.78)]), np.array([0.07, 0.07]), "paint", WHITE, sides=10)
     return [Part(Label.POLE, g)]
 
@@ -177,8 +227,13 @@ def post() -> Model:
 def bin_() -> Model:
     """A litter bin; CamVid has no class for it."""
     g = Geometry()
-    g.tube(np.array([(0, 0, 0), (0, 0, 0.9), (0, 0, 0.95), (0, 0, 1.1)]),
-           np.array([0.24, 0.26, 0.27, 0.12]), "paint", (0.02, 0.05, 0.03), sides=14)
+    g.tube(
+        np.array([(0, 0, 0), (0, 0, 0.9), (0, 0, 0.95), (0, 0, 1.1)]),
+        np.array([0.24, 0.26, 0.27, 0.12]),
+        "paint",
+        (0.02, 0.05, 0.03),
+        sides=14,
+    )
     return [Part(VOID, g)]
 
 
@@ -204,8 +259,9 @@ def boundary(kind: str, width: float, seed: int) -> Model:
         height = rng.uniform(0.6, 1.0) if kind == "low_wall" else rng.uniform(1.8, 2.6)
         color = rng.choice([(0.32, 0.14, 0.09), (0.4, 0.28, 0.18), (0.26, 0.12, 0.09)])
         g.box((0, 0, 0), (width, 0.23, height), "brick", color)
-        g.box((-0.02, -0.04, height), (width + 0.02, 0.27, height + 0.09), "stone",
-              (0.45, 0.43, 0.4))
+        g.box(
+            (-0.02, -0.04, height), (width + 0.02, 0.27, height + 0.09), "stone", (0.45, 0.43, 0.4)
+        )
     elif kind == "railing":
         color = rng.choice([BLACK, BLACK, (0.02, 0.06, 0.035), (0.3, 0.3, 0.3)])
         base, height = rng.choice([0.0, 0.35]), rng.uniform(1.1, 1.5)
@@ -245,8 +301,12 @@ def boundary(kind: str, width: float, seed: int) -> Model:
         while x < width - 0.02:
             step = min(0.145, width - x)
             shade = rng.uniform(0.75, 1.2)
-            g.box((x, 0.03, 0.06), (x + step - 0.008, 0.055, height), "wood",
-                  tuple(c * shade for c in color))
+            g.box(
+                (x, 0.03, 0.06),
+                (x + step - 0.008, 0.055, height),
+                "wood",
+                tuple(c * shade for c in color),
+            )
             x += step
         for k in range(int(width / 1.8) + 2):
             x = min(width, k * 1.8)
@@ -268,8 +328,12 @@ def boundary(kind: str, width: float, seed: int) -> Model:
     else:  # red and white barrier boards round road works
         for k in range(int(width / 0.5)):
             for z in (0.45, 0.85):
-                g.box((k * 0.5, 0.0, z), (k * 0.5 + 0.5, 0.03, z + 0.2), "paint",
-                      RED if k % 2 else WHITE)
+                g.box(
+                    (k * 0.5, 0.0, z),
+                    (k * 0.5 + 0.5, 0.03, z + 0.2),
+                    "paint",
+                    RED if k % 2 else WHITE,
+                )
         for k in range(int(width / 2) + 1):
             g.box((k * 2.0 - 0.03, 0.03, 0), (k * 2.0 + 0.03, 0.09, 1.1), "paint", (0.5, 0.2, 0.02))
     return [Part(label, g)]
