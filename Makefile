@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 # The first Python that has wheels for everything; PYTHON=python3.12 chooses another.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+PYTHON := $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VERSION := $(shell "$(PYTHON)" -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)
 # One environment per Python, all below .venv/, so that testing 3.10 does not undo 3.12.
@@ -15,12 +15,12 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMPS := $(VENV)/stamps
 
 # demo: your own bag, video or folder; the image topic of a bag with several; where the result goes.
-INPUT ?=
-TOPIC ?=
-OUTPUT ?= demo_output
-MODEL ?=
-BACKEND ?= auto
-ARGS ?=
+INPUT :=
+TOPIC :=
+OUTPUT := demo_output
+MODEL :=
+BACKEND := auto
+ARGS :=
 export INPUT TOPIC OUTPUT MODEL BACKEND
 
 # With a ROS installation sourced, its rclpy would come before the pinned one; these commands bring their own.
@@ -84,7 +84,7 @@ test-slow: $(STAMPS)/training
 	$(PY) -m pytest -m slow $(ARGS)
 
 test-render: $(STAMPS)/render
-	$(PY) -m pytest -m render test/training/town $(ARGS)
+	$(PY) -m pytest --noconftest -m render test/training/town $(ARGS)
 
 # --- for developers ---------------------------------------------------------------------------------------------------
 lint: $(STAMPS)/lint
@@ -110,6 +110,7 @@ colcon: $(STAMPS)/runtime
 
 pip-install:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-pip $(VENV)-pip/stamps/runtime
+	rm -rf build/lib build/bdist.* build/pip
 	$(VENV)-pip/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall .
 	@echo "--- the installed console scripts, away from the source tree"
 	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; \
