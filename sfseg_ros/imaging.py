@@ -128,8 +128,9 @@ def rgb_from_compressed(data: ByteBuffer, upright: bool = False) -> Uint8Array:
     tag of a photograph; without it the array has the pixel grid of the camera.
 
     Raises ImageError for other formats, truncated or damaged files, and more than MAX_PIXELS.
-    A truncated JPEG is found by its missing end marker: older versions of OpenCV would return it
-    with a grey lower part. Bytes after the end are ignored, as every viewer does.
+    A truncated JPEG is found by its missing end marker, because the OpenCV of ROS 2 Humble and
+    Jazzy (4.5, 4.6) returns it with a grey lower part. Bytes after the end are ignored, as every
+    viewer does.
     """
     buffer = _bytes_of(data)
     content = buffer.data
