@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sfseg_ros.metrics import ConfusionMatrix
+from sfseg_ros.segmenter import Segmenter, open_segmenter
 from training import checkpoint
 from training.config import load_recipe
 from training.data.street_folder import StreetFolder
@@ -34,13 +35,8 @@ def evaluate(
     return matrix
 
 
-def evaluate_directory(
-    directory: Path, data: StreetFolder, backend: str, precision: str
-) -> ConfusionMatrix:
-    """Confusion matrix of the deployed model: what the node would publish for these pictures."""
-    from sfseg_ros.segmenter import open_segmenter
-
-    segmenter = open_segmenter(directory, backend=backend, precision=precision)
+def evaluate_segmenter(segmenter: Segmenter, data: StreetFolder) -> ConfusionMatrix:
+    """Confusion matrix of a deployed model: what the node would publish for these pictures."""
     matrix = ConfusionMatrix(len(segmenter.manifest.classes))
     for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
         sample = data[index]
@@ -56,13 +52,21 @@ def report(matrix: ConfusionMatrix, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def as_json(matrix: ConfusionMatrix, names: list[str]) -> dict[str, object]:
-    """The same numbers as plain values from 0 to 1, rounded to four digits."""
+def record(
+    matrix: ConfusionMatrix, names: list[str], data: StreetFolder, lists: list[str], what: str
+) -> dict[str, object]:
+    """The measurement as plain values for a manifest: IoUs from 0 to 1, rounded to four digits."""
     iou = {
         name: None if np.isnan(value) else round(float(value), 4)
         for name, value in zip(names, matrix.iou(), strict=True)
     }
     return {
+        "pictures": len(data),
+        "lists": lists,
+        "measured": what,
+        "protocol": "whole image, single scale, no flip",
+        "commit": checkpoint.commit(),
+        "hardware": checkpoint.hardware(),
         "miou": round(matrix.miou(), 4),
         "pixel_accuracy": round(matrix.pixel_accuracy(), 4),
         "iou": iou,
@@ -75,15 +79,22 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe)
     names = [name for name, _ in recipe.classes]
     if arguments.model:
-        matrix = evaluate_directory(arguments.model, data, arguments.backend, arguments.precision)
+        segmenter = open_segmenter(
+            arguments.model, backend=arguments.backend, precision=arguments.precision
+        )
+        what = f"exported model, {segmenter.backend.description}"
+        matrix = evaluate_segmenter(segmenter, data)
     else:
         network = recipe.network()
         network.load_state_dict(checkpoint.load(arguments.checkpoint)["ema"])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        what = "checkpoint, torch fp32, pictures at their own size"
         matrix = evaluate(network.to(device), data, len(names), device)
+    print(what)
     print(report(matrix, names))
     if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(matrix, names), indent=1) + "\n")
+        result = record(matrix, names, data, arguments.lists, what)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

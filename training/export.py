@@ -24,6 +24,7 @@ from sfseg_ros.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
 from training.config import Recipe, load_recipe
 from training.data.street_folder import StreetFolder
+from training.model_card import model_card
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import upsample_argmax
 from training.onnx_functions import DOMAIN, OPSET, functions
@@ -64,6 +65,7 @@ def main() -> None:
     parity = check_parity(network, onnx_path, parity_images(arguments, recipe))
     manifest = manifest_of(recipe, network, onnx_path, parity, provenance, arguments.evaluation)
     save_manifest(manifest)
+    (arguments.output_dir / "README.md").write_text(model_card(manifest))
     print(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB, {len(model.graph.node)} nodes")
     print(f"agreement with torch: {100 * parity['pixel_agreement']:.3f} % of pixels")
     if parity["pixel_agreement"] < MIN_AGREEMENT:
