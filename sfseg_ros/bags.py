@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: reading and writing rosbag2, header stamps in serialised messages, and making a bag
-of a video or a folder of pictures. No ROS process is needed for any of it (the rosbags library).
+"""Recordings: reading and writing rosbag2, and making a bag of a video or a folder of pictures.
+
+No ROS process is needed for any of it; the rosbags library does the work.
 
 Times are integer nanoseconds since 1970. A message is kept as the CDR bytes that the middleware
 sends, and is decoded only where its pixels are wanted.
 """
 
 import itertools
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from sfseg_ros.cdr import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    NS_PER_S,
+    compressed_image_cdr,
+    stamp_of_cdr,
+    typestore,
+)
 from sfseg_ros.errors import BagError
-from sfseg_ros.imaging import rgb_from_buffer, rgb_from_compressed
 from sfseg_ros.video import frames_of_video, jpeg_from_rgb
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
-    from rosbags.typesys.store import Typestore
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 GROUND_TRUTH_SUFFIX = "ground_truth"
 
@@ -119,10 +122,10 @@ class BagReader:
         connections = [c for c in self._reader.connections if c.topic in wanted]
         if not connections:
             return
-        typestore = _typestore() if self._ros1 else None
+        ros2 = typestore() if self._ros1 else None
         try:
             for connection, log_ns, raw in self._reader.messages(connections):
-                cdr = typestore.ros1_to_cdr(raw, connection.msgtype) if typestore else raw
+                cdr = ros2.ros1_to_cdr(raw, connection.msgtype) if ros2 else raw
                 yield Message(connection.topic, connection.msgtype, log_ns, bytes(cdr))
         except Exception as error:  # rosbags raises a wide range of types on a damaged file
             raise BagError(f"{self.path}: damaged recording ({_one_line(error)})") from error
@@ -201,90 +204,6 @@ def find_ground_truth_topic(topics: Sequence[Topic]) -> Topic | None:
     return None
 
 
-# --- single messages ----------------------------------------------------------------------------
-
-# CDR: 4 bytes of encapsulation, whose second is 1 for little endian, then the message. A message
-# that begins with a std_msgs/Header begins with its stamp: int32 seconds, uint32 nanoseconds.
-_STAMP_OFFSET = 4
-NS_PER_S = 1_000_000_000
-
-
-def stamp_of_cdr(cdr: bytes) -> int:
-    """Header stamp in nanoseconds of a serialised message that begins with a Header."""
-    seconds, nanoseconds = struct.unpack_from(_stamp_format(cdr), cdr, _STAMP_OFFSET)
-    return int(seconds) * NS_PER_S + int(nanoseconds)
-
-
-def cdr_with_stamp(cdr: bytes, stamp_ns: int) -> bytes:
-    """The same message with another header stamp; every other byte as it was."""
-    stamp = struct.pack(_stamp_format(cdr), *divmod(stamp_ns, NS_PER_S))
-    return cdr[:_STAMP_OFFSET] + stamp + cdr[_STAMP_OFFSET + len(stamp) :]
-
-
-def _stamp_format(cdr: bytes) -> str:
-    if len(cdr) < _STAMP_OFFSET + 8:
-        raise BagError(f"message of {len(cdr)} bytes: too short for a header")
-    return "<iI" if cdr[1] & 1 else ">iI"
-
-
-def rgb_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB of a serialised Image or CompressedImage. Raises ImageError."""
-    message: Any = _typestore().deserialize_cdr(cdr, message_type)
-    if message_type == COMPRESSED_IMAGE:
-        return rgb_from_compressed(message.data)
-    return rgb_from_buffer(
-        message.data,
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        bool(message.is_bigendian),
-    )
-
-
-def labels_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W) of a serialised mask: mono8 Image, or CompressedImage with a grey PNG."""
-    message: Any = _typestore().deserialize_cdr(cdr, message_type)
-    if message_type == COMPRESSED_IMAGE:
-        labels = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
-            raise BagError("a mask is not a PNG of one 8-bit channel")
-        return np.asarray(labels, np.uint8)
-    if message.encoding not in ("mono8", "8UC1"):
-        raise BagError(f"a mask has encoding {message.encoding}, expected mono8")
-    rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
-    return rows[:, : message.width]
-
-
-def text_from_cdr(cdr: bytes) -> str:
-    """The text of a serialised std_msgs/String."""
-    message: Any = _typestore().deserialize_cdr(cdr, "std_msgs/msg/String")
-    return str(message.data)
-
-
-def diagnostics_from_cdr(cdr: bytes) -> list[dict[str, str]]:
-    """Key and value pairs of every status of a serialised diagnostic_msgs/DiagnosticArray; `name`
-    and `message` of the status stand among them."""
-    array: Any = _typestore().deserialize_cdr(cdr, "diagnostic_msgs/msg/DiagnosticArray")
-    return [
-        {"name": s.name, "message": s.message, **{v.key: v.value for v in s.values}}
-        for s in array.status
-    ]
-
-
-def compressed_image_cdr(data: bytes, image_format: str, stamp_ns: int, frame_id: str) -> bytes:
-    """A serialised CompressedImage around an encoded picture; `image_format` is jpeg or png."""
-    store = _typestore()
-    types: Any = store.types
-    seconds, nanoseconds = divmod(stamp_ns, NS_PER_S)
-    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
-    message = types[COMPRESSED_IMAGE](
-        header=header, format=image_format, data=np.frombuffer(data, np.uint8)
-    )
-    return bytes(store.serialize_cdr(message, COMPRESSED_IMAGE))
-
-
 # --- writing ------------------------------------------------------------------------------------
 
 
@@ -311,12 +230,12 @@ class BagWriter:
         except (rosbag2.WriterError, OSError) as error:
             raise BagError(f"{self.path}: cannot be written ({_one_line(error)})") from error
         for topic in self.topics:
-            if topic.type not in _typestore().fielddefs:
+            if topic.type not in typestore().fielddefs:
                 raise BagError(f"{topic.name}: unknown message type {topic.type}")
             self._connections[topic.name] = self._writer.add_connection(
                 topic.name,
                 topic.type,
-                typestore=_typestore(),
+                typestore=typestore(),
                 offered_qos_profiles=[_qos(topic.latched)],
             )
 
@@ -408,19 +327,6 @@ def _rosbag2() -> Any:
     except ImportError as error:
         raise BagError(f"bags need the rosbags library ({error}): pip install rosbags") from error
     return rosbag2
-
-
-_STORES: dict[str, "Typestore"] = {}
-
-
-def _typestore() -> "Typestore":
-    """Definitions of the standard messages as of Jazzy; made once, because it takes a while."""
-    if "jazzy" not in _STORES:
-        _rosbag2()
-        from rosbags.typesys import Stores, get_typestore
-
-        _STORES["jazzy"] = get_typestore(Stores.ROS2_JAZZY)
-    return _STORES["jazzy"]
 
 
 def _open_reader(path: Path, ros1: bool) -> Any:

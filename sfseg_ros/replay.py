@@ -12,16 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.bags import (
-    BagReader,
-    Message,
-    Timeline,
-    Topic,
-    diagnostics_from_cdr,
-    labels_from_cdr,
-    rgb_from_cdr,
-    with_times,
-)
+from sfseg_ros.bags import BagReader, Message, Timeline, Topic, with_times
+from sfseg_ros.cdr import diagnostics_from_cdr, labels_from_cdr, rgb_from_cdr
 from sfseg_ros.errors import BagError, ImageError
 from sfseg_ros.imaging import color_mask, overlay
 from sfseg_ros.manifest import Manifest

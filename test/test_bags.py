@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings: what is written is read, and stamps are the only bytes that playing changes."""
 
-import struct
 from pathlib import Path
 
 import cv2
@@ -11,9 +10,6 @@ from rosbags import rosbag1
 from rosbags.typesys import Stores, get_typestore
 
 from sfseg_ros.bags import (
-    COMPRESSED_IMAGE,
-    IMAGE,
-    NS_PER_S,
     BagReader,
     BagWriter,
     Message,
@@ -22,16 +18,19 @@ from sfseg_ros.bags import (
     TopicToWrite,
     bag_from_folder,
     bag_from_video,
-    cdr_with_stamp,
     choose_clock,
     choose_image_topic,
-    compressed_image_cdr,
     find_bag,
     find_ground_truth_topic,
-    labels_from_cdr,
+    with_times,
+)
+from sfseg_ros.cdr import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    NS_PER_S,
+    compressed_image_cdr,
     rgb_from_cdr,
     stamp_of_cdr,
-    with_times,
 )
 from sfseg_ros.errors import BagError
 from sfseg_ros.video import VideoWriter
@@ -74,27 +73,7 @@ def write_bag(path: Path, stamps_ns: list[int], topic: str = "/camera/image/comp
     return path
 
 
-# --- stamps -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("little_endian", [True, False])
-def test_a_stamp_is_exchanged_and_no_other_byte_changes(little_endian):
-    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    message = image_message(ROS2, STAMP_NS, "mono8", pixels, step=4)
-    cdr = bytes(ROS2.serialize_cdr(message, IMAGE, little_endian=little_endian))
-    assert stamp_of_cdr(cdr) == STAMP_NS
-
-    moved = cdr_with_stamp(cdr, STAMP_NS + 5 * NS_PER_S + 1)
-
-    assert stamp_of_cdr(moved) == STAMP_NS + 5 * NS_PER_S + 1
-    assert moved[:4] == cdr[:4]
-    assert moved[12:] == cdr[12:]
-    assert ROS2.deserialize_cdr(moved, IMAGE).header.stamp.sec == 1_700_000_005
-
-
-def test_a_message_without_room_for_a_stamp_is_refused():
-    with pytest.raises(BagError, match="11 bytes: too short"):
-        stamp_of_cdr(struct.pack("<11x"))
+# --- times -------------------------------------------------------------------------------------
 
 
 def test_the_clock_is_the_header_unless_its_stamps_do_not_rise():
@@ -217,19 +196,6 @@ def test_with_several_cameras_the_choice_is_listed():
         choose_image_topic(topics, "/top")
     with pytest.raises(BagError, match="no topic with images.*/imu"):
         choose_image_topic([Topic("/imu", "sensor_msgs/msg/Imu", 9)])
-
-
-def test_masks_are_read_from_images_with_padding_and_from_png():
-    labels = np.array([[0, 1, 255], [3, 4, 5]], np.uint8)
-    padded = np.hstack([labels, np.full((2, 2), 99, np.uint8)])
-    message = image_message(ROS2, 1, "mono8", labels, step=5)
-    message.data = padded.reshape(-1)
-    cdr = bytes(ROS2.serialize_cdr(message, IMAGE))
-    assert (labels_from_cdr(cdr, IMAGE) == labels).all()
-    png = compressed_image_cdr(png_of(labels), "png", 1, "")
-    assert (labels_from_cdr(png, COMPRESSED_IMAGE) == labels).all()
-    with pytest.raises(BagError, match="one 8-bit channel"):
-        labels_from_cdr(picture_cdr(1), COMPRESSED_IMAGE)
 
 
 # --- folders and videos -------------------------------------------------------------------------

@@ -7,14 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.bags import (
-    COMPRESSED_IMAGE,
-    BagWriter,
-    Timeline,
-    Topic,
-    TopicToWrite,
-    compressed_image_cdr,
-)
+from sfseg_ros.bags import BagWriter, Timeline, Topic, TopicToWrite
+from sfseg_ros.cdr import COMPRESSED_IMAGE, compressed_image_cdr
 from sfseg_ros.errors import BagError
 from sfseg_ros.manifest import Manifest, SemanticClass
 from sfseg_ros.replay import Playback, last_diagnostics, read_replay, summarise

@@ -31,11 +31,11 @@ from sfseg_ros.bags import (
     Message,
     Timeline,
     Topic,
-    cdr_with_stamp,
     choose_clock,
     choose_image_topic,
     with_times,
 )
+from sfseg_ros.cdr import cdr_with_stamp
 from sfseg_ros.errors import BagError, SfsegError
 
 # As a camera driver publishes: reliable also feeds the best-effort readers.

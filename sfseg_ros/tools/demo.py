@@ -20,8 +20,6 @@ from datetime import datetime
 from pathlib import Path
 
 from sfseg_ros.bags import (
-    COMPRESSED_IMAGE,
-    IMAGE,
     BagReader,
     Message,
     Timeline,
@@ -31,8 +29,8 @@ from sfseg_ros.bags import (
     choose_image_topic,
     find_bag,
     find_ground_truth_topic,
-    rgb_from_cdr,
 )
+from sfseg_ros.cdr import COMPRESSED_IMAGE, IMAGE, rgb_from_cdr
 from sfseg_ros.errors import BagError, ImageError, SfsegError
 from sfseg_ros.manifest import Manifest, load_manifest
 from sfseg_ros.replay import Playback, last_diagnostics, summarise

@@ -12,16 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.bags import (
-    COMPRESSED_IMAGE,
-    NS_PER_S,
-    BagReader,
-    BagWriter,
-    Timeline,
-    TopicToWrite,
-    compressed_image_cdr,
-    stamp_of_cdr,
-)
+from sfseg_ros.bags import BagReader, BagWriter, Timeline, TopicToWrite
+from sfseg_ros.cdr import COMPRESSED_IMAGE, NS_PER_S, compressed_image_cdr, stamp_of_cdr
 from sfseg_ros.tools.processes import Process, process, ros_environment
 
 CAMERA, TRUTH = "/camera/image/compressed", "/camera/ground_truth"

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 from rosbags.typesys import Stores, get_typestore
 
-from sfseg_ros.bags import (
+from sfseg_ros.bags import BagReader, BagWriter, TopicToWrite
+from sfseg_ros.cdr import (
     COMPRESSED_IMAGE,
     IMAGE,
     NS_PER_S,
-    BagReader,
-    BagWriter,
-    TopicToWrite,
     compressed_image_cdr,
     labels_from_cdr,
     stamp_of_cdr,

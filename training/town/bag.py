@@ -16,14 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sfseg_ros.bags import (
-    CAMERA_TOPIC,
-    COMPRESSED_IMAGE,
-    NS_PER_S,
-    BagWriter,
-    TopicToWrite,
-    compressed_image_cdr,
-)
+from sfseg_ros.bags import CAMERA_TOPIC, BagWriter, TopicToWrite
+from sfseg_ros.cdr import COMPRESSED_IMAGE, NS_PER_S, compressed_image_cdr
 
 INFO_TOPIC = "/camera/camera_info"
 TRUTH_TOPIC = "/camera/ground_truth"

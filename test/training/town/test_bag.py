@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.bags import BagReader, labels_from_cdr, rgb_from_cdr, stamp_of_cdr
+from sfseg_ros.bags import BagReader
+from sfseg_ros.cdr import labels_from_cdr, rgb_from_cdr, stamp_of_cdr
 from training.town.bag import CAMERA_INFO, CAMERA_TOPIC, INFO_TOPIC, TRUTH_TOPIC, write_bag
 from training.town.labels import VALID_LABELS, Label
 
