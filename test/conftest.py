@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model of a few bytes that keeps the whole contract, so that tests need no trained one.
 
-It classifies each 4x4 block by the nearest of three colours, so its labels can be told in advance.
-Like the real file it has fp16 weights, dynamic sizes, and `sfseg` functions with standard bodies.
+`tiny_model` classifies each 4x4 block by the nearest of three colours, so its labels can be told in
+advance. Like the real file it has fp16 weights, dynamic sizes, and `sfseg` functions with standard
+bodies.
 """
 
 from pathlib import Path
@@ -10,10 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from sfseg_ros.manifest import Manifest, SemanticClass, load_manifest, save_manifest, sha256_of_file
 from training.onnx_functions import flow_warp, upsample_argmax
+
+# The same examples on every machine, and no time limit for one: other programs may be running.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("sfseg", 1)]
