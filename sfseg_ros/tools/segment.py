@@ -74,7 +74,7 @@ def segment_file(segmenter: Segmenter, path: Path, output: Path) -> None:
     _write(output / "color" / f"{path.stem}.png", color_mask(result.labels, palette))
     painted = overlay(rgb, result.labels, palette, OVERLAY_ALPHA)
     _write(output / "overlay" / f"{path.stem}.jpg", painted)
-    print(f"{path.name}: {rgb.shape[0]}x{rgb.shape[1]}, {result.total_ms:.1f} ms")
+    print(f"{path.name}: {rgb.shape[0]}x{rgb.shape[1]}", flush=True)
 
 
 def _write(path: Path, picture: Uint8Array) -> None:
