@@ -45,7 +45,9 @@ def main() -> None:
         rows += whole_model_rows(manifest, height, width, arguments.repeats)
         rows += tail_rows(manifest, height, width, arguments.repeats)
     document = {
-        "command": f"python -m benchmarks.backends {manifest.name}",
+        "command": f"python -m benchmarks.backends {manifest.name} "
+        f"--sizes {' '.join(arguments.sizes)} --repeats {arguments.repeats}",
+        "onnx_sha256": manifest.onnx_sha256,
         "machine": dict(machine_facts()),
         "load_average": os.getloadavg()[0],
         "unit": "ms per frame",
