@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m benchmarks.backends MODEL: every backend and precision of this machine side by side.
 
-CPU time is the number to compare: it hardly changes when other programs run; wall time does.
+CPU time changes little when other programs run; wall time does, and is recorded on an idle machine
+only (run it again there).
 Agreement is the share of pixels with the label of ONNX Runtime in fp32, on a picture of smooth
 noise, where classes lie closer together than in a street. Writes benchmarks/backends.json.
 """
@@ -29,6 +30,7 @@ from sfseg_ros.share import find_model
 from sfseg_ros.tools.machine import machine_facts
 
 Row = dict[str, str | float]
+QUIET = os.getloadavg()[0] < 1
 
 
 def main() -> None:
@@ -110,13 +112,11 @@ def measured(what: str, call: Callable[[], object], repeats: int) -> Row:
         call()
         wall.append((time.perf_counter() - start) * 1e3)
     cpu_ms = (time.process_time() - cpu) * 1e3 / repeats
-    row: Row = {
-        "what": what,
-        "cpu_ms": round(cpu_ms, 2),
-        "wall_ms_min": round(min(wall), 2),
-        "wall_ms_p50": round(statistics.median(wall), 2),
-    }
-    print(f"{what:52} cpu {row['cpu_ms']:8.1f}  wall {row['wall_ms_p50']:8.1f} ms", flush=True)
+    row: Row = {"what": what, "cpu_ms": round(cpu_ms, 2)}
+    if QUIET:
+        row["wall_ms_min"] = round(min(wall), 2)
+        row["wall_ms_p50"] = round(statistics.median(wall), 2)
+    print(", ".join(str(value) for value in row.values()), flush=True)
     return row
 
 
