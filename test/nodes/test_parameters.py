@@ -14,7 +14,8 @@ from sfseg_ros.nodes.parameters import (
     value_from_text,
 )
 
-CONFIG = Path(__file__).resolve().parents[2] / "config"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
 FIELDS = dataclasses.fields(NodeParameters)
 
 
@@ -30,6 +31,10 @@ def test_the_default_file_says_all_parameters_and_their_defaults():
     values = document["/**"]["ros__parameters"]
     assert list(values) == [field.name for field in FIELDS]
     assert NodeParameters(**values) == NodeParameters()
+
+
+def test_the_readme_has_this_table():
+    assert markdown_table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_has_a_row_for_each_parameter():
