@@ -7,9 +7,14 @@ been started with config/fastdds_large_images.xml. It can say so.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from sfseg_ros.share import shared_file
@@ -29,12 +34,12 @@ except ImportError:  # Humble
 
 __all__ = [
     "QoSMessageLostInfo",
-    "SubscriptionEventCallbacks",
-    "UnsupportedEventTypeError",
+    "image_topic",
     "input_qos",
     "latched_qos",
     "missing_profile",
     "output_qos",
+    "subscribe",
 ]
 
 LARGE_MESSAGE_BYTES = 512 * 1024
@@ -69,6 +74,39 @@ def latched_qos() -> QoSProfile:
         reliability=ReliabilityPolicy.RELIABLE,
         durability=DurabilityPolicy.TRANSIENT_LOCAL,
     )
+
+
+def image_topic(node: Node, image_transport: str) -> str:
+    """What `image` is remapped to; for compressed images `/compressed` below it, as in
+    image_transport, also where the remapping says so already."""
+    topic = node.resolve_topic_name("image")
+    return f"{topic.removesuffix('/compressed')}/compressed" if image_transport != "raw" else topic
+
+
+def subscribe(
+    node: Node,
+    kind: type,
+    topic: str,
+    on_image: Callable[[Any], None],
+    on_lost: Callable[[QoSMessageLostInfo], None],
+) -> Subscription:
+    """Subscribe to images. Incompatible quality of service is logged by rclpy itself, with the
+    name of the policy; `on_lost` is called where the middleware reports its losses."""
+
+    def subscription(events: SubscriptionEventCallbacks) -> Subscription:
+        return node.create_subscription(
+            kind,
+            topic,
+            on_image,
+            input_qos(),
+            event_callbacks=events,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    try:
+        return subscription(SubscriptionEventCallbacks(message_lost=on_lost))
+    except UnsupportedEventTypeError:
+        return subscription(SubscriptionEventCallbacks())
 
 
 def missing_profile() -> str | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node publishes for each frame: one row per topic, in the order of publishing."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from sfseg_ros import imaging
+from sfseg_ros.manifest import UNLABELLED, Manifest
 from sfseg_ros.nodes.messages import image_from_array
 from sfseg_ros.nodes.middleware import output_qos
 
@@ -106,3 +108,11 @@ class OutputPublishers:
     def destroy(self) -> None:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
+
+
+def label_map_json(manifest: Manifest) -> str:
+    """Names and colours of the labels, as `~/label_map` carries them."""
+    classes = [
+        {"id": c.index, "name": c.name, "color": list(c.color_rgb)} for c in manifest.classes
+    ]
+    return json.dumps({"model": manifest.name, "classes": classes, "unlabelled": UNLABELLED})

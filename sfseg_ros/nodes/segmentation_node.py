@@ -5,7 +5,6 @@ It only connects: frames wait in sfseg_ros.mailbox, the network is behind sfseg_
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
 """
 
-import json
 import signal
 import sys
 import time
@@ -20,7 +19,6 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -29,19 +27,18 @@ from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.health import SILENCE_S, StreamState, judge
 from sfseg_ros.latency import FrameTimes
 from sfseg_ros.mailbox import FrameWorker
-from sfseg_ros.manifest import UNLABELLED, Manifest
+from sfseg_ros.manifest import UNLABELLED
 from sfseg_ros.nodes.diagnostics import diagnostic_array
 from sfseg_ros.nodes.messages import nanoseconds, rgb_from_message
 from sfseg_ros.nodes.middleware import (
     LARGE_MESSAGE_BYTES,
     QoSMessageLostInfo,
-    SubscriptionEventCallbacks,
-    UnsupportedEventTypeError,
-    input_qos,
+    image_topic,
     latched_qos,
     missing_profile,
+    subscribe,
 )
-from sfseg_ros.nodes.outputs import OutputPublishers, SegmentedFrame
+from sfseg_ros.nodes.outputs import OutputPublishers, SegmentedFrame, label_map_json
 from sfseg_ros.nodes.parameters import ParameterError, changed_parameters, declare_parameters
 from sfseg_ros.nodes.transitions import ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
@@ -69,6 +66,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._outputs: OutputPublishers | None = None
         self._label_map: Publisher | None = None
         self._subscription: Subscription | None = None
+        self._topic = ""
         self._worker: FrameWorker[ReceivedFrame] = FrameWorker(self._segment, self._on_frame_error)
         self._times = FrameTimes()
         self._lost = 0
@@ -132,8 +130,12 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._heard_ns = time.monotonic_ns()
         self._said.clear()
         self._worker.start()
-        self._subscription = self._subscribe()
-        self.get_logger().info(f"waiting for images on {self._subscription.topic_name}")
+        self._topic = image_topic(self, self._settings.image_transport)
+        kind = CompressedImage if self._settings.image_transport == "compressed" else Image
+        self._subscription = subscribe(
+            self, kind, self._topic, self._on_image, self._on_message_lost
+        )
+        self.get_logger().info(f"waiting for images on {self._topic}")
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -225,33 +227,12 @@ class SegmentationNode(ResponsiveLifecycleNode):
         else:
             log.warning(f"frames rejected, {text}", throttle_duration_sec=THROTTLE_S)
 
-    # Subscription, health, parameters.
-
-    def _subscribe(self) -> Subscription:
-        """`image`, or `/compressed` below what `image` is remapped to, as image_transport does."""
-        compressed = self._settings.image_transport == "compressed"
-        topic = self.resolve_topic_name("image") + ("/compressed" if compressed else "")
-
-        def subscribe(events: SubscriptionEventCallbacks) -> Subscription:
-            return self.create_subscription(
-                CompressedImage if compressed else Image,
-                topic,
-                self._on_image,
-                input_qos(),
-                event_callbacks=events,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-
-        # rclpy's own callbacks already log incompatible QoS, with the name of the policy.
-        try:
-            return subscribe(SubscriptionEventCallbacks(message_lost=self._on_message_lost))
-        except UnsupportedEventTypeError:  # not every middleware counts its losses
-            return subscribe(SubscriptionEventCallbacks())
+    # Health and parameters.
 
     def _on_message_lost(self, event: QoSMessageLostInfo) -> None:
         self._lost += event.total_count_change
         self.get_logger().warning(
-            f"the middleware lost {self._lost} frames so far. {missing_profile() or ''}",
+            f"frames lost by the middleware so far: {self._lost}. {missing_profile() or ''}",
             throttle_duration_sec=THROTTLE_S,
         )
 
@@ -259,14 +240,9 @@ class SegmentationNode(ResponsiveLifecycleNode):
         """Publish /diagnostics, and say it when a camera is there but its frames are not."""
         state = self._stream_state()
         if state.lifecycle == "active" and state.cameras and state.silent_s >= SILENCE_S:
-            assert self._subscription is not None
-            topic = self._subscription.topic_name
             self._say_once(
-                f"{topic} has a publisher but no frame came for {SILENCE_S:.0f} s: "
-                + (
-                    missing_profile()
-                    or f"see `ros2 topic hz {topic}`, `ros2 topic info -v {topic}`"
-                )
+                f"{self._topic} has a publisher but no frame came for {SILENCE_S:.0f} s: "
+                + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
             )
         model = self._segmenter
         level, message = judge(state, self._before)
@@ -285,12 +261,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
 
     def _stream_state(self) -> StreamState:
         latency = self._times.percentiles("latency")
-        subscription = self._subscription
         return StreamState(
             lifecycle=self.state_label,
             counts=self._worker.counts,
             lost=self._lost,
-            cameras=self.count_publishers(subscription.topic_name) if subscription else 0,
+            cameras=self.count_publishers(self._topic) if self._topic else 0,
             silent_s=(time.monotonic_ns() - self._heard_ns) / 1e9,
             age_ms=latency[0] if latency else None,
             load_error=self._load_error,
@@ -333,14 +308,6 @@ class SegmentationNode(ResponsiveLifecycleNode):
             self._segmenter = None
 
 
-def label_map_json(manifest: Manifest) -> str:
-    """Names and colours of the labels, as `~/label_map` carries them."""
-    classes = [
-        {"id": c.index, "name": c.name, "color": list(c.color_rgb)} for c in manifest.classes
-    ]
-    return json.dumps({"model": manifest.name, "classes": classes, "unlabelled": UNLABELLED})
-
-
 def one_line(error: Exception) -> str:
     """The message, with its type where it is not one of ours."""
     kind = "" if isinstance(error, SfsegError) else f"{type(error).__name__}: "
@@ -355,6 +322,9 @@ def main(args: list[str] | None = None) -> None:
     node = None
     try:
         rclpy.init(args=args)
+    except Exception as error:  # a parameter file that is missing or no YAML, a malformed option
+        sys.exit(f"segmentation_node: {one_line(error)}")
+    try:
         node = SegmentationNode()
         node.autostart()
         rclpy.spin(node)

@@ -98,6 +98,11 @@ def test_compressed_images_follow_the_remapped_topic(start):
     process.wait_for("waiting for images on /camera/image_raw/compressed")
 
 
+def test_a_topic_that_was_remapped_with_compressed_at_its_end_is_understood(start):
+    process = start("-r", "image:=/camera/compressed", "-p", "image_transport:=compressed")
+    process.wait_for("waiting for images on /camera/compressed\n")
+
+
 def test_a_missing_model_is_one_line_and_the_node_stays(start):
     process = start("-p", "model_dir:=/no/such/model")
     process.wait_for("cannot load the model: model '/no/such/model'")
@@ -112,3 +117,12 @@ def test_a_bad_parameter_at_start_is_one_line_and_exit_code_1(start, setting):
     assert process.returncode() == 1
     assert "Traceback" not in process.output
     assert setting.split(":")[0] in process.output.strip().splitlines()[-1]
+
+
+def test_a_parameter_file_that_cannot_be_read_is_one_line_and_exit_code_1(start, tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("segmentation: [")
+    process = start("--params-file", str(file))
+    assert process.returncode() == 1
+    assert "Traceback" not in process.output
+    assert str(file) in process.output
