@@ -11,14 +11,14 @@ callback minus the stamp at `publish`. Prints one line per case and writes them 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+
+from sfseg_ros.tools.machine import machine_facts
 
 PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_large_images.xml"
 VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -109,38 +109,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.role:
         return {"send": send, "receive": receive}[args.role](args)
-    rows = []
+    load, rows = os.getloadavg()[0], []
     for with_profile in (False, True):
         for reliability in ("reliable", "best_effort"):
             rows.append(measure(args, with_profile, reliability))
             print(json.dumps(rows[-1]), flush=True)
     if args.output:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=PROFILE.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip()
         document = {
             "command": "python benchmarks/transport.py",
             "image": f"bgr8 {args.height}x{args.width} at {args.rate:g} Hz",
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "commit": commit,
-            "machine": f"{processor()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            "load_average_before": [round(x, 1) for x in os.getloadavg()],
+            "machine": dict(machine_facts()),
+            "load_average_at_start": round(load, 1),
             "results": rows,
         }
         args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor's name, as Linux says it."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":
