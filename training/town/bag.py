@@ -8,6 +8,7 @@ Three topics with equal stamps, frame camera_optical_frame: /camera/image/compre
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +93,16 @@ def encode(frames: list[Frame], max_bytes: int) -> tuple[list[bytes], list[bytes
     raise SystemExit(f"{len(frames)} frames do not fit into {max_bytes} bytes; render fewer")
 
 
-def camera_info_cdr(note: dict[str, Any], frame: Frame, stamp_ns: int) -> bytes:
-    """A serialised CameraInfo of an undistorted pinhole."""
+@functools.cache  # it takes a while
+def _typestore() -> Any:
     from rosbags.typesys import Stores, get_typestore
 
-    store = get_typestore(Stores.ROS2_JAZZY)
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def camera_info_cdr(note: dict[str, Any], frame: Frame, stamp_ns: int) -> bytes:
+    """A serialised CameraInfo of an undistorted pinhole."""
+    store = _typestore()
     types: Any = store.types
     fx, fy, cx, cy = frame.intrinsics
     seconds, nanoseconds = divmod(stamp_ns, NS_PER_S)
