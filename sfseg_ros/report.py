@@ -121,11 +121,14 @@ def _warnings(report: Report) -> str:
         lines.append("No mask came back. The node's log is in logs/node.log.")
     if counts["replaced"] > 0.2 * max(1, counts["in"]):
         lines.append(
-            "More than a fifth of the frames were replaced by newer ones: this machine is slower "
+            "More than a fifth of the frames were replaced by newer ones: this machine was slower "
             "than the camera. The node then answers the newest frame, never an old one."
         )
     if counts["lost"]:
-        lines.append("Frames were lost on the way to the node: is the middleware profile set?")
+        lines.append(
+            "Frames were lost on the way to the node: its subscription is best effort, so a busy "
+            "machine or a missing middleware profile loses some."
+        )
     return "".join(f'<p class="warning">{html.escape(line)}</p>' for line in lines)
 
 
@@ -190,7 +193,7 @@ def _latency(result: ReplayResult) -> str:
 def latency_plot_svg(seconds: list[float], latency_ms: list[float]) -> str:
     """An inline SVG: one dot per mask, time in seconds to the right and milliseconds upwards, with
     lines at the median and the 95th percentile."""
-    width, height, left, right, top, bottom = 900, 260, 56, 78, 12, 36
+    width, height, left, right, top, bottom = 900, 260, 56, 96, 12, 36
     p50, p95 = (float(np.percentile(latency_ms, percent)) for percent in (50, 95))
     step_ms = _nice_step(max(latency_ms) / 4)
     top_ms = step_ms * math.ceil(max(latency_ms) * 1.02 / step_ms)

@@ -121,4 +121,4 @@ def test_every_dot_of_the_plot_lies_inside_it(latency_ms):
     svg = latency_plot_svg(seconds, latency_ms)
     dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
     assert len(dots) == len(latency_ms)
-    assert all(56 <= float(x) <= 822 and 12 <= float(y) <= 224 for x, y in dots)
+    assert all(56 <= float(x) <= 804 and 12 <= float(y) <= 224 for x, y in dots)

@@ -215,7 +215,7 @@ def play_through_node(
                     *("--ros-args", "-p", f"model_dir:={model.directory.resolve()}"),
                     *("-p", f"image_transport:={'compressed' if compressed else 'raw'}"),
                     *("-p", f"backend:={backend}", "-p", f"network_size:={network_size}"),
-                    *("-r", f"{'image/compressed' if compressed else 'image'}:={camera}"),
+                    *("-r", _remapping(played.image_topic)),
                 ],
                 logs / "node.log",
                 environment,
@@ -268,6 +268,16 @@ def play_through_node(
         output_bag=output_bag,
         mask_topic=MASK,
     )
+
+
+def _remapping(topic: Topic) -> str:
+    """The node's input onto the topic: `image`, and for compressed images usually also `image`,
+    to whose new name the node adds /compressed."""
+    if topic.type == IMAGE:
+        return f"image:={topic.name}"
+    if topic.name.endswith("/compressed"):
+        return f"image:={topic.name.removesuffix('/compressed')}"
+    return f"/image/compressed:={topic.name}"
 
 
 def _recorded_topics(played: Input) -> list[str]:
