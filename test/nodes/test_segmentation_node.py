@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
@@ -231,3 +232,23 @@ def test_diagnostics_come_each_second_and_add_up(bench):
     assert status["model"] == "tiny_rgb"
     assert "ONNX Runtime" in status["backend"]
     assert status["name"] == "segmentation: frames"
+
+
+def test_with_simulated_time_the_age_is_that_of_the_simulation(bench):
+    node = bench.started(use_sim_time=True)
+    bench.listen("/segmentation/mask")
+    clock = bench.tester.create_publisher(Clock, "/clock", 1)
+    camera = bench.camera()
+    now = Clock()
+    now.clock.sec = 107
+
+    def simulated_time():
+        clock.publish(now)
+        return node.get_clock().now().nanoseconds == 107_000_000_000
+
+    bench.wait_until(simulated_time, "the node has the simulated time")
+    camera.publish(bench.rgb_image(bench.three_stripes(), stamp_s=100))
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if s["frames_out"] == "1"], "diagnostics"
+    )[-1]
+    assert float(status["latency_p50_ms"]) == 7000

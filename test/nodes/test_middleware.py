@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+import xml.etree.ElementTree as ET
+
+import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import get_rmw_implementation_identifier
+from sensor_msgs.msg import Image
+
+from sfseg_ros.nodes import segmentation_node
+from sfseg_ros.nodes.middleware import PROFILE, missing_profile, output_qos
+from sfseg_ros.share import shared_file
+
+VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+
+needs_fast_dds = pytest.mark.skipif(
+    "fastrtps" not in get_rmw_implementation_identifier(), reason="the middleware is not Fast DDS"
+)
+
+
+@pytest.fixture
+def no_profile(monkeypatch, tmp_path):
+    """As in a terminal in which nobody has set a profile."""
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@needs_fast_dds
+def test_without_a_profile_the_hint_names_variable_and_file(no_profile):
+    assert f"{VARIABLE}={shared_file(PROFILE)}" in missing_profile()
+
+
+@pytest.mark.parametrize("variable", [VARIABLE, "FASTDDS_DEFAULT_PROFILES_FILE"])
+def test_with_any_profile_there_is_no_hint(no_profile, monkeypatch, variable):
+    monkeypatch.setenv(variable, "/own.xml")
+    assert missing_profile() is None
+
+
+@needs_fast_dds
+def test_a_profile_that_fast_dds_finds_by_itself_counts_too(no_profile, tmp_path):
+    (tmp_path / "DEFAULT_FASTRTPS_PROFILES.xml").touch()
+    assert missing_profile() is None
+
+
+def test_the_profile_holds_20_images_of_two_megapixels_in_shared_memory():
+    space = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
+    root = ET.parse(shared_file(PROFILE)).getroot()
+    assert int(root.find(f".//{space}segment_size").text) >= 20 * 1024 * 2048 * 3
+    assert root.find(f".//{space}useBuiltinTransports").text == "false"
+    declared = {e.text for e in root.findall(f".//{space}transport_descriptor/{space}transport_id")}
+    used = {e.text for e in root.findall(f".//{space}userTransports/{space}transport_id")}
+    assert declared == used
+
+
+def test_each_publisher_has_a_profile_object_of_its_own():
+    assert output_qos() is not output_qos()
+
+
+@needs_fast_dds
+def test_the_first_large_image_without_a_profile_is_warned_about_once(
+    bench, no_profile, monkeypatch, capfd
+):
+    monkeypatch.setattr(segmentation_node, "LARGE_MESSAGE_BYTES", 1000)
+    node = bench.started()
+    camera = bench.camera()
+    for count in (1, 2):
+        camera.publish(bench.rgb_image(bench.three_stripes()))
+        bench.wait_until(lambda n=count: bench.counts(node)["unwatched"] == n, f"frame {count}")
+    assert capfd.readouterr().err.count(VARIABLE) == 1
+
+
+def test_a_camera_that_is_there_but_silent_is_warned_about(bench, monkeypatch, capfd):
+    monkeypatch.setattr(segmentation_node, "SILENCE_S", 0.1)
+    bench.started()
+    bench.camera()
+    heard = []
+    bench.wait_until(
+        lambda: heard.append(capfd.readouterr().err) or "no frame came" in "".join(heard),
+        "a warning",
+    )
+    assert "/image has a publisher" in "".join(heard)
+
+
+def test_a_publisher_without_reliability_still_reaches_the_node(bench):
+    node = bench.started()
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    camera = bench.tester.create_publisher(Image, "image", qos)
+    bench.wait_until(camera.get_subscription_count, "the node listens")
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: bench.counts(node)["received"] == 1, "the frame")
