@@ -2,7 +2,9 @@
 """Where the files lie that are installed beside the code: `models/`, `config/`, `launch/`."""
 
 import os
+import site
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +14,14 @@ DEFAULT_MODEL = "sfnet_lite_r18_camvid"
 
 
 def share_folders() -> Iterator[Path]:
-    """Folders that may hold our files: source tree, colcon or ROS prefixes, Python prefix."""
+    """Folders that may hold our files: source tree, colcon or ROS prefixes, Python's prefixes.
+
+    Outside a virtual environment pip installs to ~/.local or, on Debian, to /usr/local, and
+    neither is sys.prefix.
+    """
     yield Path(__file__).resolve().parent.parent
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    for prefix in (*prefixes, sys.prefix):
+    for prefix in (*prefixes, sys.prefix, sysconfig.get_path("data"), site.getuserbase()):
         yield Path(prefix) / "share" / "sfseg_ros"
 
 

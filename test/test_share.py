@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import site
+import sysconfig
+
 import pytest
 
 from sfseg_ros.errors import ManifestError
@@ -23,6 +26,16 @@ def test_a_model_is_found_by_its_folder(tmp_path, monkeypatch):
 
 
 def test_a_model_is_found_by_its_name_below_an_install_prefix(prefix):
+    assert find_model("made_up") == prefix / "share" / "sfseg_ros" / "models" / "made_up"
+
+
+@pytest.mark.parametrize("scheme", ["user", "data"])
+def test_a_model_is_found_where_pip_puts_it_outside_an_environment(prefix, monkeypatch, scheme):
+    monkeypatch.delenv("AMENT_PREFIX_PATH")
+    if scheme == "user":
+        monkeypatch.setattr(site, "getuserbase", lambda: str(prefix))
+    else:
+        monkeypatch.setattr(sysconfig, "get_path", {"data": str(prefix)}.__getitem__)
     assert find_model("made_up") == prefix / "share" / "sfseg_ros" / "models" / "made_up"
 
 
