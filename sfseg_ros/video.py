@@ -18,18 +18,24 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts"
 
 
 def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
-    """(nanoseconds since the start, uint8 (H, W, 3) RGB) of each frame, times strictly rising; one
-    frame is in memory at a time. Raises BagError."""
+    """(nanoseconds since the first frame, uint8 (H, W, 3) RGB, upright) of each frame, times
+    strictly rising; one frame is in memory at a time. Raises BagError."""
     av = _av()
     last_ns = -1
+    first_s: float | None = None
     try:
         with av.open(str(video)) as container:
             if not container.streams.video:
                 raise BagError(f"{video}: no video stream in it")
             container.streams.video[0].thread_type = "AUTO"
             for frame in container.decode(container.streams.video[0]):
-                last_ns = max(round((frame.time or 0.0) * 1e9), last_ns + 1)
-                yield last_ns, frame.to_ndarray(format="rgb24")
+                # A stream that was cut from a longer one (a camera's .ts) does not begin at 0.
+                first_s = (frame.time or 0.0) if first_s is None else first_s
+                last_ns = max(round(((frame.time or 0.0) - first_s) * 1e9), last_ns + 1)
+                # Phones film on their side and say so; the decoder leaves turning it to us.
+                quarter_turns = round(getattr(frame, "rotation", 0) / 90)
+                rgb = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
+                yield last_ns, np.ascontiguousarray(rgb)
     except av.FFmpegError as error:
         text = " ".join(str(error).split())
         raise BagError(f"{video}: not a video that can be read ({text})") from error

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos that browsers play: codec, pixel format, index in front, and the frames' own times."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -31,6 +33,35 @@ def test_frames_keep_their_times_and_values(tmp_path):
     for k, (_, rgb) in enumerate(frames):
         assert rgb.shape == (32, 48, 3)
         assert rgb.mean() == pytest.approx(60 * k, abs=4)
+
+
+def test_a_video_that_begins_late_is_read_from_its_first_frame_on(tmp_path):
+    with VideoWriter(tmp_path / "film") as film:
+        for seconds in (3600.0, 3600.1):
+            film.add(np.zeros((32, 48, 3), np.uint8), seconds)
+    times = [time_ns / 1e9 for time_ns, _ in frames_of_video(film.path)]
+    assert times == pytest.approx([0.0, 0.1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turned"),  # a, b, c, d of the track: where the columns and rows go when shown
+    [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)],
+)
+def test_a_video_filmed_on_its_side_comes_upright(tmp_path, matrix, turned):
+    stored = np.zeros((32, 48, 3), np.uint8)
+    stored[:16, :24] = 255  # bright in the top left corner
+    with VideoWriter(tmp_path / "film") as film:
+        film.add(stored, 0.0)
+    data = bytearray(film.path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    begin = data.index(b"tkhd") + 44  # behind version, flags, times, id, layer and volume
+    assert data[begin : begin + 4] == (1 << 16).to_bytes(4, "big")
+    data[begin : begin + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    film.path.write_bytes(data)
+    ((_, rgb),) = frames_of_video(film.path)
+    shown = np.rot90(stored, turned)
+    assert rgb.shape == shown.shape
+    assert np.abs(rgb.astype(int) - shown).mean() < 16
 
 
 @pytest.mark.parametrize("size", [(33, 49), (20, 60), (64, 96)])
