@@ -251,8 +251,12 @@ class BagWriter:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files directly in `folder`, by name."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in _PICTURE_SUFFIXES)
+    """The picture files directly in `folder`, by name. Raises BagError."""
+    try:
+        files = [f for f in folder.iterdir() if f.is_file()]
+    except OSError as error:
+        raise BagError(f"{folder}: cannot be read ({error.strerror})") from error
+    return sorted(f for f in files if f.suffix.lower() in _PICTURE_SUFFIXES)
 
 
 def bag_from_folder(folder: Path, output: Path, rate_hz: float) -> int:
@@ -268,7 +272,10 @@ def bag_from_folder(folder: Path, output: Path, rate_hz: float) -> int:
     def frames() -> Iterator[tuple[int, bytes, str]]:
         for index, picture in enumerate(pictures):
             image_format = _FORMAT_OF_SUFFIX.get(picture.suffix.lower())
-            data = picture.read_bytes()
+            try:
+                data = picture.read_bytes()
+            except OSError as error:
+                raise BagError(f"{picture}: cannot be read ({error.strerror})") from error
             if image_format is None:
                 data, image_format = _png_from_picture(data, picture), "png"
             yield round(index * NS_PER_S / rate_hz), data, image_format

@@ -223,6 +223,15 @@ def test_a_folder_without_pictures_and_a_damaged_picture_are_refused(tmp_path):
         bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
 
 
+def test_what_is_named_like_a_picture_and_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "thumbnails.jpg").mkdir()  # a folder is no picture
+    with pytest.raises(BagError, match="no recording and no pictures"):
+        bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(BagError, match="no recording and no pictures"):
+        bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
+
+
 def test_a_video_becomes_a_bag_with_its_own_times(tmp_path):
     with VideoWriter(tmp_path / "film") as film:
         for k in range(10):
