@@ -39,8 +39,6 @@ class BagRecorder(Node):
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._writer = writer
         self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._write_all, name="bag writer")
-        self._thread.start()
         for topic in topics:
             self.create_subscription(
                 message_class(topic.type),
@@ -49,6 +47,9 @@ class BagRecorder(Node):
                 _qos(topic.latched),
                 raw=True,
             )
+        # Last, so that a message type that is missing leaves no thread that the process waits for.
+        self._thread = threading.Thread(target=self._write_all, name="bag writer")
+        self._thread.start()
 
     def _callback_for(self, name: str) -> Callable[[bytes], None]:
         def on_message(cdr: bytes) -> None:

@@ -145,3 +145,15 @@ def test_the_recorder_refuses_a_folder_that_exists(tmp_path, environment):
         assert recording.popen.wait(20) == 1
     assert "cannot be written" in recording.last_words()
     assert "Traceback" not in (tmp_path / "recorder.log").read_text()
+
+
+def test_the_recorder_refuses_a_message_type_that_is_not_installed(tmp_path, environment):
+    kind = "stereo_msgs/msg/DisparityImage"
+    broken = tmp_path / "packages" / "stereo_msgs"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("")  # hides the real one, if there is one
+    path = f"{broken.parent}:{environment['PYTHONPATH']}"
+    with recorder(tmp_path, environment | {"PYTHONPATH": path}, "--topic", "/d", kind) as recording:
+        assert recording.popen.wait(20) == 1
+    assert f"message type {kind} is not installed" in recording.last_words()
+    assert "Traceback" not in (tmp_path / "recorder.log").read_text()
