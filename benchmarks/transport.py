@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many large images arrive, and how old: with Fast DDS's defaults and with our profile.
 
-    python benchmarks/transport.py --output benchmarks/transport.json
+    python -m benchmarks.transport --output benchmarks/transport.json
 
 Two processes on one machine: this one receives as the node does (best effort, keep last 1), a child
 sends bgr8 images of one size at one rate, reliable or best effort. The age is the clock at the
@@ -21,6 +21,7 @@ import numpy as np
 from sfseg_ros.tools.machine import machine_facts
 
 PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_large_images.xml"
+THIS_PROGRAM = [sys.executable, "-m", "benchmarks.transport"]
 VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
@@ -65,7 +66,7 @@ def receive(args: argparse.Namespace) -> None:
 
     qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     node.create_subscription(Image, "image", on_image, qos)
-    sender = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--role", "send"])
+    sender = subprocess.Popen([*THIS_PROGRAM, *sys.argv[1:], "--role", "send"])
     while sender.poll() is None:
         rclpy.spin_once(node, timeout_sec=0.2)
     print(json.dumps(ages_ms))
@@ -79,7 +80,7 @@ def measure(args: argparse.Namespace, with_profile: bool, reliability: str) -> d
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if with_profile:
         environment |= dict.fromkeys(VARIABLES, str(PROFILE))
-    command = [sys.executable, __file__, "--role", "receive", "--reliability", reliability]
+    command = [*THIS_PROGRAM, "--role", "receive", "--reliability", reliability]
     for name in ("frames", "rate", "height", "width"):
         command += [f"--{name}", str(getattr(args, name))]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
@@ -116,7 +117,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
     if args.output:
         document = {
-            "command": "python benchmarks/transport.py",
+            "command": "python -m benchmarks.transport",
             "image": f"bgr8 {args.height}x{args.width} at {args.rate:g} Hz",
             "machine": dict(machine_facts()),
             "load_average_at_start": round(load, 1),
