@@ -143,7 +143,7 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of a SFSegNets checkpoint (SFNet-Lite, ResNet-18) to ours.
 
     Layers that the authors build but never run are dropped: the deep-supervision head and the
-    third lateral.
+    third lateral. "module.", which their distributed training puts before each name, is dropped.
     """
     prefixes = (
         ("layer0.0.", "trunk.conv1."),
@@ -157,7 +157,8 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ("head.conv_last.1.", "head.3."),
     )
     ours: dict[str, Tensor] = {}
-    for name, value in state.items():
+    for full_name, value in state.items():
+        name = full_name.removeprefix("module.")
         if name.startswith("head.ppm.stages."):
             stage, layer, rest = name.removeprefix("head.ppm.stages.").split(".", 2)
             # Their stage holds the pool as layer 0.

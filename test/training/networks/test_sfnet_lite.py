@@ -49,10 +49,11 @@ def test_unknown_stem_is_named() -> None:
         sfnet_lite_r18(11, "wide")  # type: ignore[arg-type]
 
 
-def test_weights_of_the_authors_layout_fill_every_tensor(network: SFNetLite) -> None:
-    theirs = {_authors_name(name): value for name, value in network.state_dict().items()}
-    theirs["head.fpn_in.2.0.weight"] = torch.zeros(128, 512, 1, 1)  # built but never run
-    theirs["head.dsn.0.weight"] = torch.zeros(128, 128, 3, 3)
+@pytest.mark.parametrize("prefix", ["", "module."])  # as saved by their distributed training
+def test_weights_of_the_authors_layout_fill_every_tensor(network: SFNetLite, prefix: str) -> None:
+    theirs = {prefix + _authors_name(name): value for name, value in network.state_dict().items()}
+    theirs[prefix + "head.fpn_in.2.0.weight"] = torch.zeros(128, 512, 1, 1)  # built but never run
+    theirs[prefix + "head.dsn.0.weight"] = torch.zeros(128, 128, 3, 3)
     mapped = state_from_authors(theirs)
     assert mapped.keys() == network.state_dict().keys()
     assert all(torch.equal(mapped[name], value) for name, value in network.state_dict().items())
