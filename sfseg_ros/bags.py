@@ -24,7 +24,8 @@ from sfseg_ros.cdr import (
     stamp_of_cdr,
     typestore,
 )
-from sfseg_ros.errors import BagError
+from sfseg_ros.errors import BagError, ImageError
+from sfseg_ros.imaging import rgb_from_compressed
 from sfseg_ros.video import frames_of_video, jpeg_from_rgb
 
 if TYPE_CHECKING:
@@ -262,7 +263,8 @@ def pictures_in(folder: Path) -> list[Path]:
 def bag_from_folder(folder: Path, output: Path, rate_hz: float) -> int:
     """Write the pictures of a folder, by name, as a bag with one CompressedImage topic
     /camera/image/compressed at `rate_hz`; returns their number. JPEG and PNG files go in as they
-    are, unread: what is damaged in them is the node's to reject. Raises BagError."""
+    are: what is damaged in them is the node's to reject. Only a photograph whose orientation tag
+    says so is turned, because the node, made for cameras, does not read it. Raises BagError."""
     pictures = pictures_in(folder)
     if not pictures:
         raise BagError(
@@ -278,6 +280,8 @@ def bag_from_folder(folder: Path, output: Path, rate_hz: float) -> int:
                 raise BagError(f"{picture}: cannot be read ({error.strerror})") from error
             if image_format is None:
                 data, image_format = _png_from_picture(data, picture), "png"
+            elif _EXIF in data[:_EXIF_WITHIN]:
+                data = _upright(data)
             yield round(index * NS_PER_S / rate_hz), data, image_format
 
     return _write_camera_bag(output, frames())
@@ -313,6 +317,19 @@ def _write_camera_bag(output: Path, frames: Iterator[tuple[int, bytes, str]]) ->
             writer.write(CAMERA_TOPIC, stamp_ns, cdr)
             count += 1
     return count
+
+
+_EXIF = b"Exif\0\0"
+_EXIF_WITHIN = 64 * 1024
+
+
+def _upright(jpeg: bytes) -> bytes:
+    """The file itself where its orientation tag turns nothing, or where it is damaged."""
+    try:
+        stored, shown = rgb_from_compressed(jpeg), rgb_from_compressed(jpeg, upright=True)
+    except ImageError:
+        return jpeg
+    return jpeg if np.array_equal(stored, shown) else jpeg_from_rgb(shown, quality=95)
 
 
 def _png_from_picture(data: bytes, picture: Path) -> bytes:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings: what is written is read, and stamps are the only bytes that playing changes."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -213,6 +214,27 @@ def test_a_folder_of_pictures_becomes_a_bag_in_the_order_of_names(tmp_path):
     values = [int(rgb_from_cdr(m.cdr, m.type).mean().round()) for m in messages]
     assert values == [10, 20, 30]
     assert np.diff([stamp_of_cdr(m.cdr) for m in messages]).tolist() == [NS_PER_S // 4] * 2
+
+
+def test_a_photograph_taken_on_its_side_is_turned_and_any_other_goes_in_byte_for_byte(tmp_path):
+    bright_left = np.zeros((32, 48, 3), np.uint8)
+    bright_left[:, :24] = 255
+    plain = cv2.imencode(".jpg", bright_left)[1].tobytes()
+    for name, orientation in (("a_turned", 6), ("b_upright", 1)):  # 6: the top is on the right
+        entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+        exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4)
+        segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+        (tmp_path / f"{name}.jpg").write_bytes(plain[:2] + segment + plain[2:])
+    (tmp_path / "c_damaged.jpg").write_bytes(plain[:2] + segment)
+    assert bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4) == 3
+    with BagReader(tmp_path / "bag") as reader:
+        turned, upright, damaged = reader.messages(["/camera/image/compressed"])
+    rgb = rgb_from_cdr(turned.cdr, COMPRESSED_IMAGE)
+    assert rgb.shape == (48, 32, 3)
+    assert rgb[:20].mean() > 250  # what was left is now above
+    assert rgb[28:].mean() < 5
+    assert (tmp_path / "b_upright.jpg").read_bytes() in upright.cdr
+    assert (tmp_path / "c_damaged.jpg").read_bytes() in damaged.cdr
 
 
 def test_a_folder_without_pictures_and_a_damaged_picture_are_refused(tmp_path):
