@@ -161,7 +161,7 @@ def rgb_from_compressed(data: ByteBuffer, upright: bool = False) -> Uint8Array:
 
 def color_mask(labels: Uint8Array, palette_rgb: Uint8Array) -> Uint8Array:
     """uint8 (H, W, 3) RGB: the colour of each label of uint8 (H, W); `palette_rgb` is (256, 3)."""
-    # A plain table look-up for OpenCV; six times faster than numpy's take.
+    # A table look-up by OpenCV, which is faster at it than numpy's take.
     return np.asarray(cv2.applyColorMap(labels, palette_rgb.reshape(256, 1, 3)), np.uint8)
 
 

@@ -29,7 +29,7 @@ class OnnxRuntimeBackend:
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = thread_count(threads)
         # Waiting threads sleep instead of spinning: on a robot other nodes want the cores, and the
-        # trunk's threads would spin while the tail's work. Measured: a third less CPU time.
+        # trunk's threads would spin while the tail's work.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
         model = split_model_of(manifest)
