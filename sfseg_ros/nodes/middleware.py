@@ -6,6 +6,7 @@ Of 180 frames of 6 MB, 13 to 22 arrive with Fast DDS's defaults and 179 with our
 been started with config/fastdds_large_images.xml. It can say so.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ LARGE_MESSAGE_BYTES = 512 * 1024
 PROFILE = "config/fastdds_large_images.xml"
 # Fast DDS 3 reads the second name, all releases up to Jazzy's the first.
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+MEMORY_MAP = Path("/proc/self/maps")
 
 # Functions and not constants: rclpy writes `qos_overrides` into the object that it is given.
 
@@ -110,13 +112,34 @@ def subscribe(
 
 
 def missing_profile() -> str | None:
-    """What to do so that large images arrive; None where this process has a profile, or another
-    middleware than Fast DDS."""
+    """What to do so that large images arrive; None where this process has a profile that works, or
+    another middleware than Fast DDS."""
     if "fastrtps" not in get_rmw_implementation_identifier():
         return None
-    if any(os.environ.get(variable) for variable in _PROFILE_VARIABLES):
-        return None
+    profiles = [p for variable in _PROFILE_VARIABLES if (p := os.environ.get(variable))]
+    if profiles:
+        ours = any(Path(profile).name == Path(PROFILE).name for profile in profiles)
+        return _missing_shared_memory() if ours else None
     if Path("DEFAULT_FASTRTPS_PROFILES.xml").is_file():  # Fast DDS reads it without being told
         return None
     path = shared_file(PROFILE) or PROFILE
     return f"start camera and node with {_PROFILE_VARIABLES[0]}={path}"
+
+
+@functools.cache  # decided when the process starts, and asked for with each large image
+def _missing_shared_memory() -> str | None:
+    """What to do where our profile is set but its shared memory could not be had: Fast DDS says so
+    once on the terminal and sends everything over UDP, as without the profile."""
+    try:
+        lines = MEMORY_MAP.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:  # 7fbc679ff000-7fbc70000000 rw-s 00000000 00:27 6  /dev/shm/fastrtps_7d43
+        if "/dev/shm/fast" in line:
+            begin, end = (int(address, 16) for address in line.split(maxsplit=1)[0].split("-"))
+            if end - begin > 2 * LARGE_MESSAGE_BYTES:
+                return None
+    return (
+        "/dev/shm was full when this process started. Killed processes leave 128 MiB each there: "
+        "with no ROS process running, rm /dev/shm/fastrtps_*; a container needs --shm-size=1g"
+    )

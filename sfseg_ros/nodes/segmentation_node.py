@@ -180,7 +180,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         rgb = rgb_from_message(frame.message)
         converted_ns = time.monotonic_ns()
         if len(frame.message.data) > LARGE_MESSAGE_BYTES and (hint := missing_profile()):
-            self._say_once(f"images this large get lost in Fast DDS's default settings: {hint}")
+            self._say_once(f"images this large get lost: {hint}")
         wanted = self._outputs.wanted()
         if not wanted:
             return False

@@ -6,7 +6,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
-from sfseg_ros.nodes import segmentation_node
+from sfseg_ros.nodes import middleware, segmentation_node
 from sfseg_ros.nodes.middleware import PROFILE, missing_profile, output_qos
 from sfseg_ros.share import shared_file
 
@@ -34,6 +34,27 @@ def test_without_a_profile_the_hint_names_variable_and_file(no_profile):
 def test_with_any_profile_there_is_no_hint(no_profile, monkeypatch, variable):
     monkeypatch.setenv(variable, "/own.xml")
     assert missing_profile() is None
+
+
+@needs_fast_dds
+@pytest.mark.parametrize(
+    ("segment", "warned"),
+    [
+        ("7fbc679ff000-7fbc70000000 rw-s 00000000 00:27 6  /dev/shm/fastrtps_7d434a633c41", False),
+        ("7fbc679ff000-7fbc67a86000 rw-s 00000000 00:27 6  /dev/shm/fastrtps_918f69bb76d7", True),
+        ("7fbc679ff000-7fbc70000000 r--p 00000000 00:27 6  /usr/lib/libfastrtps.so", True),
+    ],
+)
+def test_our_profile_without_its_shared_memory_is_warned_about(
+    no_profile, monkeypatch, tmp_path, segment, warned
+):
+    monkeypatch.setenv(VARIABLE, f"/somewhere/{PROFILE}")
+    monkeypatch.setattr(middleware, "MEMORY_MAP", tmp_path / "maps")
+    middleware.MEMORY_MAP.write_text(f"7fbc-7fbd r--p 00000000 00:27 6\n{segment}\n")
+    middleware._missing_shared_memory.cache_clear()
+    hint = missing_profile()
+    middleware._missing_shared_memory.cache_clear()
+    assert ("/dev/shm was full" in hint) if warned else hint is None
 
 
 @needs_fast_dds
