@@ -65,7 +65,7 @@ def main() -> None:
     parity = check_parity(network, onnx_path, parity_images(arguments, recipe))
     manifest = manifest_of(recipe, network, onnx_path, parity, provenance, arguments.evaluation)
     save_manifest(manifest)
-    (arguments.output_dir / "README.md").write_text(model_card(manifest))
+    (arguments.output_dir / "README.md").write_text(model_card(manifest), encoding="utf-8")
     print(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB, {len(model.graph.node)} nodes")
     print(f"agreement with torch: {100 * parity['pixel_agreement']:.3f} % of pixels")
     if parity["pixel_agreement"] < MIN_AGREEMENT:

@@ -8,7 +8,10 @@ from typing import Any
 
 from sfseg_ros.manifest import Manifest
 
-# What the weights inherit from the data that every recipe here trains on.
+OUR_RECIPES = "sfnet_lite:camvid"
+"""What TERMS and LIMITS say is true of the recipes whose names begin so, and of no others."""
+
+# What the weights inherit from the data that these recipes train on.
 TERMS = """The code that made this model is Apache-2.0. **The weights are for non-commercial research**: they were trained on
 
 - CamVid (Brostow, Fauqueur, Cipolla, "Semantic object classes in video", PRL 2009, and Brostow et al., ECCV 2008), in the
@@ -18,9 +21,19 @@ TERMS = """The code that made this model is Apache-2.0. **The weights are for no
 - starting from torchvision's ImageNet weights of ResNet-18: BSD-3.
 """
 
+LIMITS = """Trained on daytime and dusk streets of one English town, a few hundred pictures, and on rendered ones. Other cities, night,
+rain, motorways, indoor scenes and unusual cameras were not measured. Thin and rare things (poles, signs, fences, far
+pedestrians, cyclists) are its weakest classes, see the table. It is not a safety component.
+"""
+
+UNKNOWN_TERMS = "To be written by who trained it: the weights inherit the terms of the data that they were trained on."
+UNKNOWN_LIMITS = "To be written by who trained it: what the data shows and what it does not. It is not a safety component."
+
 
 def model_card(manifest: Manifest) -> str:
     """Markdown: what the model is, how well it does, where it comes from, what it must not be used for."""
+    training = manifest.provenance.get("training")
+    ours = isinstance(training, dict) and str(training["recipe"]).startswith(OUR_RECIPES)
     sections = [
         f"# {manifest.name}",
         _what_it_is(manifest),
@@ -29,12 +42,10 @@ def model_card(manifest: Manifest) -> str:
         "## Where it comes from",
         _provenance(manifest),
         "## Terms",
-        TERMS,
+        TERMS if ours else UNKNOWN_TERMS,
         "## Limits",
-        "Trained on daytime and dusk streets of one English town, a few hundred pictures, and on rendered ones. Other cities, night,\n"
-        "rain, motorways, indoor scenes and unusual cameras were not measured. Thin and rare things (poles, signs, fences, far\n"
-        "pedestrians, cyclists) are its weakest classes, see the table. It is not a safety component.",
-    ]  # fmt: skip
+        LIMITS if ours else UNKNOWN_LIMITS,
+    ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from sfseg_ros.manifest import Manifest, SemanticClass, load_manifest
 from sfseg_ros.share import DEFAULT_MODEL
@@ -51,6 +54,22 @@ def test_a_model_without_measurements_says_so() -> None:
     assert "Not measured." in model_card(manifest({}))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "ours"), [("sfnet_lite:camvid_town_r18", True), ("my_recipes:warehouse", False)]
+)
+def test_terms_and_limits_of_our_data_are_claimed_for_our_recipes_only(
+    recipe: str, ours: bool
+) -> None:
+    facts = {"seed": 0, "epochs": 1, "steps": 2, "minutes": 3, "hardware": "h", "commit": "c"}
+    provenance = {"parameters": 1, "training": {"recipe": recipe, **facts}}
+    card = model_card(replace(manifest({}), provenance=provenance))
+    assert ("trained on\n\n- CamVid" in card) == ours
+    assert ("one English town" in card) == ours
+    assert ("To be written by who trained it" in card) == (not ours)
+
+
 def test_the_committed_card_is_what_its_manifest_says() -> None:
     directory = MODELS / DEFAULT_MODEL
-    assert (directory / "README.md").read_text() == model_card(load_manifest(directory))
+    assert (directory / "README.md").read_text(encoding="utf-8") == model_card(
+        load_manifest(directory)
+    )
