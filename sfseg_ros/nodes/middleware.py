@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -101,6 +102,9 @@ def subscribe(
             topic,
             on_image,
             input_qos(),
+            # Its own, because Humble's executor leaves a group locked for good where a subscription
+            # is destroyed by another thread just before it is read (see `spin` of the node).
+            callback_group=MutuallyExclusiveCallbackGroup(),
             event_callbacks=events,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )

@@ -15,8 +15,10 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
@@ -314,6 +316,18 @@ def one_line(error: Exception) -> str:
     return " ".join(f"{kind}{error}".split())
 
 
+def spin(node: Node) -> None:
+    """rclpy.spin, which in Humble raises InvalidHandle where a transition's thread destroyed the
+    subscription between "ready" and "read"; later releases pass over it."""
+    while True:
+        try:
+            rclpy.spin(node)
+            return
+        except InvalidHandle:
+            if not node.context.ok():
+                return
+
+
 def main(args: list[str] | None = None) -> None:
     """Console script `segmentation_node`: run until SIGINT or SIGTERM, then exit with 0."""
     # rclpy's own handler ends `spin`. Python's would also raise KeyboardInterrupt, a moment later
@@ -327,7 +341,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         node = SegmentationNode()
         node.autostart()
-        rclpy.spin(node)
+        spin(node)
     except ParameterError as error:
         sys.exit(f"segmentation_node: {error}")
     except ExternalShutdownException:
