@@ -52,8 +52,11 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start(recipe, arguments, device)
-    portions = recipe.portions(arguments.data_root)
-    validation = recipe.validation(arguments.data_root) if recipe.validation else None
+    try:
+        portions = recipe.portions(arguments.data_root)
+        validation = recipe.validation(arguments.data_root) if recipe.validation else None
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     epochs = arguments.epochs or recipe.epochs
     writer = SummaryWriter(str(arguments.output_dir))
     for epoch in range(run.epoch, min(epochs, arguments.stop_after or epochs)):
@@ -143,11 +146,13 @@ def train_epoch(
         data,
         recipe.batch_size,
         num_workers=workers,
-        drop_last=True,
+        # A smaller last batch is dropped, unless it is all there is.
+        drop_last=len(data) >= recipe.batch_size,
         worker_init_fn=_one_thread,
         pin_memory=device.type == "cuda",
     )
-    total = epochs * len(loader)
+    # From where the run stands: a second stage may have epochs of another length.
+    total = run.step + (epochs - run.epoch) * len(loader)
     run.network.train()
     started = time.monotonic()
     with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
@@ -231,8 +236,15 @@ def parse_arguments() -> argparse.Namespace:
         "--init", type=Path, help="checkpoint whose averaged weights to start from"
     )
     arguments = parser.parse_args()
-    arguments.data_root = arguments.data_root or {}
+    arguments.data_root = Roots(arguments.data_root or {})
     return arguments
+
+
+class Roots(dict[str, Path]):
+    """Folders by name; asking for one that was not given ends the program with a line."""
+
+    def __missing__(self, name: str) -> Path:
+        raise SystemExit(f"no folder for {name!r}: add --data-root {name}=FOLDER")
 
 
 class DataRoots(argparse.Action):

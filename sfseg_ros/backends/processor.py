@@ -42,7 +42,7 @@ def bf16_unit() -> str | None:
     """The unit that multiplies bf16 ("AMX", "AVX-512 BF16"), None where there is none.
 
     OpenVINO's OPTIMIZATION_CAPABILITIES names BF16 on every processor with AVX-512 and emulates it
-    where it is missing, four times slower than fp32; so the processor itself is asked.
+    where it is missing, slower than fp32; so the processor itself is asked.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() not in ("ALL", "DEFAULT"):
         return None  # somebody limits oneDNN to an older processor; fp32 is safe on all of them

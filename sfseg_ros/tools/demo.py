@@ -87,10 +87,12 @@ class Input:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the last line on stdout is the path of the report."""
     args = _arguments(argv)
+    # A closed terminal must not leave the node and the recorder behind, nor must SIGTERM.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         report = run_demo(args)
-    except SfsegError as error:
+    except (SfsegError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
