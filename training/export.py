@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import torch
@@ -232,7 +233,7 @@ def check_parity(
 
 
 def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndarray[Any, Any]]:
-    """Pictures of --parity-data cropped to the input size, or noise when there are none."""
+    """Pictures of --parity-data at the input size, or noise when there are none."""
     height, width = recipe.input_size
     if arguments.parity_data is None:
         rng = np.random.default_rng(0)
@@ -240,7 +241,7 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
         return [np.kron(c, np.ones((16, 16, 1), np.uint8)) for c in coarse]
     data = StreetFolder(arguments.parity_data, tuple(arguments.parity_lists))
     chosen = np.linspace(0, len(data) - 1, min(len(data), 24)).astype(int)
-    return [np.ascontiguousarray(data[int(i)].image[:height, :width]) for i in chosen]
+    return [np.asarray(cv2.resize(data[int(i)].image, (width, height)), np.uint8) for i in chosen]
 
 
 def training_record(state: dict[str, Any]) -> dict[str, Any]:
