@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The committed models: intact, the same in every library, and as on the day of their commit.
 
-`PYTHONPATH=. python test/test_models.py` writes the golden labels anew; a change of numbers is a commit of its
-own.
+`PYTHONPATH=. python test/test_models.py` writes the golden labels anew; a change of numbers is a
+commit of its own.
 """
 
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_bf16_changes_few_labels(manifest, openvino):
 
 def test_labels_are_those_of_the_day_it_was_committed(manifest, onnx_runtime):
     golden = cv2.imread(str(GOLDEN / f"{manifest.name}.png"), cv2.IMREAD_UNCHANGED)
-    assert golden is not None, "missing: python test/test_models.py, look at it, and commit it"
+    assert golden is not None, "missing: PYTHONPATH=. python test/test_models.py, look at it, and commit it"
     labels, _ = onnx_runtime.infer(street(*manifest.input_size), confidence=False)
     assert (labels[0] == golden).mean() >= 0.999
 
