@@ -82,7 +82,8 @@ def test_bf16_changes_few_labels(manifest, openvino):
 
 def test_labels_are_those_of_the_day_it_was_committed(manifest, onnx_runtime):
     golden = cv2.imread(str(GOLDEN / f"{manifest.name}.png"), cv2.IMREAD_UNCHANGED)
-    assert golden is not None, "missing: PYTHONPATH=. python test/test_models.py, look at it, and commit it"
+    command = "PYTHONPATH=. python test/test_models.py"
+    assert golden is not None, f"missing: {command}, look at it, and commit it"
     labels, _ = onnx_runtime.infer(street(*manifest.input_size), confidence=False)
     assert (labels[0] == golden).mean() >= 0.999
 
