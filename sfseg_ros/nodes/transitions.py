@@ -57,6 +57,16 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         for thread in list(self._transition_threads):
             thread.join()
 
+    def destroy_node(self) -> None:
+        """Destroy the node with its lifecycle services, after it has left its executor.
+
+        rclpy destroys the node but not the state machine that owns those services. They would
+        stay on the network until the garbage collector comes by, and a client of the next node
+        with this name in the process would wait for one that answers no more.
+        """
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     @property
     def state_label(self) -> str:
         """unconfigured, inactive, active, finalized, or configuring and so on in between."""

@@ -152,6 +152,7 @@ class Bench:
         def run() -> None:
             while not self._closing.is_set():
                 executor.spin_once(timeout_sec=0.1)
+            executor.shutdown()
 
         thread = threading.Thread(target=run)
         thread.start()

@@ -163,6 +163,14 @@ def test_it_answers_while_the_model_loads(bench, change, state, call, monkeypatc
     assert state() == "inactive"
 
 
+def test_a_destroyed_node_leaves_no_service_behind(bench):
+    node = segmentation_node.SegmentationNode("another", context=bench.context)
+    bench.wait_until(lambda: bench.tester.count_services("/another/get_state"), "its service")
+    node.close()
+    node.destroy_node()
+    bench.wait_until(lambda: not bench.tester.count_services("/another/get_state"), "its end")
+
+
 @pytest.mark.parametrize("transition", [ACTIVATE, DEACTIVATE, CLEANUP, 99])
 def test_a_transition_that_is_not_allowed_is_answered_with_no(bench, change, state, transition):
     bench.start(autostart=False)
