@@ -25,6 +25,7 @@ if find_spec("rclpy") is None:
 else:
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
+    from rcl_interfaces.msg import Log
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
     from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -85,7 +86,16 @@ class Bench:
         self.tester.create_subscription(
             DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10)
         )
+        self._log: list[str] = []
+        self.tester.create_subscription(
+            Log, "/rosout", lambda line: self._log.append(line.msg), QoSProfile(depth=100)
+        )
         self._spin(self.tester)
+
+    def log(self) -> str:
+        """What the node has logged. From /rosout: a stream that is captured, as by pytest's capfd,
+        cannot be read again and again without losing what is written meanwhile."""
+        return "\n".join(self._log)
 
     def start(self, **parameters: Any) -> SegmentationNode:
         """A node with the tiny model on ONNX Runtime; active unless `autostart` is False."""
