@@ -4,6 +4,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,10 +33,27 @@ def ros_environment() -> dict[str, str]:
     if profile := shared_file(PROFILE):
         environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
         environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(profile)
-    # Domains above 101 can collide with the ports of outgoing connections on Linux.
-    environment["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
+    environment["ROS_DOMAIN_ID"] = str(unused_domain())
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     return environment
+
+
+def unused_domain() -> int:
+    """A ROS domain in which no other process of this machine is, for example a second demo."""
+    # Domains above 101 can collide with the ports of outgoing connections on Linux.
+    domains = random.sample(range(1, 102), 101)
+    return next((domain for domain in domains if _is_unused(domain)), domains[0])
+
+
+def _is_unused(domain: int) -> bool:
+    """Whether the port is free that a domain's first participant takes for itself: 7410 and 250 a
+    domain (DDSI-RTPS 2.5, section 9.6.2.3)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", 7410 + 250 * domain))
+        except OSError:
+            return False
+    return True
 
 
 @dataclass

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
@@ -32,14 +31,10 @@ else:
     from sensor_msgs.msg import CompressedImage, Image
 
     from sfseg_ros.nodes.segmentation_node import SegmentationNode
+    from sfseg_ros.tools.processes import unused_domain
 
 WAIT_S = 30.0
 """Longest wait for anything; a loaded machine needs seconds where an idle one needs none."""
-
-
-def unused_domain() -> int:
-    """A ROS domain that tests on the same machine at the same time do not share, mostly."""
-    return 10 + os.getpid() % 90
 
 
 class Bench:
