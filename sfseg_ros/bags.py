@@ -24,7 +24,7 @@ from sfseg_ros.cdr import (
     stamp_of_cdr,
     typestore,
 )
-from sfseg_ros.errors import BagError, ImageError
+from sfseg_ros.errors import BagError, ImageError, one_line
 from sfseg_ros.imaging import rgb_from_compressed
 from sfseg_ros.video import frames_of_video, jpeg_from_rgb
 
@@ -129,7 +129,7 @@ class BagReader:
                 cdr = ros2.ros1_to_cdr(raw, connection.msgtype) if ros2 else raw
                 yield Message(connection.topic, connection.msgtype, log_ns, bytes(cdr))
         except Exception as error:  # rosbags raises a wide range of types on a damaged file
-            raise BagError(f"{self.path}: damaged recording ({_one_line(error)})") from error
+            raise BagError(f"{self.path}: damaged recording ({one_line(error)})") from error
 
 
 def choose_image_topic(topics: Sequence[Topic], wanted: str | None = None) -> Topic:
@@ -229,7 +229,7 @@ class BagWriter:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
             self._writer.open()
         except (rosbag2.WriterError, OSError) as error:
-            raise BagError(f"{self.path}: cannot be written ({_one_line(error)})") from error
+            raise BagError(f"{self.path}: cannot be written ({one_line(error)})") from error
         for topic in self.topics:
             if topic.type not in typestore().fielddefs:
                 raise BagError(f"{topic.name}: unknown message type {topic.type}")
@@ -364,7 +364,7 @@ def _open_reader(path: Path, ros1: bool) -> Any:
             reader = rosbag2.Reader(path)
         reader.open()
     except Exception as error:  # rosbags raises a wide range of types on a damaged file
-        raise BagError(f"{path}: cannot be read as a recording ({_one_line(error)})") from error
+        raise BagError(f"{path}: cannot be read as a recording ({one_line(error)})") from error
     return reader
 
 
@@ -388,7 +388,3 @@ def _qos(latched: bool) -> Any:
 
 def _names(topics: Sequence[Topic]) -> str:
     return ", ".join(f"{t.name} ({t.type}, {t.count})" for t in topics) or "none"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -23,3 +23,9 @@ class BackendError(SfsegError):
 
 class BagError(SfsegError):
     """A recording, video or image folder cannot be read or written."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message, with its type where it is not one of ours."""
+    kind = "" if isinstance(error, SfsegError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())

@@ -24,7 +24,6 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
 
 from sfseg_ros.bags import (
     BagReader,
@@ -37,6 +36,7 @@ from sfseg_ros.bags import (
 )
 from sfseg_ros.cdr import cdr_with_stamp
 from sfseg_ros.errors import BagError, SfsegError
+from sfseg_ros.nodes.middleware import start_rclpy
 
 # As a camera driver publishes: reliable also feeds the best-effort readers.
 CAMERA_QOS = QoSProfile(
@@ -179,7 +179,6 @@ def _write_result(path: Path, played: Played) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     command_line = list(sys.argv if argv is None else ["bag_player", *argv])
-    args = _arguments(remove_ros_args(command_line)[1:])
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -188,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # not.
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+        args = _arguments(start_rclpy(command_line, SignalHandlerOptions.NO))
         node = rclpy.create_node("bag_player")
         player = BagPlayer(node, args.bag, args.topic, args.also, args.rate)
         player.wait_for_listeners(args.listeners, args.timeout)

@@ -18,11 +18,11 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.utilities import remove_ros_args
 
 from sfseg_ros.bags import BagWriter, TopicToWrite
 from sfseg_ros.errors import BagError, SfsegError
 from sfseg_ros.nodes.bag_player import message_class
+from sfseg_ros.nodes.middleware import start_rclpy
 
 READY = "ready"
 """Printed on a line of its own once the topics of --wait-for have publishers."""
@@ -116,11 +116,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; records until SIGINT or SIGTERM, then completes the bag. Returns the status."""
     command_line = list(sys.argv if argv is None else ["bag_recorder", *argv])
-    args = _arguments(remove_ros_args(command_line)[1:])
-    topics = [TopicToWrite(name, kind) for name, kind in args.topic]
-    topics += [TopicToWrite(name, kind, latched=True) for name, kind in args.latched]
-    rclpy.init(args=command_line)
     try:
+        args = _arguments(start_rclpy(command_line))
+        topics = [TopicToWrite(name, kind) for name, kind in args.topic]
+        topics += [TopicToWrite(name, kind, latched=True) for name, kind in args.latched]
         with BagWriter(args.output, topics) as writer:
             recorder = BagRecorder(topics, writer)
             recorder.say_when_ready(args.wait_for)

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
-from rclpy.utilities import get_rmw_implementation_identifier
+from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
 
+from sfseg_ros.errors import SfsegError, one_line
 from sfseg_ros.share import shared_file
 
 try:
@@ -36,6 +39,8 @@ except ImportError:  # Humble
 
 __all__ = [
     "QoSMessageLostInfo",
+    "StartError",
+    "start_rclpy",
     "image_topic",
     "input_qos",
     "latched_qos",
@@ -51,6 +56,25 @@ PROFILE = "config/fastdds_large_images.xml"
 # Fast DDS 3 reads the second name, all releases up to Jazzy's the first.
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 MEMORY_MAP = Path("/proc/self/maps")
+
+
+class StartError(SfsegError):
+    """rclpy refuses the command line or the environment."""
+
+
+def start_rclpy(
+    command_line: list[str], handlers: SignalHandlerOptions = SignalHandlerOptions.ALL
+) -> list[str]:
+    """rclpy.init with `command_line`, the program's name first; returns what follows the name and
+    is not for ROS. Raises StartError: malformed --ros-args, a parameter file that is missing or no
+    YAML, a ROS_DOMAIN_ID that is no number."""
+    try:
+        own = remove_ros_args(command_line)[1:]  # parses all of it, and unlike `init` logs nothing
+        rclpy.init(args=command_line, signal_handler_options=handlers)
+    except Exception as error:  # rclpy's own types, which differ among its releases
+        raise StartError(one_line(error)) from error
+    return own
+
 
 # Functions and not constants: rclpy writes `qos_overrides` into the object that it is given.
 

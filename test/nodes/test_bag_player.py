@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sfseg_ros.bags import BagReader, BagWriter, Timeline, TopicToWrite
-from sfseg_ros.cdr import COMPRESSED_IMAGE, NS_PER_S, compressed_image_cdr, stamp_of_cdr
+from sfseg_ros.cdr import COMPRESSED_IMAGE, IMAGE, NS_PER_S, compressed_image_cdr, stamp_of_cdr
 from sfseg_ros.tools.processes import Process, process, ros_environment
 
 CAMERA, TRUTH = "/camera/image/compressed", "/camera/ground_truth"
@@ -157,3 +157,31 @@ def test_the_recorder_refuses_a_message_type_that_is_not_installed(tmp_path, env
         assert recording.popen.wait(20) == 1
     assert f"message type {kind} is not installed" in recording.last_words()
     assert "Traceback" not in (tmp_path / "recorder.log").read_text()
+
+
+@pytest.mark.parametrize("module", ["bag_player", "bag_recorder"])
+@pytest.mark.parametrize(
+    ("ros_arguments", "environment_of_ros", "message"),
+    [
+        (["-p", "nonsense"], {}, "parameter override rule: '-p nonsense'"),
+        (["--params-file", "no_such_file.yaml"], {}, "no_such_file.yaml"),
+        (["--nonsense"], {}, "--nonsense"),
+        ([], {"ROS_DOMAIN_ID": "robot"}, "ROS_DOMAIN_ID"),
+    ],
+)
+def test_what_ros_refuses_at_start_is_one_line_and_status_1(
+    module, environment, ros_arguments, environment_of_ros, message
+):
+    command = [sys.executable, "-m", f"sfseg_ros.nodes.{module}", "x", "--topic", "/x"]
+    command += [IMAGE] if module == "bag_recorder" else []
+    ended = subprocess.run(
+        [*command, "--ros-args", *ros_arguments],
+        env=environment | environment_of_ros,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith(f"{module}: ")
+    assert message in line
