@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BagError
+from sfseg_ros.errors import BagError, one_line
 from sfseg_ros.imaging import rgb_from_buffer, rgb_from_compressed
 
 if TYPE_CHECKING:
@@ -44,9 +44,21 @@ def _stamp_format(cdr: bytes) -> str:
     return "<iI" if cdr[1] & 1 else ">iI"
 
 
+def message_from_cdr(cdr: bytes, message_type: str) -> Any:
+    """The decoded message. Raises BagError where the bytes are no message of this type."""
+    store = typestore()
+    try:
+        return store.deserialize_cdr(cdr, message_type)
+    except Exception as error:  # rosbags raises whatever its reading of damaged bytes runs into
+        raise BagError(
+            f"{len(cdr)} bytes that are no {message_type} ({one_line(error)})"
+        ) from error
+
+
 def rgb_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB of a serialised Image or CompressedImage. Raises ImageError."""
-    message: Any = typestore().deserialize_cdr(cdr, message_type)
+    """uint8 (H, W, 3) RGB of a serialised Image or CompressedImage. Raises BagError for a damaged
+    message, ImageError for a picture that cannot be decoded."""
+    message = message_from_cdr(cdr, message_type)
     if message_type == COMPRESSED_IMAGE:
         return rgb_from_compressed(message.data)
     return rgb_from_buffer(
@@ -60,23 +72,30 @@ def rgb_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
 
 
 def labels_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W) of a serialised mask: mono8 Image, or CompressedImage with a grey PNG."""
-    message: Any = typestore().deserialize_cdr(cdr, message_type)
+    """uint8 (H, W) of a serialised mask: mono8 Image, or CompressedImage with a grey PNG. Raises
+    BagError."""
+    message = message_from_cdr(cdr, message_type)
     if message_type == COMPRESSED_IMAGE:
-        labels = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        try:
+            labels = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error as error:  # no bytes at all, or a header that claims gigabytes
+            raise BagError(f"a mask cannot be decoded ({error.err})") from error
         if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
             raise BagError("a mask is not a PNG of one 8-bit channel")
         return np.asarray(labels, np.uint8)
     if message.encoding not in ("mono8", "8UC1"):
-        raise BagError(f"a mask has encoding {message.encoding}, expected mono8")
-    rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
-    return rows[:, : message.width]
+        raise BagError(f"a mask has encoding {message.encoding[:40]!r}, expected mono8")
+    height, width, step = message.height, message.width, message.step
+    data = np.asarray(message.data, np.uint8)
+    if data.size != height * step or step < width:
+        raise BagError(f"a mask of {height}x{width} has {data.size} bytes in rows of {step}")
+    return data.reshape(height, step)[:, :width]
 
 
 def diagnostics_from_cdr(cdr: bytes) -> list[dict[str, str]]:
     """Key and value pairs of every status of a serialised diagnostic_msgs/DiagnosticArray; `name`
-    and `message` of the status stand among them."""
-    array: Any = typestore().deserialize_cdr(cdr, "diagnostic_msgs/msg/DiagnosticArray")
+    and `message` of the status stand among them. Raises BagError."""
+    array = message_from_cdr(cdr, "diagnostic_msgs/msg/DiagnosticArray")
     return [
         {"name": s.name, "message": s.message, **{v.key: v.value for v in s.values}}
         for s in array.status

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.bags import BagReader, Message, Timeline, Topic, with_times
+from sfseg_ros.bags import BagReader, Damage, Message, Timeline, Topic, undamaged, with_times
 from sfseg_ros.cdr import diagnostics_from_cdr, labels_from_cdr, rgb_from_cdr
 from sfseg_ros.errors import BagError, ImageError
 from sfseg_ros.imaging import color_mask, overlay
@@ -74,14 +74,15 @@ class Sample:
 @dataclass
 class ReplayResult:
     """Numbers and pictures of one replay. Times in seconds since the first image, milliseconds
-    where the name says so; `confusion` is None without ground truth."""
+    where the name says so; `confusion` is None without ground truth. `damage` counts images, masks
+    and truths."""
 
     frames_played: int
     image_size: tuple[int, int] = (0, 0)
     seconds: list[float] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)
     duration_s: float = 0.0
-    unreadable: int = 0
+    damage: Damage = field(default_factory=Damage)
     confusion: ConfusionMatrix | None = None
     samples: list[Sample] = field(default_factory=list)
     pictures: int = 0
@@ -96,19 +97,36 @@ class ReplayResult:
         return float(np.percentile(self.latency_ms, percent)) if self.latency_ms else float("nan")
 
 
-def read_replay(playback: Playback) -> Iterator[Frame]:
-    """The played frames in order, each with its mask and its truth. Images that cannot be decoded
-    come as none: the node rejected them too, and `Frame.rgb` must be an image."""
+def read_replay(playback: Playback, damage: Damage) -> Iterator[Frame]:
+    """The played frames in order, each with its mask and its truth. What cannot be read is counted
+    in `damage`; a frame whose image is damaged comes not at all: the node rejected it too, and
+    `Frame.rgb` must be an image."""
+
+    def labels_of(message: Message | None) -> LabelImage | None:
+        if message is None:
+            return None
+        try:
+            return labels_from_cdr(message.cdr, message.type)
+        except BagError as error:
+            damage.add(message.topic, error)
+            return None
+
     with (
         BagReader(playback.input_bag) as images,
         BagReader(playback.input_bag) as truths,
         BagReader(playback.output_bag) as outputs,
     ):
-        masks = _AtTime(with_times(outputs.messages([playback.mask_topic]), "header"))
-        truth_name = [playback.truth_topic.name] if playback.truth_topic else []
-        true_labels = _AtTime(with_times(truths.messages(truth_name), playback.clock))
+
+        def timed(reader: BagReader, topic: str, clock: str) -> Iterator[tuple[int, Message]]:
+            return with_times(undamaged(reader.messages([topic]), damage), clock)
+
+        masks = _AtTime(timed(outputs, playback.mask_topic, "header"))
+        truth_topic = playback.truth_topic
+        true_labels = _AtTime(
+            timed(truths, truth_topic.name, playback.clock) if truth_topic else iter(())
+        )
         first_ns: int | None = None
-        played = with_times(images.messages([playback.image_topic.name]), playback.clock)
+        played = timed(images, playback.image_topic.name, playback.clock)
         for index, (time_ns, image) in enumerate(itertools.islice(played, playback.frames_played)):
             first_ns = time_ns if first_ns is None else first_ns
             stamp_ns = playback.timeline.played_ns(time_ns)
@@ -116,14 +134,15 @@ def read_replay(playback: Playback) -> Iterator[Frame]:
             truth = true_labels.at(time_ns)
             try:
                 rgb = rgb_from_cdr(image.cdr, image.type)
-            except ImageError:
+            except ImageError as error:
+                damage.add(image.topic, error)
                 continue
             yield Frame(
                 index=index,
                 seconds=(time_ns - first_ns) / 1e9,
                 rgb=rgb,
-                labels=labels_from_cdr(mask.cdr, mask.type) if mask else None,
-                truth=labels_from_cdr(truth.cdr, truth.type) if truth else None,
+                labels=labels_of(mask),
+                truth=labels_of(truth),
                 latency_ms=(mask.log_ns - stamp_ns) / 1e6 if mask else None,
             )
 
@@ -142,10 +161,11 @@ class _AtTime:
 
 
 def last_diagnostics(output_bag: Path, topic: str = "/diagnostics") -> dict[str, str]:
-    """The node's last word about itself: keys and values of its newest status, empty if none."""
+    """The node's last word about itself: keys and values of its newest status that can be read,
+    empty if none."""
     status: dict[str, str] = {}
     with BagReader(output_bag) as reader:
-        for message in reader.messages([topic]):
+        for message in undamaged(reader.messages([topic]), Damage()):
             for values in diagnostics_from_cdr(message.cdr):
                 if "frames_in" in values:
                     status = values
@@ -155,7 +175,7 @@ def last_diagnostics(output_bag: Path, topic: str = "/diagnostics") -> dict[str,
 def summarise(playback: Playback, manifest: Manifest, folder: Path) -> ReplayResult:
     """Walk the replay once: counts, percentiles, a confusion matrix, and in `folder` the video and
     pictures/ (every overlay, thinned to MAX_PICTURES). One frame is in memory at a time, besides
-    the samples."""
+    the samples. Raises BagError where damage left nothing to count."""
     result = ReplayResult(playback.frames_played)
     truth_expected = playback.truth_topic is not None
     result.confusion = ConfusionMatrix(len(manifest.classes)) if truth_expected else None
@@ -167,7 +187,7 @@ def summarise(playback: Playback, manifest: Manifest, folder: Path) -> ReplayRes
     worst: tuple[float, Sample] | None = None
     decoded = 0
     with VideoWriter(folder / "overlay") as video:
-        for frame in read_replay(playback):
+        for frame in read_replay(playback, result.damage):
             decoded += 1
             result.duration_s = frame.seconds
             if frame.labels is None or frame.latency_ms is None:
@@ -194,10 +214,23 @@ def summarise(playback: Playback, manifest: Manifest, folder: Path) -> ReplayRes
                 note = f"worst frame: {accuracy:.0%} of the pixels right"
                 worst = accuracy, _sample(frame, blended, palette, note)
         result.video = video.path
-    result.unreadable = playback.frames_played - decoded
+    _check_damage(playback, result, decoded)
     if worst is not None:
         result.samples.append(worst[1])
     return result
+
+
+def _check_damage(playback: Playback, result: ReplayResult, decoded: int) -> None:
+    """Raises BagError where damage left no image, no mask, or no truth."""
+    damaged = result.damage.counts
+    if not decoded and damaged[playback.image_topic.name]:
+        raise BagError(f"{playback.input_bag}: no image can be read; {result.damage}")
+    if not result.masks and damaged[playback.mask_topic]:
+        raise BagError(f"{playback.output_bag}: no mask can be read; {result.damage}")
+    truth = playback.truth_topic
+    counted = result.confusion is not None and result.confusion.truth_pixels.any()
+    if truth is not None and damaged[truth.name] and not counted:
+        raise BagError(f"{playback.input_bag}: no ground truth can be read; {result.damage}")
 
 
 def _sample_indices(frames: int) -> list[int]:

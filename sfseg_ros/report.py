@@ -60,6 +60,8 @@ def summary_lines(report: Report) -> list[str]:
     lines.append(f"latency   p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms")
     counts = ", ".join(f"{name} {value}" for name, value, _ in frame_counts(report))
     lines.append(f"frames    {counts}")
+    if result.damage.count:
+        lines.append(f"damage    {result.damage}; left out")
     lines.append(f"backend   {report.counts.get('backend', 'unknown')}")
     return lines
 
@@ -129,6 +131,8 @@ def _warnings(report: Report) -> str:
             "Frames were lost on the way to the node: its subscription is best effort, so a busy "
             "machine or a missing middleware profile loses some."
         )
+    if result.damage.count:
+        lines.append(f"Images, masks or truths were left out: {result.damage}.")
     return "".join(f'<p class="warning">{html.escape(line)}</p>' for line in lines)
 
 

@@ -2,10 +2,13 @@
 """Serialised messages: the stamp is the only thing that playing changes, and masks are exact."""
 
 import struct
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sfseg_ros.cdr import (
     COMPRESSED_IMAGE,
@@ -15,6 +18,7 @@ from sfseg_ros.cdr import (
     compressed_image_cdr,
     diagnostics_from_cdr,
     labels_from_cdr,
+    message_from_cdr,
     rgb_from_cdr,
     stamp_of_cdr,
     typestore,
@@ -73,7 +77,7 @@ def test_masks_are_read_from_images_with_padding_and_from_png():
 
 
 def test_a_mask_of_another_encoding_is_refused_by_name():
-    with pytest.raises(BagError, match="encoding 16UC1, expected mono8"):
+    with pytest.raises(BagError, match="encoding '16UC1', expected mono8"):
         labels_from_cdr(mono8_cdr(np.zeros((2, 4), np.uint8), width=2, encoding="16UC1"), IMAGE)
 
 
@@ -94,3 +98,50 @@ def test_diagnostics_come_out_as_keys_and_values():
     kind = "diagnostic_msgs/msg/DiagnosticArray"
     cdr = bytes(typestore().serialize_cdr(types[kind](header, [status]), kind))
     assert diagnostics_from_cdr(cdr) == [{"name": "node", "message": "fine", "frames_in": "7"}]
+
+
+# Encapsulation, stamp and frame of real messages, then anything: rubbish that is only noise does
+# not come past the first check.
+BEGINNINGS = [b"", b"\0\1\0\0", b"\0\0\0\0", b"\0\1\0\0" + bytes(8) + b"\1\0\0\0\0\0\0\0"]
+MESSAGES = [
+    mono8_cdr(np.zeros((2, 4), np.uint8)),
+    compressed_image_cdr(png_of(np.zeros((2, 3), np.uint8)), "png", STAMP_NS, "camera"),
+]
+
+
+@given(
+    beginning=st.sampled_from([*BEGINNINGS, *MESSAGES]),
+    cut=st.integers(0, 200),
+    rest=st.binary(max_size=80),
+    change=st.tuples(st.integers(0, 200), st.binary(max_size=4)),
+)
+@settings(max_examples=500)
+def test_any_bytes_are_a_value_or_an_error_of_ours(beginning, cut, rest, change):
+    data = bytearray(beginning[:cut] + rest)
+    data[change[0] : change[0] + len(change[1])] = change[1]
+    cdr = bytes(data)
+    for kind in (IMAGE, COMPRESSED_IMAGE):
+        with suppress(BagError, ImageError):
+            assert rgb_from_cdr(cdr, kind).shape[2] == 3
+        with suppress(BagError):
+            assert labels_from_cdr(cdr, kind).ndim == 2
+    with suppress(BagError):
+        assert isinstance(diagnostics_from_cdr(cdr), list)
+    with suppress(BagError):
+        stamp_of_cdr(cdr)
+
+
+def test_a_damaged_message_is_refused_with_its_length_and_type():
+    whole = MESSAGES[1]
+    for cdr in (b"", whole[:30], whole[:-1], b"\0\1\0\0" + b"\xff" * 60):
+        with pytest.raises(BagError, match=f"{len(cdr)} bytes that are no {COMPRESSED_IMAGE}"):
+            message_from_cdr(cdr, COMPRESSED_IMAGE)
+
+
+@pytest.mark.parametrize(("width", "height"), [(9, 2), (4, 3)])
+def test_a_mask_whose_sizes_contradict_its_data_is_refused(width, height):
+    types = typestore().types
+    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](1, 2), "camera")
+    message = types[IMAGE](header, height, width, "mono8", 0, 4, np.zeros(8, np.uint8))
+    with pytest.raises(BagError, match=f"a mask of {height}x{width} has 8 bytes in rows of 4"):
+        labels_from_cdr(bytes(typestore().serialize_cdr(message, IMAGE)), IMAGE)

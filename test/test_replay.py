@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.bags import BagWriter, Timeline, Topic, TopicToWrite
+from sfseg_ros.bags import BagWriter, Damage, Timeline, Topic, TopicToWrite
 from sfseg_ros.cdr import COMPRESSED_IMAGE, compressed_image_cdr
 from sfseg_ros.errors import BagError
 from sfseg_ros.manifest import Manifest, SemanticClass
@@ -23,11 +23,13 @@ def png(value: int, shape: tuple[int, ...] = (6, 9)) -> bytes:
 
 
 def write_bag(path: Path, rows: list[tuple[str, int, int, bytes]]) -> Path:
-    """Rows are (topic, stamp, log time, PNG)."""
+    """Rows are (topic, stamp, log time, PNG); a PNG that is a bytearray is written as the message
+    itself."""
     topics = [TopicToWrite(name, COMPRESSED_IMAGE) for name in sorted({row[0] for row in rows})]
     with BagWriter(path, topics) as writer:
         for topic, stamp_ns, log_ns, data in rows:
-            writer.write(topic, log_ns, compressed_image_cdr(data, "png", stamp_ns, ""))
+            whole = compressed_image_cdr(bytes(data), "png", stamp_ns, "")
+            writer.write(topic, log_ns, bytes(data) if isinstance(data, bytearray) else whole)
     return path
 
 
@@ -86,7 +88,7 @@ def test_each_image_meets_its_own_mask_and_truth_and_gaps_stay_gaps(tmp_path):
         masks=[(1, png(1), 40.0), (2, png(0), 50.0), (4, png(0), 60.5)],
         played=5,
     )
-    frames = list(read_replay(run))
+    frames = list(read_replay(run, Damage()))
     assert [int(f.rgb[0, 0, 0]) for f in frames] == [0, 1, 2, 3, 4]  # the sixth was not played
     assert [f.latency_ms for f in frames] == [None, 40.0, 50.0, None, 60.5]
     assert [None if f.labels is None else int(f.labels[0, 0]) for f in frames] == (
@@ -112,7 +114,7 @@ def test_only_frames_with_mask_and_truth_count_for_miou(tmp_path, manifest):
     )
     result = summarise(run, manifest, tmp_path / "report")
     assert result.confusion.matrix.tolist() == [[0, 0], [54, 54]]
-    assert (result.masks, result.frames_played, result.unreadable) == (3, 4, 0)
+    assert (result.masks, result.frames_played, result.damage.count) == (3, 4, 0)
     assert result.latency_percentile(50) == 20.0
     assert result.image_size == (6, 9)
     assert result.video.is_file()
@@ -129,7 +131,50 @@ def test_an_unreadable_image_is_counted_and_left_out(tmp_path, manifest):
     masks = [(0, png(0), 1.0), (2, png(0), 1.0)]
     run = playback(tmp_path, images, [], masks, played=3)
     result = summarise(run, manifest, tmp_path / "report")
-    assert (result.masks, result.unreadable, result.confusion) == (2, 1, None)
+    assert (result.masks, result.damage.count, result.confusion) == (2, 1, None)
+
+
+# The length of the picture says more than there is; a stamp in the far future must not be believed.
+GARBAGE = bytearray(b"\0\1\0\0" + b"\x7f" * 30)
+
+
+def test_damaged_messages_are_counted_and_the_others_still_evaluated(tmp_path, manifest):
+    run = playback(
+        tmp_path,
+        images=[(0, rgb_png(0)), (1, GARBAGE), (2, rgb_png(2)), (3, rgb_png(3)), (4, rgb_png(4))],
+        truths=[(0, png(0)), (2, bytearray(b"")), (3, b"no picture"), (4, png(1))],
+        masks=[(0, png(0), 1.0), (2, GARBAGE, 1.0), (3, png(1), 1.0), (4, png(1), 1.0)],
+        played=4,
+    )
+    result = summarise(run, manifest, tmp_path / "report")
+    assert result.confusion.matrix.tolist() == [[54, 0], [0, 54]]
+    assert result.masks == 3
+    assert result.damage.counts == {CAMERA: 1, TRUTH: 2, MASK: 1}
+    assert "4 damaged, the first on /" in str(result.damage)
+    assert "\n" not in str(result.damage)
+
+
+@pytest.mark.parametrize("what", ["image", "truth", "mask"])
+@pytest.mark.parametrize("damaged", [GARBAGE, b"no picture"])
+def test_where_damage_leaves_nothing_one_line_says_what_is_wrong(tmp_path, manifest, what, damaged):
+    run = playback(
+        tmp_path,
+        images=[(k, damaged if what == "image" else rgb_png(k)) for k in range(2)],
+        truths=[(k, damaged if what == "truth" else png(0)) for k in range(2)],
+        masks=[(k, damaged if what == "mask" else png(0), 1.0) for k in range(2)],
+        played=2,
+    )
+    with pytest.raises(BagError, match=f"no .*{what} can be read; 2 damaged, the first on /") as e:
+        summarise(run, manifest, tmp_path / "report")
+    assert "\n" not in str(e.value)
+
+
+def test_damaged_diagnostics_are_passed_over(tmp_path):
+    with BagWriter(
+        tmp_path / "out", [TopicToWrite("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")]
+    ) as writer:
+        writer.write("/diagnostics", 1, bytes(GARBAGE))
+    assert last_diagnostics(tmp_path / "out") == {}
 
 
 def test_truth_of_other_classes_is_refused_with_the_frame(tmp_path, manifest):

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfseg_ros.bags import Damage
+from sfseg_ros.errors import BagError
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.metrics import ConfusionMatrix
 from sfseg_ros.replay import ReplayResult, Sample
@@ -122,3 +124,17 @@ def test_every_dot_of_the_plot_lies_inside_it(latency_ms):
     dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
     assert len(dots) == len(latency_ms)
     assert all(56 <= float(x) <= 804 and 12 <= float(y) <= 224 for x, y in dots)
+
+
+def test_damage_is_told_on_the_page_and_in_the_terminal_and_only_where_there_is_some(
+    tmp_path, report
+):
+    assert "damage" not in " ".join(summary_lines(report))
+    damage = Damage()
+    damage.add("/camera", BagError("9 bytes that are no <Image>"))
+    damage.add("/mask", BagError("another"))
+    damaged = replace(report, result=replace(report.result, damage=damage))
+    line = "2 damaged, the first on /camera: 9 bytes that are no <Image>"
+    assert f"damage    {line}; left out" in summary_lines(damaged)
+    page = write_report(damaged, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert line.replace("<Image>", "&lt;Image&gt;") in page

@@ -27,11 +27,13 @@ from rclpy.signals import SignalHandlerOptions
 
 from sfseg_ros.bags import (
     BagReader,
+    Damage,
     Message,
     Timeline,
     Topic,
     choose_clock,
     choose_image_topic,
+    undamaged,
     with_times,
 )
 from sfseg_ros.cdr import cdr_with_stamp
@@ -79,7 +81,7 @@ class BagPlayer:
             self._names = [self.image_topic.name, *others]
             if missing := [name for name in others if name not in topics]:
                 raise BagError(f"{bag}: no topic {missing[0]}; it has: {', '.join(topics)}")
-            images = reader.messages([self.image_topic.name])
+            images = undamaged(reader.messages([self.image_topic.name]), Damage())
             self.clock = choose_clock(itertools.islice(images, CLOCK_SAMPLE))
         self._publishers: dict[str, Publisher] = {
             name: node.create_publisher(message_class(topics[name].type), name, CAMERA_QOS)
@@ -101,10 +103,11 @@ class BagPlayer:
 
     def play(self, max_seconds: float) -> Played:
         """One pass in real time, at most `max_seconds` of the recording; returns when the last
-        message is out."""
+        message is out. Damaged messages are left out, as in the report, and said at the end."""
         timeline: Timeline | None = None
+        damage = Damage()
         images = 0
-        for time_ns, message in self._timed_messages():
+        for time_ns, message in self._timed_messages(damage):
             if timeline is None:
                 timeline = Timeline(time_ns, time.time_ns() + LEAD_NS, self._rate)
             if time_ns - timeline.first_ns > max_seconds * 1e9:
@@ -115,16 +118,19 @@ class BagPlayer:
             if message.topic == self.image_topic.name:
                 images += 1
                 _show_progress(images, self.image_topic.count, (time_ns - timeline.first_ns) / 1e9)
-        if timeline is None:
-            raise BagError(f"{self._bag}: no image on {self.image_topic.name}")
+        if images == 0 or timeline is None:
+            reason = f"; {damage}" if damage.count else ""
+            raise BagError(f"{self._bag}: no image on {self.image_topic.name}{reason}")
         _show_progress(images, images, None)
+        if damage.count:
+            print(f"bag_player: not played: {damage}", file=sys.stderr, flush=True)
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=2))
         return Played(self.image_topic, self.clock, timeline, images)
 
-    def _timed_messages(self) -> Iterator[tuple[int, Message]]:
+    def _timed_messages(self, damage: Damage) -> Iterator[tuple[int, Message]]:
         with BagReader(self._bag) as reader:
-            yield from with_times(reader.messages(self._names), self.clock)
+            yield from with_times(undamaged(reader.messages(self._names), damage), self.clock)
 
 
 _progress_shown_ns = 0

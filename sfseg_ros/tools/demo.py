@@ -178,7 +178,7 @@ def _common_size(images: Iterable[Message]) -> tuple[int, int] | None:
     """(height, width) of these images where all that can be read have the same."""
     sizes = set()
     for message in images:
-        with suppress(ImageError):
+        with suppress(BagError, ImageError):
             sizes.add(rgb_from_cdr(message.cdr, message.type).shape[:2])
     return sizes.pop() if len(sizes) == 1 else None
 

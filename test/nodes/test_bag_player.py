@@ -121,6 +121,31 @@ def test_in_a_loop_it_plays_until_it_is_interrupted_and_stamps_go_on_rising(
     assert min(np.diff(stamps)) > 0
 
 
+def test_damaged_messages_are_not_played_and_said_in_one_line(tmp_path, bag, environment):
+    good = messages_of(bag, CAMERA)
+    with BagWriter(tmp_path / "damaged", [TopicToWrite(CAMERA, COMPRESSED_IMAGE)]) as writer:
+        for index, message in enumerate(good):
+            cdr = message.cdr[:-1] if index in (0, 4) else message.cdr
+            writer.write(CAMERA, message.log_ns, cdr)
+    with recorder(tmp_path, environment, "--topic", CAMERA, COMPRESSED_IMAGE) as recording:
+        played = run_player(environment, tmp_path / "damaged")
+        assert played.returncode == 0, played.stderr
+        time.sleep(0.5)
+        recording.stop()
+    assert f"not played: 2 damaged, the first on {CAMERA}: " in played.stderr.splitlines()[-1]
+    received = [m.cdr[12:] for m in messages_of(tmp_path / "out", CAMERA)]
+    assert received == [good[k].cdr[12:] for k in (1, 2, 3, 5, 6, 7, 8, 9)]
+
+
+def test_a_bag_with_damaged_images_only_is_refused_in_one_line(tmp_path, environment):
+    with BagWriter(tmp_path / "damaged", [TopicToWrite(CAMERA, COMPRESSED_IMAGE)]) as writer:
+        writer.write(CAMERA, FIRST_NS, b"\0\1\0\0" + b"\xff" * 60)
+    played = run_player(environment, tmp_path / "damaged", "--listeners", 0)
+    assert played.returncode == 1
+    (line,) = played.stderr.strip().splitlines()
+    assert f"no image on {CAMERA}; 1 damaged, the first on {CAMERA}: " in line
+
+
 def test_with_nobody_listening_it_says_what_to_look_at(bag, environment):
     played = run_player(environment, bag, "--timeout", 0.3)
     assert played.returncode == 1

@@ -123,6 +123,7 @@ def test_a_folder_of_pictures_is_segmented_whole_and_claims_no_miou(tmp_path, ti
     assert "in 5, out 4, replaced 0, rejected 1, lost 0" in done.stderr
     page = Path(done.stdout.splitlines()[-1]).read_text()
     assert "mIoU" not in page
+    assert "1 damaged, the first on /camera/image/compressed: JPEG" in done.stderr
     assert "no ground truth" in page
 
 
