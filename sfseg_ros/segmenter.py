@@ -27,10 +27,6 @@ class Segmentation:
     inference_ms: float
     postprocess_ms: float
 
-    @property
-    def total_ms(self) -> float:
-        return self.preprocess_ms + self.inference_ms + self.postprocess_ms
-
 
 class Segmenter:
     """A model, ready for images of any size. Not thread-safe: one thread calls it."""

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import time
+
 import numpy as np
 import pytest
 
@@ -81,10 +83,12 @@ def test_confidence_is_computed_only_when_asked_for(tiny_manifest, backend):
 
 
 def test_it_tells_where_the_time_went(segmenter):
+    start = time.perf_counter()
     result = segmenter.segment(halves(480, 640)[0])
+    total_ms = (time.perf_counter() - start) * 1e3
     steps = (result.preprocess_ms, result.inference_ms, result.postprocess_ms)
     assert all(step > 0 for step in steps)
-    assert result.total_ms == pytest.approx(sum(steps))
+    assert sum(steps) <= total_ms
 
 
 def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest, backend):
