@@ -6,7 +6,9 @@ advance. Like the real file it has fp16 weights, dynamic sizes, and `sfseg` func
 bodies.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +25,39 @@ settings.load_profile("repeatable")
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("sfseg", 1)]
+CLASSES = (
+    SemanticClass(0, "red", RED),
+    SemanticClass(1, "green", GREEN),
+    SemanticClass(2, "blue", BLUE),
+)
 PLUGIN = {"domain": "sfseg", "plugin_namespace": "sfseg", "plugin_version": "1"}
+
+
+def manifest_with(directory: Path, **fields: Any) -> Manifest:
+    """The tiny model's manifest with other `fields`; the file need not exist."""
+    usual: dict[str, Any] = {
+        "name": "tiny_rgb",
+        "classes": CLASSES,
+        "onnx_file": "model.onnx",
+        "onnx_sha256": "0" * 64,
+        "opset": 18,
+        "weights_dtype": "float16",
+        "input_size": (64, 96),
+        "size_multiple": 32,
+        "min_size": (32, 32),
+        "max_size": (256, 256),
+        "output_stride": 4,
+        "evaluation": {},
+        "parity": {},
+        "provenance": {},
+    }
+    return Manifest(directory=directory, **usual | fields)
+
+
+@pytest.fixture(scope="session")
+def make_manifest() -> Callable[..., Manifest]:
+    """`manifest_with`, for tests: they cannot import from a conftest.py."""
+    return manifest_with
 
 
 @pytest.fixture(scope="session")
@@ -31,29 +65,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with the classes red (0), green (1) and blue (2)."""
     directory = tmp_path_factory.mktemp("tiny_rgb")
     onnx.save(tiny_onnx(), directory / "model.onnx")
-    save_manifest(
-        Manifest(
-            directory=directory,
-            name="tiny_rgb",
-            classes=(
-                SemanticClass(0, "red", RED),
-                SemanticClass(1, "green", GREEN),
-                SemanticClass(2, "blue", BLUE),
-            ),
-            onnx_file="model.onnx",
-            onnx_sha256=sha256_of_file(directory / "model.onnx"),
-            opset=18,
-            weights_dtype="float16",
-            input_size=(64, 96),
-            size_multiple=32,
-            min_size=(32, 32),
-            max_size=(256, 256),
-            output_stride=4,
-            evaluation={},
-            parity={},
-            provenance={},
-        )
-    )
+    sha256 = sha256_of_file(directory / "model.onnx")
+    save_manifest(manifest_with(directory, onnx_sha256=sha256))
     return directory
 
 

@@ -8,7 +8,6 @@ import yaml
 from sfseg_ros.errors import ManifestError
 from sfseg_ros.manifest import (
     MANIFEST_FILE,
-    Manifest,
     SemanticClass,
     load_manifest,
     save_manifest,
@@ -17,26 +16,20 @@ from sfseg_ros.manifest import (
 
 
 @pytest.fixture
-def manifest(tmp_path):
+def manifest(tmp_path, make_manifest):
     (tmp_path / "model.onnx").write_bytes(b"weights")
-    return Manifest(
-        directory=tmp_path,
+    return make_manifest(
+        tmp_path,
         name="tiny",
         classes=(
             SemanticClass(0, "road", (128, 64, 128)),
             SemanticClass(1, "sky", (70, 130, 180)),
         ),
-        onnx_file="model.onnx",
         onnx_sha256=sha256_of_file(tmp_path / "model.onnx"),
-        opset=18,
-        weights_dtype="float16",
         input_size=(352, 480),
-        size_multiple=32,
         min_size=(64, 64),
         max_size=(1024, 2048),
-        output_stride=4,
         evaluation={"miou": 0.7},
-        parity={},
         provenance={"commit": "abc"},
     )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The join of played images, masks and truth by their times, with gaps in each."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -56,24 +57,9 @@ def playback(tmp_path: Path, images: list, truths: list, masks: list, played: in
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Manifest:
+def manifest(tmp_path: Path, make_manifest: Callable[..., Manifest]) -> Manifest:
     classes = (SemanticClass(0, "road", (128, 64, 128)), SemanticClass(1, "sky", (0, 0, 255)))
-    sizes = {"input_size": (32, 32), "min_size": (32, 32), "max_size": (64, 64)}
-    return Manifest(
-        directory=tmp_path,
-        name="two",
-        classes=classes,
-        onnx_file="model.onnx",
-        onnx_sha256="0" * 64,
-        opset=18,
-        weights_dtype="float32",
-        size_multiple=32,
-        output_stride=4,
-        evaluation={},
-        parity={},
-        provenance={},
-        **sizes,
-    )
+    return make_manifest(tmp_path, classes=classes)
 
 
 def rgb_png(value: int) -> bytes:

@@ -289,7 +289,12 @@ def manifest_of(
         output_stride=int(network.output_stride),  # type: ignore[arg-type]
         evaluation=measured,
         parity=parity,
-        provenance={"parameters": parameters, "export_commit": checkpoint.commit(), **provenance},
+        provenance={
+            "network": str(network.description),
+            "parameters": parameters,
+            "export_commit": checkpoint.commit(),
+            **provenance,
+        },
     )
 
 

@@ -50,10 +50,10 @@ def model_card(manifest: Manifest) -> str:
 
 
 def _what_it_is(manifest: Manifest) -> str:
-    parameters = manifest.provenance.get("parameters", 0)
+    parameters = manifest.provenance["parameters"]
     height, width = manifest.input_size
     lines = [
-        f"SFNet-Lite with ResNet-18 (plain stem), {len(manifest.classes)} classes, {parameters / 1e6:.2f} M parameters. One ONNX",
+        f"{manifest.provenance['network']}, {len(manifest.classes)} classes, {parameters / 1e6:.2f} M parameters. One ONNX",
         "file: uint8 RGB in, uint8 labels and confidence out, normalisation and arg-max inside. Usual input",
         f"{height}x{width}; any size that is a multiple of {manifest.size_multiple}. Classes: {', '.join(manifest.class_names)}.",
     ]  # fmt: skip

@@ -8,10 +8,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from training.export import DeployedModel, halved_weights, onnx_from_network
+from training.config import Recipe
+from training.export import DeployedModel, halved_weights, manifest_of, onnx_from_network
+from training.model_card import model_card
 from training.networks.operators import flow_warp, gated_flow_fusion, upsample_argmax
 from training.networks.sfnet_lite import SFNetLite, sfnet_lite_r18
 from training.onnx_functions import DOMAIN, OPSET, functions
+from training.recipes.sfnet_lite import camvid_r18, camvid_r18_paper
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,18 @@ def test_body_of_upsample_argmax_is_torchs() -> None:
     assert (labels == expected.numpy()).mean() > 0.999
     difference = confidence.astype(int) - expected_confidence.numpy().astype(int)
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stem"), [(camvid_r18(), "plain"), (camvid_r18_paper(), "deep")]
+)
+def test_the_card_tells_the_stem_of_the_recipes_network(
+    tmp_path: Path, recipe: Recipe, stem: str
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    parity = {"pixel_agreement": 1.0, "images": 1, "backend": "b", "reference": "r"}
+    provenance = {"training": "none: random weights"}
+    manifest = manifest_of(
+        recipe, recipe.network(), tmp_path / "model.onnx", parity, provenance, []
+    )
+    assert f"SFNet-Lite with ResNet-18 ({stem} stem), 11 classes" in model_card(manifest)

@@ -59,6 +59,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, stem: Stem = "deep", dilations: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
+        self.stem = stem
         if stem == "deep":
             self.conv1: nn.Module = nn.Sequential(
                 nn.Conv2d(3, 64, 3, 2, padding=1, bias=False),

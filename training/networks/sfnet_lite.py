@@ -96,6 +96,7 @@ class SFNetLite(nn.Module):
         self, trunk: ResNet18, num_classes: int, channels: int = 128, align_corners: bool = True
     ) -> None:
         super().__init__()
+        self.description = f"SFNet-Lite with ResNet-18 ({trunk.stem} stem)"
         self.trunk = trunk
         self.num_classes = num_classes
         fine, _, middle, deep = trunk.channels
