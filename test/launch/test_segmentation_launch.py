@@ -59,9 +59,9 @@ def prefix(tmp_path):
 
 @pytest.fixture
 def launched(prefix):
-    """Launch, collect output until `until` has been printed, send SIGINT, return the output."""
+    """Launch, send SIGINT where and when `until` is printed, expect `status`, return the output."""
 
-    def launched(*arguments, until, profile=None):
+    def launched(*arguments, until=None, status=0, profile=None):
         environment = {k: v for k, v in os.environ.items() if k not in PROFILE_VARIABLES}
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment |= {
@@ -88,11 +88,10 @@ def launched(prefix):
         try:
             for line in process.stdout:
                 lines.append(line)
-                if until in line:
-                    break
-            os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
-            lines.extend(process.stdout)
-            assert process.wait(30) == 0
+                if until and until in line:
+                    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
+                    until = None
+            assert process.wait(30) == status, "".join(lines)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -135,5 +134,6 @@ def test_a_middleware_profile_that_the_user_has_set_stays(launched, tmp_path):
 
 
 def test_a_value_that_is_no_choice_is_refused_by_launch(launched):
-    with pytest.raises(AssertionError):
-        launched("backend:=cuda", until="never printed")
+    output = launched("backend:=cuda", status=1)
+    assert 'Argument "backend" provided value "cuda" is not valid' in output
+    assert "process started" not in output
