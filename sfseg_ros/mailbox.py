@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Newest frame wins (design.md, D4): a one-slot mailbox and the one thread that empties it.
+"""Newest frame wins (design.md, D4): a one-slot mailbox per camera and the one thread that empties
+them all.
 
 Nothing queues, so nothing gets stale: a frame that arrives while the worker is busy replaces the
-one that waits. Every frame is counted once, and the counts add up:
-received = segmented + replaced + rejected + unwatched + pending.
+one of the same camera that waits. Every frame is counted once, and the counts of a camera add up:
+received = segmented + replaced + rejected + unwatched + skipped + pending.
 """
 
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -16,11 +18,12 @@ Frame = TypeVar("Frame")
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """What became of the frames since the worker was made.
+    """What became of a camera's frames since its mailbox was made.
 
-    received: offered to the mailbox. segmented: `process` returned True. unwatched: it returned
-    False, nobody wanted a result. rejected: it raised. replaced: a newer frame came, or the worker
-    was stopped, before this one's turn.
+    received: all of them. segmented, unwatched (nobody wanted a result), rejected (an exception):
+    what the worker's `process` said. skipped: left out on purpose, because of a limit on rate or
+    age or because the camera is disabled. replaced: a newer frame came, or the worker was stopped,
+    before this one's turn.
     """
 
     received: int = 0
@@ -28,12 +31,162 @@ class FrameCounts:
     replaced: int = 0
     rejected: int = 0
     unwatched: int = 0
+    skipped: int = 0
 
     @property
     def pending(self) -> int:
         """Frames in the mailbox or in `process` at this moment: 0, 1 or 2."""
-        done = self.segmented + self.replaced + self.rejected + self.unwatched
+        done = self.segmented + self.replaced + self.rejected + self.unwatched + self.skipped
         return self.received - done
+
+
+class Mailbox(Generic[Frame]):
+    """The slot of one camera; `BatchWorker.mailbox` makes it. Any thread may call it."""
+
+    def __init__(self, worker: "BatchWorker[Frame]") -> None:
+        self._worker = worker
+        self._slot: Frame | None = None
+        self._counts = FrameCounts()
+
+    @property
+    def counts(self) -> FrameCounts:
+        with self._worker._changed:
+            return self._counts
+
+    def offer(self, frame: Frame) -> None:
+        """Put the frame in the slot; never waits for `process`. Where the worker is stopped, the
+        frame counts as replaced at once."""
+        with self._worker._changed:
+            if self._worker._thread is None:
+                self._count(received=1, replaced=1)
+                return
+            self._count(received=1, replaced=0 if self._slot is None else 1)
+            self._slot = frame
+            self._worker._changed.notify()
+
+    def skip(self) -> None:
+        """Count a frame that came and is left out on purpose."""
+        with self._worker._changed:
+            self._count(received=1, skipped=1)
+
+    def _take(self) -> Frame:
+        assert self._slot is not None
+        frame, self._slot = self._slot, None
+        return frame
+
+    def _count(self, **more: int) -> None:
+        """Add to the counts; the caller holds the lock, so that a reader sees them add up."""
+        self._counts = replace(
+            self._counts, **{name: getattr(self._counts, name) + n for name, n in more.items()}
+        )
+
+
+class BatchWorker(Generic[Frame]):
+    """A thread that calls `process` with what waits in the mailboxes, at most a frame of each.
+
+    `process(frames)` returns one outcome per frame, in their order: True segmented, False
+    unwatched, None skipped, or the exception that costs this frame. What it raises costs all frames
+    of the batch. `report(frame, error)` hears of each rejected frame after it was counted.
+
+    With more than `max_batch` cameras waiting (0: no limit; may be set at any time) those go first
+    that were served longest ago, so a fast camera cannot keep a slow one from its turn. All methods
+    may be called from any thread but the worker's own.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[list[Frame]], Sequence[bool | Exception | None]],
+        report: Callable[[Frame, Exception], None],
+    ) -> None:
+        self.max_batch = 0
+        self._process = process
+        self._report = report
+        self._changed = threading.Condition()
+        self._mailboxes: list[Mailbox[Frame]] = []  # served longest ago first
+        self._thread: threading.Thread | None = None
+
+    def mailbox(self) -> Mailbox[Frame]:
+        """Add a camera, also while the thread runs; returns its mailbox."""
+        mailbox = Mailbox(self)
+        with self._changed:
+            self._mailboxes = [*self._mailboxes, mailbox]
+        return mailbox
+
+    def start(self) -> None:
+        """Begin to take frames; does nothing where the thread runs already."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="sfseg_frames", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Let the batch in hand finish, drop waiting frames as replaced, end the thread."""
+        with self._changed:
+            thread, self._thread = self._thread, None
+            for mailbox in self._waiting():
+                mailbox._take()
+                mailbox._count(replaced=1)
+            self._changed.notify()
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while self._run_batch():
+            pass
+
+    def _run_batch(self) -> bool:
+        """Wait for frames and process them; False when this thread is to end.
+
+        A method of its own because the variables of a loop would keep the last images in memory
+        for as long as no camera sends.
+        """
+        batch = self._next_batch()
+        if not batch:
+            return False
+        frames = [frame for _, frame in batch]
+        outcomes: Sequence[bool | Exception | None]
+        try:
+            outcomes = self._process(frames)
+            if len(outcomes) != len(frames):
+                raise RuntimeError(f"{len(outcomes)} outcomes for {len(frames)} frames")
+        except Exception as error:  # one batch must not end the stream
+            outcomes = [error] * len(frames)
+        with self._changed:
+            for (mailbox, _), outcome in zip(batch, outcomes, strict=True):
+                mailbox._count(**{_count_name(outcome): 1})
+        for frame, outcome in zip(frames, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                self._report_safely(frame, outcome)
+        return True
+
+    def _next_batch(self) -> list[tuple[Mailbox[Frame], Frame]]:
+        """What waits, as soon as something does; nothing when this thread is to end."""
+        with self._changed:
+            while self._thread is threading.current_thread():
+                if served := self._waiting()[: self.max_batch or None]:
+                    others = [mailbox for mailbox in self._mailboxes if mailbox not in served]
+                    self._mailboxes = others + served
+                    return [(mailbox, mailbox._take()) for mailbox in served]
+                self._changed.wait()
+            return []
+
+    def _waiting(self) -> list[Mailbox[Frame]]:
+        return [mailbox for mailbox in self._mailboxes if mailbox._slot is not None]
+
+    def _report_safely(self, frame: Frame, error: Exception) -> None:
+        try:
+            self._report(frame, error)
+        except Exception:  # there is nobody left to tell, and the frames go on
+            traceback.print_exc()
+
+
+def _count_name(outcome: bool | Exception | None) -> str:
+    """The field of FrameCounts for what `process` said of a frame."""
+    if outcome is None:
+        return "skipped"
+    if isinstance(outcome, Exception):
+        return "rejected"
+    return "segmented" if outcome else "unwatched"
 
 
 class FrameWorker(Generic[Frame]):
