@@ -57,7 +57,7 @@ setup(
         "openvino": ["openvino>=2024.4", "onnx>=1.16"],
         "onnxruntime": ["onnxruntime>=1.18", "onnx>=1.16"],
         "demo": ["opencv-python-headless>=4.5", "rosbags>=0.11,<0.12", "av>=12"],
-        "test": ["pytest>=7", "pytest-timeout", "hypothesis>=6"],
+        "test": ["pytest>=6.2", "pytest-timeout", "hypothesis>=6"],
     },
     entry_points={
         "console_scripts": [

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
 # Python's name of a package where it is not the name of the ROS package.
 STANDARD = {*sys.stdlib_module_names, "sfseg_ros"}
-DEPENDENCY_OF_MODULE = {"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"}
+DEPENDENCY_OF_MODULE = {
+    **{"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"},
+    **{name: f"python3-{name}" for name in ("hypothesis", "pytest", "setuptools")},
+}
 # No rosdep key, or asked for only where it is installed: the README says how to get them.
 OPTIONAL = {
     *("ament_index_python", "av", "backports", "cv_bridge", "onnx", "onnxruntime", "openvino"),
@@ -57,16 +60,32 @@ def test_it_is_an_ament_python_package_of_format_3():
     assert "install_scripts=$base/lib/sfseg_ros" in (ROOT / "setup.cfg").read_text()
 
 
-def test_package_xml_names_what_the_code_imports():
-    declared = {element.text for element in PACKAGE_XML.findall("exec_depend")}
+def dependencies_of(files: list[Path]) -> set[str]:
+    """The rosdep keys of what these files import."""
     imported = set()
-    for path in python_files("sfseg_ros", "launch")[1:]:
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    needed = {DEPENDENCY_OF_MODULE.get(m, m) for m in imported - STANDARD - OPTIONAL}
+    return {DEPENDENCY_OF_MODULE.get(m, m) for m in imported - STANDARD - OPTIONAL}
+
+
+def declared_in_package_xml(kind: str) -> set[str]:
+    return {element.text or "" for element in PACKAGE_XML.findall(kind)}
+
+
+def test_package_xml_names_what_the_tests_import():
+    training = ROOT / "test" / "training"
+    files = [f for f in python_files("test")[1:] if training not in f.parents]
+    declared = declared_in_package_xml("exec_depend") | declared_in_package_xml("test_depend")
+    assert dependencies_of(files) - declared - {"training"} == set(), "missing in package.xml"
+
+
+def test_package_xml_names_what_the_code_imports():
+    declared = declared_in_package_xml("exec_depend")
+    needed = dependencies_of(python_files("sfseg_ros", "launch")[1:])
     assert needed - declared == set(), "missing in package.xml"
     assert declared - needed - {"ros2launch"} == set(), "in package.xml, but never imported"
 
