@@ -8,7 +8,7 @@ class names and colours, the input sizes it takes, how well it does, where it ca
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,7 @@ class Manifest:
     @property
     def palette_rgb(self) -> npt.NDArray[np.uint8]:
         """uint8 (256, 3): the RGB colour of each label, black where there is no class."""
-        palette = np.zeros((256, 3), np.uint8)
-        for semantic_class in self.classes:
-            palette[semantic_class.index] = semantic_class.color_rgb
-        return palette
+        return palette_rgb_of(self.classes)
 
     def network_size_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """The network size (height, width) for images of `image_size` (height, width).
@@ -112,6 +109,14 @@ class Manifest:
                 f"network size {height}x{width}: {self.name} takes {_text(self.min_size)} "
                 f"to {_text(self.max_size)}"
             )
+
+
+def palette_rgb_of(classes: Iterable[SemanticClass]) -> npt.NDArray[np.uint8]:
+    """uint8 (256, 3): the RGB colour of each label, black where there is no class."""
+    palette = np.zeros((256, 3), np.uint8)
+    for semantic_class in classes:
+        palette[semantic_class.index] = semantic_class.color_rgb
+    return palette
 
 
 def load_manifest(directory: Path | str, verify_hash: bool = True) -> Manifest:
