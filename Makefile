@@ -36,7 +36,7 @@ help:
 	@echo "make demo INPUT=<path>         the same with your bag, video file or image folder (TOPIC=/a/topic to choose)"
 	@echo "make test                      all quick tests, with the training's (downloads PyTorch)"
 	@echo "make test-runtime              the tests that need no PyTorch"
-	@echo "make test-slow test-render     minutes of tests; the renderer's (Python 3.11)"
+	@echo "make test-slow test-render     minutes of tests (downloads TensorRT-RTX too); the renderer's (Python 3.11)"
 	@echo "make lint format               ruff and mypy"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
 	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
@@ -61,6 +61,7 @@ $(STAMPS)/colcon: requirements/colcon.txt
 $(STAMPS)/test: requirements/test.txt requirements/runtime.txt
 $(STAMPS)/lint: requirements/lint.txt requirements/test.txt requirements/runtime.txt
 $(STAMPS)/training: requirements/training.txt requirements/test.txt requirements/runtime.txt
+$(STAMPS)/tensorrt: requirements/tensorrt.txt requirements/training.txt requirements/test.txt requirements/runtime.txt
 $(STAMPS)/render: requirements/render.txt
 $(STAMPS)/%: requirements/%.txt | $(STAMPS)/venv
 	@echo "--- installing $< into $(VENV)"
@@ -80,7 +81,7 @@ test: $(STAMPS)/training
 test-runtime: $(STAMPS)/test
 	$(PY) -m pytest --ignore=test/training $(ARGS)
 
-test-slow: $(STAMPS)/training
+test-slow: $(STAMPS)/tensorrt
 	$(PY) -m pytest -m slow $(ARGS)
 
 # Blender's wheel wants an older numpy, hence an environment of its own; the other tests' fixtures need more than it has.

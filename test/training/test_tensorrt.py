@@ -37,7 +37,7 @@ print("engine", None if engine is None else engine.nbytes)
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="tensorrt-rtx-cu13 is not installed (pip install tensorrt-rtx-cu13==1.7.1.116)",
+    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
 )
 def test_the_one_file_builds_an_engine_for_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
