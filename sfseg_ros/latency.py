@@ -6,6 +6,8 @@ from collections import deque
 
 import numpy as np
 
+from sfseg_ros.pacing import JUMP_BACK_NS
+
 
 class RollingPercentiles:
     """p50, p95 and p99 of the last `window` values, in the unit of the values.
@@ -40,24 +42,32 @@ class FrameTimes:
     """Rolling percentiles per step of a frame, all in milliseconds.
 
     `latency` is the age of the image (clock minus its stamp) when its first output was handed to
-    the middleware; the other steps are durations on a monotonic clock.
+    the middleware; the other steps are durations on a monotonic clock. `processing` is the sum of
+    WORK, the steps from the moment at which the worker took the frame to the handing over.
     """
 
-    STEPS = ("latency", "wait", "convert", "preprocess", "inference", "postprocess", "publish")
+    WORK = ("convert", "preprocess", "inference", "postprocess", "publish")
+    STEPS = ("latency", "wait", *WORK, "processing")
 
     def __init__(self) -> None:
         self._steps = {step: RollingPercentiles() for step in self.STEPS}
         self._last_stamp_ns = 0
 
     def add(self, stamp_ns: int, **steps_ms: float) -> None:
-        """Add one frame. A stamp more than a second before the last one is a bag that began anew
-        or a simulation that was reset: what was measured before is forgotten."""
-        if stamp_ns < self._last_stamp_ns - 1_000_000_000:
-            for percentiles in self._steps.values():
-                percentiles.clear()
+        """Add one frame: milliseconds of each of STEPS but `processing`. A stamp more than a second
+        before the last one is a bag that began anew or a simulation that was reset: what was
+        measured before is forgotten."""
+        if stamp_ns < self._last_stamp_ns - JUMP_BACK_NS:
+            self.clear()
         self._last_stamp_ns = stamp_ns
-        for step, value_ms in steps_ms.items():
+        processing_ms = sum(steps_ms.get(step, 0.0) for step in self.WORK)
+        for step, value_ms in {**steps_ms, "processing": processing_ms}.items():
             self._steps[step].add(value_ms)
+
+    def clear(self) -> None:
+        """Forget what was measured, as after a clock that jumped back."""
+        for percentiles in self._steps.values():
+            percentiles.clear()
 
     def percentiles(self, step: str) -> tuple[float, float, float] | None:
         """(p50, p95, p99) in milliseconds of one of STEPS, None before the first frame."""

@@ -3,16 +3,24 @@ from dataclasses import replace
 
 import pytest
 
-from sfseg_ros.health import Level, StreamState, judge
+from sfseg_ros.health import Level, StreamState, Thresholds, findings, judge, rates
 from sfseg_ros.mailbox import FrameCounts
 
-GOOD = StreamState("active", FrameCounts(received=100, segmented=100), cameras=1, age_ms=40.0)
+SECOND_NS = 1_000_000_000
+GOOD = StreamState(
+    "active",
+    FrameCounts(received=100, segmented=100),
+    cameras=1,
+    age_ms=40.0,
+    processing_ms=20.0,
+    time_ns=50 * SECOND_NS,
+)
 
 
 def later(**changes):
     counts = FrameCounts(received=110, segmented=changes.pop("segmented", 110))
     counts = replace(counts, **changes.pop("counts", {}))
-    return replace(GOOD, counts=counts, **changes)
+    return replace(GOOD, counts=counts, **{"time_ns": 52 * SECOND_NS, **changes})
 
 
 def test_a_stream_that_flows_is_ok_and_says_its_rates():
@@ -37,8 +45,21 @@ def test_a_stream_that_flows_is_ok_and_says_its_rates():
         (later(silent_s=6.0, cameras=0), Level.WARN, "nobody publishes the input topic"),
         (later(age_ms=1e9), Level.WARN, "set use_sim_time"),
         (later(age_ms=-1e9), Level.WARN, "synchronise the clocks"),
+        (later(too_old=4), Level.WARN, "4 frames older than max_age_ms left out; set use_sim_time"),
+        (
+            later(model_error="no such folder"),
+            Level.WARN,
+            "new model refused, the old one goes on: no such folder",
+        ),
         (later(segmented=100, counts={"unwatched": 10}), Level.OK, "nobody listens"),
         (later(lifecycle="inactive"), Level.OK, "inactive"),
+        (
+            later(lifecycle="configuring", loading="loading tiny, 3 s"),
+            Level.OK,
+            "configuring; loading tiny, 3 s",
+        ),
+        (later(loading="loading tiny, 3 s"), Level.OK, "10 frames in, 10 out; loading tiny, 3 s"),
+        (later(enabled=False, segmented=100), Level.OK, "disabled, 10 frames in"),
         (
             later(lifecycle="unconfigured", load_error="no such folder"),
             Level.ERROR,
@@ -55,3 +76,84 @@ def test_what_is_wrong_is_said_with_its_level(state, level, words):
 def test_an_error_of_the_past_is_forgotten_when_frames_flow_again():
     state = later(frame_error="odd", broken=True)
     assert judge(state, replace(state, counts=GOOD.counts))[0] == Level.OK
+
+
+STRICT = Thresholds(
+    silence_s=2.0,
+    warn_age_ms=100.0,
+    error_age_ms=300.0,
+    processing_budget_ms=50.0,
+    min_output_rate=4.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "words"),
+    [
+        (later(), Level.OK, "10 frames in, 10 out"),
+        (later(silent_s=2.5), Level.WARN, "no frame for 2 s although a camera publishes"),
+        (later(age_ms=150.0), Level.WARN, "results are 150 ms old, limit 100"),
+        (later(age_ms=350.0), Level.ERROR, "results are 350 ms old, limit 300"),
+        (later(age_ms=1e9), Level.ERROR, "set use_sim_time"),
+        (later(processing_ms=60.0), Level.WARN, "work on a frame takes 60 ms (p95), budget 50"),
+        (later(segmented=106), Level.WARN, "3.0 Hz out, expected 4; 5.0 Hz in"),
+        (later(segmented=106, processing_ms=60.0, age_ms=350.0), Level.ERROR, "350 ms old"),
+    ],
+)
+def test_beyond_a_threshold_it_says_what_was_measured_and_the_limit(state, level, words):
+    judged, message = judge(state, GOOD, STRICT)
+    assert judged == level
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        later(silent_s=1e6, cameras=0),
+        later(age_ms=5000.0, processing_ms=5000.0, segmented=100),
+    ],
+)
+def test_a_threshold_of_zero_is_no_limit(state):
+    assert judge(state, GOOD, Thresholds(silence_s=0.0))[0] == Level.OK
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"counts": {"unwatched": 10}},
+        {"counts": {"skipped": 10}, "enabled": False},
+    ],
+)
+def test_where_no_results_are_wanted_old_measurements_are_no_finding(changes):
+    state = later(segmented=100, age_ms=5000.0, processing_ms=5000.0, **changes)
+    assert findings(state, GOOD, STRICT) == []
+
+
+def test_the_first_second_after_activation_has_no_output_rate_yet():
+    state = later(segmented=101)
+    assert findings(state, GOOD, STRICT)
+    assert findings(state, replace(GOOD, lifecycle="inactive"), STRICT) == []
+    assert findings(state, replace(GOOD, enabled=False), STRICT) == []
+
+
+def test_all_findings_are_listed_and_the_gravest_is_the_judgement():
+    state = later(lost=3, segmented=101, counts={"rejected": 2}, frame_error="odd", age_ms=400.0)
+    found = findings(state, GOOD, STRICT)
+    assert [level for level, _ in found] == [Level.WARN, Level.WARN, Level.ERROR, Level.WARN]
+    assert judge(state, GOOD, STRICT) == found[2]
+
+
+def test_of_equally_grave_findings_the_cause_comes_before_the_effect():
+    state = later(lost=3, segmented=101)
+    assert judge(state, GOOD, STRICT) == (Level.WARN, "3 frames lost by the middleware")
+
+
+def test_rates_are_those_of_the_time_between_two_states():
+    assert rates(later(segmented=106), GOOD) == (5.0, 3.0)
+    assert rates(GOOD, GOOD) == (0.0, 0.0)
+
+
+def test_counters_that_began_anew_are_no_negative_rates():
+    anew = later(counts={"received": 4, "segmented": 2, "rejected": 0})
+    assert rates(anew, GOOD) == (2.0, 1.0)
+    assert judge(anew, replace(GOOD, lost=5)) == (Level.OK, "4 frames in, 2 out")

@@ -35,3 +35,25 @@ def test_frames_slightly_out_of_order_do_not():
     times.add(100 * SECOND_NS, latency=20.0)
     times.add(100 * SECOND_NS - 50_000_000, latency=10.0)
     assert times.percentiles("latency")[0] == 15.0
+
+
+def test_processing_is_the_work_on_a_frame_without_its_wait():
+    times = FrameTimes()
+    times.add(
+        SECOND_NS,
+        latency=100.0,
+        wait=50.0,
+        convert=1.0,
+        preprocess=2.0,
+        inference=30.0,
+        postprocess=4.0,
+        publish=5.0,
+    )
+    assert times.percentiles("processing") == pytest.approx((42.0, 42.0, 42.0))
+
+
+def test_clear_forgets_every_step():
+    times = FrameTimes()
+    times.add(SECOND_NS, latency=100.0, inference=30.0)
+    times.clear()
+    assert [times.percentiles(step) for step in FrameTimes.STEPS] == [None] * len(FrameTimes.STEPS)
