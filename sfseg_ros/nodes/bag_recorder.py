@@ -122,8 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         topics += [TopicToWrite(name, kind, latched=True) for name, kind in args.latched]
         with BagWriter(args.output, topics) as writer:
             recorder = BagRecorder(topics, writer)
-            recorder.say_when_ready(args.wait_for)
             try:
+                recorder.say_when_ready(args.wait_for)
                 rclpy.spin(recorder)
             except (KeyboardInterrupt, ExternalShutdownException):
                 pass
@@ -135,6 +135,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SfsegError as error:
         print(f"bag_recorder: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before there was anything to record
+        return 130
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 130  # the same: rclpy's handler shut the context down below what was being made
     finally:
         rclpy.try_shutdown()
     return 0

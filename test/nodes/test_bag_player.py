@@ -3,17 +3,21 @@
 writes, and nothing but the stamp differs."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import rclpy
 
 from sfseg_ros.bags import BagReader, BagWriter, Timeline, TopicToWrite
 from sfseg_ros.cdr import COMPRESSED_IMAGE, IMAGE, NS_PER_S, compressed_image_cdr, stamp_of_cdr
+from sfseg_ros.nodes import bag_recorder
 from sfseg_ros.tools.processes import Process, process, ros_environment
 
 CAMERA, TRUTH = "/camera/image/compressed", "/camera/ground_truth"
@@ -162,6 +166,38 @@ def test_a_topic_that_the_bag_lacks_is_refused_in_one_line(bag, environment, arg
     assert played.returncode == 1
     assert message in played.stderr
     assert len(played.stderr.strip().splitlines()) == 1
+
+
+def interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def shut_down(*arguments: object) -> None:
+    rclpy.shutdown()  # as rclpy's own signal handler
+    raise RuntimeError("the given context is not valid")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("start_rclpy", interrupted),
+        ("BagRecorder", interrupted),
+        ("BagRecorder", shut_down),
+        ("BagRecorder.say_when_ready", interrupted),
+        ("BagRecorder.say_when_ready", shut_down),
+    ],
+)
+def test_the_recorder_interrupted_before_it_records_ends_without_a_traceback(
+    tmp_path, monkeypatch, name, how
+):
+    monkeypatch.setattr(f"sfseg_ros.nodes.bag_recorder.{name}", how)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        status = bag_recorder.main([str(tmp_path / "out"), "--topic", CAMERA, COMPRESSED_IMAGE])
+    finally:
+        signal.signal(signal.SIGINT, handler)  # the recorder leaves it ignored
+    assert status in (0, 130)
+    assert [t.name for t in threading.enumerate() if t.name == "bag writer"] == []
 
 
 def test_the_recorder_refuses_a_folder_that_exists(tmp_path, environment):

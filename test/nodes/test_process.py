@@ -88,6 +88,21 @@ def test_so_does_a_signal_before_the_model_is_loaded(start):
     assert "Traceback" not in process.output
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("KeyboardInterrupt", ""),
+        ("ImportError from KeyboardInterrupt()", ""),
+        ("RuntimeError", "RuntimeError"),
+    ],
+)
+def test_a_ctrl_c_during_the_imports_is_no_traceback_and_any_other_error_is(error, said):
+    command = f"import sfseg_ros.nodes; raise {error}"
+    ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert ended.stderr.strip().rpartition("\n")[2] == said
+
+
 def test_namespace_name_and_topic_come_from_the_command_line(start):
     process = start("-r", "__ns:=/left", "-r", "__node:=eye", "-r", "image:=/camera/image_raw")
     process.wait_for("[left.eye]: waiting for images on /camera/image_raw")
