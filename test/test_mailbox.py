@@ -325,6 +325,28 @@ def test_counts_add_up_at_every_moment_under_load():
         assert camera.counts.pending == 0
 
 
+def test_counts_add_up_through_a_storm_of_starts_and_stops():
+    worker = BatchWorker(lambda frames: [True] * len(frames), unexpected)
+    cameras = [worker.mailbox() for _ in range(2)]
+    storm_is_over = threading.Event()
+
+    def send(camera):
+        while not storm_is_over.is_set():
+            camera.offer("frame")
+
+    senders = [threading.Thread(target=send, args=[camera]) for camera in cameras]
+    for sender in senders:
+        sender.start()
+    for _ in range(100):
+        worker.start()
+        worker.stop()
+    storm_is_over.set()
+    for sender in senders:
+        sender.join(WAIT_S)
+    assert [camera.counts.pending for camera in cameras] == [0, 0]
+    assert not [t for t in threading.enumerate() if t.name == "sfseg_frames"]
+
+
 def test_no_frame_is_kept_in_memory_after_its_batch():
     class Picture:
         pass

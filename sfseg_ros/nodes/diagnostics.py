@@ -1,11 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
 """The message on /diagnostics; what it says is decided in sfseg_ros/health.py."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from sfseg_ros.health import Level, StreamState
+from sfseg_ros.health import (
+    DEFAULT_THRESHOLDS,
+    Level,
+    StreamState,
+    Thresholds,
+    findings,
+    judge,
+    rates,
+)
 from sfseg_ros.latency import FrameTimes
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model runs on what: `sha256` that of the ONNX file, `backend` its description for
+    people. All empty while no model is loaded."""
+
+    name: str = ""
+    sha256: str = ""
+    backend: str = ""
+    precision: str = ""
+
+
+def camera_status(
+    node: Node,
+    camera: str,
+    state: StreamState,
+    before: StreamState,
+    times: FrameTimes,
+    model: ModelIdentity,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    more: Mapping[str, object] | None = None,
+) -> DiagnosticStatus:
+    """The status of one camera, "" for the only one; `more` values are appended.
+
+    Counts are since the node's start and add up: frames_in = frames_out + frames_replaced +
+    frames_rejected + frames_unwatched + frames_skipped + frames_pending. Rates are those since the
+    state `before`, percentiles those of the last frames.
+    """
+    level, message = judge(state, before, thresholds)
+    found = findings(state, before, thresholds)
+    counts = state.counts
+    in_hz, out_hz = rates(state, before)
+    values: dict[str, object] = {
+        "enabled": str(state.enabled).lower(),
+        "frames_in": counts.received,
+        "frames_out": counts.segmented,
+        "frames_replaced": counts.replaced,
+        "frames_rejected": counts.rejected,
+        "frames_unwatched": counts.unwatched,
+        "frames_skipped": counts.skipped,
+        "frames_pending": counts.pending,
+        "frames_lost": state.lost,
+        "frames_too_old": state.too_old,
+        "rate_in_hz": f"{in_hz:.2f}",
+        "rate_out_hz": f"{out_hz:.2f}",
+        "silent_s": f"{state.silent_s:.1f}",
+        "publishers": state.cameras,
+    }
+    if state.age_ms is not None:
+        values["age_ms"] = f"{state.age_ms:.2f}"
+    for step in FrameTimes.STEPS:
+        if (percentiles := times.percentiles(step)) is not None:
+            for name, value_ms in zip(("p50", "p95", "p99"), percentiles, strict=True):
+                values[f"{step}_{name}_ms"] = f"{value_ms:.2f}"
+    values |= {
+        "backend": model.backend,
+        "precision": model.precision,
+        "model": model.name,
+        "model_sha256": model.sha256[:12],
+        "loading": state.loading,
+        "findings": "; ".join(text for _, text in found),
+        "last_error": state.load_error or state.model_error or state.frame_error,
+        **(more or {}),
+    }
+    return DiagnosticStatus(
+        level=bytes([level]),
+        name=f"{node.get_fully_qualified_name().lstrip('/')}: {camera or 'frames'}",
+        message=message,
+        hardware_id=model.name,
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+    )
+
+
+def array_from_statuses(node: Node, statuses: Sequence[DiagnosticStatus]) -> DiagnosticArray:
+    """All statuses of a node under the time of its clock."""
+    array = DiagnosticArray(status=list(statuses))
+    array.header.stamp = node.get_clock().now().to_msg()
+    return array
 
 
 def diagnostic_array(
@@ -17,36 +107,8 @@ def diagnostic_array(
     backend: str,
     model: str,
 ) -> DiagnosticArray:
-    """One status. Counts are since the node's start and add up: frames_in = frames_out +
-    frames_replaced + frames_rejected + frames_unwatched + frames_pending."""
-    counts = state.counts
-    values: dict[str, object] = {
-        "frames_in": counts.received,
-        "frames_out": counts.segmented,
-        "frames_replaced": counts.replaced,
-        "frames_rejected": counts.rejected,
-        "frames_unwatched": counts.unwatched,
-        "frames_pending": counts.pending,
-        "frames_lost": state.lost,
-    }
-    for step in FrameTimes.STEPS:
-        if (percentiles := times.percentiles(step)) is not None:
-            for name, value_ms in zip(("p50", "p95", "p99"), percentiles, strict=True):
-                values[f"{step}_{name}_ms"] = f"{value_ms:.2f}"
-    values |= {
-        "backend": backend,
-        "model": model,
-        "last_error": state.load_error or state.frame_error,
-    }
-    array = DiagnosticArray()
-    array.header.stamp = node.get_clock().now().to_msg()
-    array.status = [
-        DiagnosticStatus(
-            level=bytes([level]),
-            name=f"{node.get_fully_qualified_name().lstrip('/')}: frames",
-            message=message,
-            hardware_id=model,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-        )
-    ]
-    return array
+    """The status of the only camera, judged by the caller."""
+    identity = ModelIdentity(model, backend=backend)
+    status = camera_status(node, "", state, state, times, identity)
+    status.level, status.message = bytes([level]), message
+    return array_from_statuses(node, [status])
