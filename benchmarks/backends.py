@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 import openvino as ov
 
-from sfseg_ros.backends import Uint8Array, open_backend
+from sfseg_ros.backends import Backend, Uint8Array, open_backend
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.openvino_backend import upsample_argmax
 from sfseg_ros.backends.processor import bf16_unit
@@ -38,17 +38,22 @@ def main() -> None:
     parser.add_argument("model", help="model directory or name")
     parser.add_argument("--sizes", nargs="+", default=["352x480", "1024x2048"])
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--batch", type=int, help="this number of images at once, instead")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     manifest = load_manifest(find_model(arguments.model))
     rows: list[Row] = []
     for size in arguments.sizes:
         height, width = (int(side) for side in size.split("x"))
-        rows += whole_model_rows(manifest, height, width, arguments.repeats)
-        rows += tail_rows(manifest, height, width, arguments.repeats)
+        if arguments.batch:
+            rows += batch_rows(manifest, height, width, arguments.batch, arguments.repeats)
+        else:
+            rows += whole_model_rows(manifest, height, width, arguments.repeats)
+            rows += tail_rows(manifest, height, width, arguments.repeats)
     document = {
         "command": f"python -m benchmarks.backends {manifest.name} "
-        f"--sizes {' '.join(arguments.sizes)} --repeats {arguments.repeats}",
+        f"--sizes {' '.join(arguments.sizes)} --repeats {arguments.repeats}"
+        + (f" --batch {arguments.batch}" if arguments.batch else ""),
         "onnx_sha256": manifest.onnx_sha256,
         "machine": dict(machine_facts()),
         "load_average": os.getloadavg()[0],
@@ -60,12 +65,9 @@ def main() -> None:
 
 def whole_model_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list[Row]:
     rgb = smooth_noise(height, width)
-    kinds = [("onnxruntime", "fp32"), ("openvino", "fp32")]
-    if bf16_unit():
-        kinds.append(("openvino", "bf16"))
     rows: list[Row] = []
     reference: Uint8Array | None = None
-    for name, precision in kinds:
+    for name, precision in backends_of_this_machine():
         backend = open_backend(name, manifest, precision)
         labels, _ = backend.infer(rgb, confidence=False)
         reference = labels if reference is None else reference
@@ -76,6 +78,54 @@ def whole_model_rows(manifest: Manifest, height: int, width: int, repeats: int) 
             rows.append(row | {"backend": backend.description, "agreement": agreement})
         backend.close()
     return rows
+
+
+def batch_rows(manifest: Manifest, height: int, width: int, batch: int, repeats: int) -> list[Row]:
+    """Labels of `batch` images: in one call, one by one, and by OpenVINO compiled for the batch,
+    which its backend does not do."""
+    rgb = smooth_noise(height, width).repeat(batch, axis=0)
+    rows: list[Row] = []
+    for name, precision in backends_of_this_machine():
+        what = f"{name} {precision} {height}x{width} {batch} images"
+        backend = open_backend(name, manifest, precision)
+        calls = {
+            "one call": partial(backend.infer, rgb, confidence=False),
+            "one by one": partial(infer_one_by_one, backend, rgb),
+        }
+        if name == "openvino":
+            calls["compiled for the batch"] = openvino_batch(manifest, rgb, precision)
+        for how, call in calls.items():
+            row = measured(f"{what}, {how}", call, repeats, frames=batch)
+            rows.append(row | {"backend": backend.description})
+        backend.close()
+    return rows
+
+
+def infer_one_by_one(backend: Backend, rgb: Uint8Array) -> None:
+    for image in rgb:
+        backend.infer(image[None], confidence=False)
+
+
+def openvino_batch(manifest: Manifest, rgb: Uint8Array, precision: str) -> Callable[[], object]:
+    """A call that infers labels of uint8 (N, H, W, 3) with trunk and tail compiled for its N."""
+    core = ov.Core()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    trunk_options = options | {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    model = core.read_model(split_model_of(manifest).trunk.SerializeToString())
+    model.reshape(list(rgb.shape))
+    trunk = core.compile_model(model, "CPU", trunk_options).create_infer_request()
+    trunk.set_input_tensor(ov.Tensor(rgb, shared_memory=True))
+    scores = trunk.get_output_tensor()
+    labels = upsample_argmax(list(scores.shape), manifest.output_stride, confidence=False)
+    tail = core.compile_model(labels, "CPU", options).create_infer_request()
+    tail.set_input_tensor(scores)
+    return lambda: (trunk.infer(), tail.infer())
+
+
+def backends_of_this_machine() -> list[tuple[str, str]]:
+    """(name, precision), the reference first."""
+    kinds = [("onnxruntime", "fp32"), ("openvino", "fp32")]
+    return [*kinds, ("openvino", "bf16")] if bf16_unit() else kinds
 
 
 def tail_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list[Row]:
@@ -102,16 +152,17 @@ def tail_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list
     return rows
 
 
-def measured(what: str, call: Callable[[], object], repeats: int) -> Row:
-    """Median wall and mean CPU time in ms; the first call prepares and does not count."""
+def measured(what: str, call: Callable[[], object], repeats: int, frames: int = 1) -> Row:
+    """Median wall and mean CPU time in ms per frame, of calls with `frames` each; the first call
+    prepares and does not count."""
     call()
     wall = []
     cpu = time.process_time()
     for _ in range(repeats):
         start = time.perf_counter()
         call()
-        wall.append((time.perf_counter() - start) * 1e3)
-    cpu_ms = (time.process_time() - cpu) * 1e3 / repeats
+        wall.append((time.perf_counter() - start) * 1e3 / frames)
+    cpu_ms = (time.process_time() - cpu) * 1e3 / repeats / frames
     row: Row = {"what": what, "cpu_ms": round(cpu_ms, 2)}
     if QUIET:
         row["wall_ms_min"] = round(min(wall), 2)

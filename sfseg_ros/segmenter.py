@@ -1,35 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One camera frame through the model: resize, infer, resize back."""
+"""Camera frames through the model: fit to the network, infer, bring back to the output's pixels."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sfseg_ros.backends import Backend, open_backend
-from sfseg_ros.errors import ImageError
-from sfseg_ros.imaging import Uint8Array, resized_labels, resized_rgb
-from sfseg_ros.manifest import Manifest, load_manifest
+from sfseg_ros.errors import ImageError, SfsegError
+from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
+from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.manifest import UNLABELLED, Manifest, load_manifest
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The result for one image of height H and width W, and where the time went.
+    """The result for one image, and where the time went.
 
-    `labels` is uint8 (H, W), indices of the manifest's classes; `confidence` uint8 (H, W), the
-    softmax probability of that class in 255ths, or None where it was not asked for.
+    `labels` is uint8 of `geometry.output_size`, indices of the manifest's classes and 255 where
+    the network saw nothing; `confidence` is uint8 of the same size, the softmax probability of
+    that class in 255ths and 0 where there is none, or None where it was not asked for.
+    `inference_ms` is that of the whole batch, for which each of its frames waited.
     """
 
     labels: Uint8Array
     confidence: Uint8Array | None
+    geometry: FrameGeometry
     preprocess_ms: float
     inference_ms: float
     postprocess_ms: float
 
 
+@dataclass(frozen=True)
+class _NetworkInput:
+    """One frame of a batch, ready for the backend: `index` is its place among the frames."""
+
+    index: int
+    geometry: FrameGeometry
+    rgb: Uint8Array
+    preprocess_ms: float
+
+
 class Segmenter:
-    """A model, ready for images of any size. Not thread-safe: one thread calls it."""
+    """A model, ready for images of any size. One thread segments; `warm_up` may run in another."""
 
     def __init__(
         self, manifest: Manifest, backend: Backend, network_size: tuple[int, int] | None = None
@@ -41,44 +56,117 @@ class Segmenter:
         self.manifest = manifest
         self.backend = backend
         self._network_size = network_size
+        self._warm_sizes: set[tuple[int, int]] = set()
 
-    def network_size_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which the network sees images of `image_size` (height, width)."""
-        return self._network_size or self.manifest.network_size_for(image_size)
+    def network_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the network sees an area of `size` (height, width)."""
+        return self._network_size or self.manifest.network_size_for(size)
 
-    def segment(self, rgb: Uint8Array, confidence: bool = True) -> Segmentation:
-        """Segment one uint8 (H, W, 3) RGB image; the result has its size.
+    def geometry_of(self, image_size: tuple[int, int], view: View = WHOLE_IMAGE) -> FrameGeometry:
+        """How images of `image_size` (height, width) go through this model under `view`.
 
-        Raises ImageError for another kind of array, BackendError where inference fails.
+        Raises ImageError where the view's region leaves the image.
         """
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
-            raise ImageError(f"image is {rgb.dtype} {rgb.shape}: expected uint8 (height, width, 3)")
-        image_size = rgb.shape[:2]
-        start = time.perf_counter()
-        network_rgb = resized_rgb(rgb, self.network_size_for(image_size))
-        resized = time.perf_counter()
-        labels, certainty = self.backend.infer(network_rgb[None], confidence)
-        inferred = time.perf_counter()
-        labels_at_size = resized_labels(labels[0], image_size)
-        confidence_at_size = None if certainty is None else resized_labels(certainty[0], image_size)
-        end = time.perf_counter()
-        return Segmentation(
-            labels=labels_at_size,
-            confidence=confidence_at_size,
-            preprocess_ms=(resized - start) * 1e3,
-            inference_ms=(inferred - resized) * 1e3,
-            postprocess_ms=(end - inferred) * 1e3,
-        )
+        return geometry_of(image_size, view, self.network_size_for)
 
-    def warm_up(self, image_size: tuple[int, int]) -> None:
-        """Segment a black image of `image_size` (height, width), with and without confidence,
-        so that the first frame does not pay for compilation."""
-        black = np.zeros((*image_size, 3), np.uint8)
+    def segment(
+        self, rgb: Uint8Array, confidence: bool = True, view: View = WHOLE_IMAGE
+    ) -> Segmentation:
+        """Segment one uint8 (H, W, 3) RGB image; without a `view` the result has its size.
+
+        Raises ImageError for another kind of array and a view that leaves the image, BackendError
+        where inference fails.
+        """
+        (outcome,) = self.segment_batch([(rgb, view)], confidence)
+        if isinstance(outcome, SfsegError):
+            raise outcome
+        return outcome
+
+    def segment_batch(
+        self, frames: Sequence[tuple[Uint8Array, View]], confidence: bool
+    ) -> list[Segmentation | SfsegError]:
+        """Segment uint8 (H, W, 3) RGB images of any sizes, each under its view.
+
+        Frames of one network size are inferred together. In the place of a frame that cannot be
+        segmented stands its error, as `segment` would raise it; the others are not affected.
+        """
+        outcomes: dict[int, Segmentation | SfsegError] = {}
+        batches: dict[tuple[int, int], list[_NetworkInput]] = {}
+        for index, (rgb, view) in enumerate(frames):
+            try:
+                frame = self._network_input(index, rgb, view)
+            except SfsegError as error:
+                outcomes[index] = error
+            else:
+                batches.setdefault(frame.geometry.network_size, []).append(frame)
+        for batch in batches.values():
+            try:
+                segmented = self._inferred(batch, confidence)
+            except SfsegError as error:
+                outcomes.update((frame.index, error) for frame in batch)
+            else:
+                outcomes.update(zip((frame.index for frame in batch), segmented))
+        return [outcomes[index] for index in range(len(frames))]
+
+    def warm_up(self, image_size: tuple[int, int], view: View = WHOLE_IMAGE) -> None:
+        """Prepare for images of `image_size` (height, width) under `view`, with and without
+        confidence, so that the first frame does not pay for compilation.
+
+        May run in a thread of its own while another segments images of other sizes.
+        """
+        network_size = self.geometry_of(image_size, view).network_size
+        black = np.zeros((1, *network_size, 3), np.uint8)
         for confidence in (False, True):
-            self.segment(black, confidence)
+            self.backend.infer(black, confidence)
+        self._warm_sizes.add(network_size)
+
+    def is_warm(self, image_size: tuple[int, int], view: View = WHOLE_IMAGE) -> bool:
+        """Whether `warm_up` for such images would have nothing to do. Images of different sizes
+        often share a network size, so it may never have been called for this one."""
+        return self.geometry_of(image_size, view).network_size in self._warm_sizes
 
     def close(self) -> None:
         self.backend.close()
+
+    def _network_input(self, index: int, rgb: Uint8Array, view: View) -> _NetworkInput:
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
+            raise ImageError(f"image is {rgb.dtype} {rgb.shape}: expected uint8 (height, width, 3)")
+        start = time.perf_counter()
+        geometry = self.geometry_of((rgb.shape[0], rgb.shape[1]), view)
+        network_rgb = geometry.network_input(rgb)
+        return _NetworkInput(index, geometry, network_rgb, _ms_since(start))
+
+    def _inferred(self, batch: list[_NetworkInput], confidence: bool) -> list[Segmentation]:
+        """All of one network size."""
+        start = time.perf_counter()
+        inputs = [frame.rgb for frame in batch]
+        rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy
+        labels, certainty = self.backend.infer(rgb, confidence)
+        inference_ms = _ms_since(start)
+        return [
+            _segmentation(
+                frame, labels[i], None if certainty is None else certainty[i], inference_ms
+            )
+            for i, frame in enumerate(batch)
+        ]
+
+
+def _segmentation(
+    frame: _NetworkInput, labels: Uint8Array, certainty: Uint8Array | None, inference_ms: float
+) -> Segmentation:
+    """From uint8 (h, w) at the network's size."""
+    start = time.perf_counter()
+    geometry = frame.geometry
+    labels = geometry.output_from(labels, fill=UNLABELLED)
+    if certainty is not None:
+        certainty = geometry.output_from(certainty, fill=0)
+    return Segmentation(
+        labels, certainty, geometry, frame.preprocess_ms, inference_ms, _ms_since(start)
+    )
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3
 
 
 def open_segmenter(

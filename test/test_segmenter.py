@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from sfseg_ros.errors import ImageError, ManifestError
+from sfseg_ros.errors import BackendError, ImageError, ManifestError
+from sfseg_ros.geometry import View
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
@@ -91,10 +92,124 @@ def test_it_tells_where_the_time_went(segmenter):
     assert sum(steps) <= total_ms
 
 
+# What waits when the worker becomes free.
+
+
+def test_frames_of_one_network_size_are_inferred_together(tiny_manifest, backend):
+    sizes = [(64, 96), (128, 192), (96, 64), (37, 91), (480, 720)]
+    frames = [halves(*size) for size in sizes]
+    batch = [(rgb, View()) for rgb, _ in frames]
+    outcomes = Segmenter(tiny_manifest, backend).segment_batch(batch, confidence=True)
+    assert backend.calls == [
+        ((3, 64, 96, 3), True),
+        ((1, 96, 64, 3), True),
+        ((1, 64, 128, 3), True),
+    ]
+    for (rgb, view), outcome in zip(batch, outcomes):
+        alone = Segmenter(tiny_manifest, backend).segment(rgb, view=view)
+        np.testing.assert_array_equal(outcome.labels, alone.labels)
+        np.testing.assert_array_equal(outcome.confidence, alone.confidence)
+
+
+def test_each_frame_of_a_batch_has_its_own_view(tiny_manifest, backend):
+    rgb, labels = halves(128, 192)
+    views = [View(), View(horizon=0.5), View(output_size=(32, 48)), View(region=(0, 0, 96, 64))]
+    outcomes = Segmenter(tiny_manifest, backend).segment_batch([(rgb, v) for v in views], True)
+    whole, below, small, corner = outcomes
+    np.testing.assert_array_equal(whole.labels, labels)
+    assert (below.labels[:64] == 255).all()
+    assert not below.confidence[:64].any()
+    np.testing.assert_array_equal(below.labels[64:], labels[64:])
+    np.testing.assert_array_equal(small.labels, labels[::4, ::4])
+    assert small.confidence.shape == small.geometry.output_size == (32, 48)
+    np.testing.assert_array_equal(corner.labels[:64, :96], labels[:64, :96])
+    assert (corner.labels[:, 96:] == 255).all()
+
+
+def test_a_bad_frame_of_a_batch_costs_itself_only(tiny_manifest, backend):
+    rgb, labels = halves(64, 96)
+    outcomes = Segmenter(tiny_manifest, backend).segment_batch(
+        [
+            (rgb, View()),
+            (rgb[:, :, 0], View()),
+            (rgb, View(region=(90, 0, 10, 10))),
+            (rgb, View()),
+        ],
+        confidence=False,
+    )
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        *("Segmentation", "ImageError", "ImageError", "Segmentation")
+    ]
+    assert "expected uint8" in str(outcomes[1])
+    assert "leaves it" in str(outcomes[2])
+    np.testing.assert_array_equal(outcomes[3].labels, labels)
+    assert backend.calls == [((2, 64, 96, 3), False)]
+
+
+def test_a_size_at_which_inference_fails_costs_its_own_frames_only(tiny_manifest, backend):
+    infer = backend.infer
+
+    def refusing(rgb, confidence):
+        if rgb.shape[1] == 96:
+            raise BackendError("out of memory")
+        return infer(rgb, confidence)
+
+    backend.infer = refusing
+    segmenter = Segmenter(tiny_manifest, backend)
+    wide, tall = halves(64, 96)[0], halves(96, 64)[0]
+    outcomes = segmenter.segment_batch([(tall, View()), (wide, View()), (tall, View())], False)
+    assert [str(outcome) for outcome in outcomes[::2]] == ["out of memory"] * 2
+    assert outcomes[1].labels.shape == (64, 96)
+    with pytest.raises(BackendError, match="out of memory"):
+        segmenter.segment(tall)
+
+
+def test_an_empty_batch_infers_nothing(tiny_manifest, backend):
+    assert Segmenter(tiny_manifest, backend).segment_batch([], confidence=True) == []
+    assert backend.calls == []
+
+
+def test_nothing_is_copied_where_image_and_network_have_one_size(tiny_manifest, backend):
+    given = []
+
+    def infer(rgb, confidence):
+        given.append(rgb)
+        return labels, labels
+
+    backend.infer = infer
+    labels = np.zeros((1, 64, 96), np.uint8)
+    rgb, _ = halves(64, 96)
+    result = Segmenter(tiny_manifest, backend).segment(rgb)
+    assert np.shares_memory(given[0], rgb)
+    assert np.shares_memory(result.labels, labels)
+    assert np.shares_memory(result.confidence, labels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40000), (40000, 1), (3, 2)])
+def test_images_of_odd_shapes_are_segmented(tiny_manifest, backend, size):
+    for fit in ("stretch", "letterbox", "crop"):
+        rgb = np.full((*size, 3), COLOURS[2])
+        result = Segmenter(tiny_manifest, backend).segment(rgb, view=View(fit=fit))
+        assert result.labels.shape == size
+        assert set(np.unique(result.labels)) <= {2, 255}
+        assert (result.labels == 2).any()
+
+
 def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest, backend):
     Segmenter(tiny_manifest, backend).warm_up((480, 640))
     assert [confidence for _, confidence in backend.calls] == [False, True]
     assert len({shape for shape, _ in backend.calls}) == 1
+
+
+def test_it_knows_for_which_images_it_is_warm(tiny_manifest, backend):
+    segmenter = Segmenter(tiny_manifest, backend)
+    assert not segmenter.is_warm((480, 720))
+    segmenter.warm_up((480, 720))
+    assert segmenter.is_warm((480, 720))
+    assert segmenter.is_warm((64, 96))  # the same network size
+    assert not segmenter.is_warm((480, 720), View(horizon=0.5))
+    segmenter.warm_up((480, 720), View(horizon=0.5))
+    assert segmenter.is_warm((480, 720), View(horizon=0.5))
 
 
 def test_a_padded_view_equals_its_copy(segmenter):

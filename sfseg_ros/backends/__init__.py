@@ -25,7 +25,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class Backend(Protocol):
-    """A loaded model. Not thread-safe: one thread calls it."""
+    """A loaded model. Several threads may call `infer`: the frames of one camera by one thread,
+    while another prepares the backend for the image size of the next camera."""
 
     name: str
     description: str

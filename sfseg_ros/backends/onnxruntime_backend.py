@@ -41,11 +41,11 @@ class OnnxRuntimeBackend:
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        if self._trunk is None:
+        trunk, tail = self._trunk, self._confidence_tail if confidence else self._labels_tail
+        if trunk is None or tail is None:
             raise BackendError("backend onnxruntime is closed: open it again")
-        tail = self._confidence_tail if confidence else self._labels_tail
         try:
-            (scores,) = self._trunk.run(None, {"image": np.ascontiguousarray(rgb)})
+            (scores,) = trunk.run(None, {"image": np.ascontiguousarray(rgb)})
             outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
         except Exception as error:  # its exceptions share no base class
             raise BackendError(f"ONNX Runtime failed: {_one_line(error)}") from error

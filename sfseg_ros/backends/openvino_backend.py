@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO on the processor: bf16 where there is a unit for it, else fp32."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,20 @@ from sfseg_ros.backends.processor import bf16_unit, thread_count, threads_text
 from sfseg_ros.errors import BackendError
 from sfseg_ros.manifest import UNLABELLED, Manifest
 
-MAX_COMPILED_SIZES = 4
-"""Compiled models kept at a time, one per input shape; each holds its own copy of the weights."""
+MAX_COMPILED_SIZES = 8
+"""Input sizes kept compiled: those of six cameras that all differ, of the warm-up, and one to
+spare. Each holds its own copy of the weights and its buffers, some 100 MB for a ResNet-18 at
+352x480. Most cameras share a size: it is a multiple of 32 and depends on the aspect ratio only."""
 
 
 class OpenVinoBackend:
-    """See `Backend`. Compiles for each input shape at its first use, which takes a second or two,
-    because fixed shapes run faster than free ones; the shapes used last are kept."""
+    """See `Backend`. Compiles for each input size at its first use, which takes some tenths of a
+    second, because fixed sizes run faster than free ones; the sizes used last are kept.
+
+    The images of a batch run one after another through the same compiled model. One compiled for
+    the batch takes as long (benchmarks/batches.json), and each number of waiting cameras would
+    need its own.
+    """
 
     name = "openvino"
     reason = "asked for"
@@ -47,7 +56,8 @@ class OpenVinoBackend:
             raise BackendError(
                 f"OpenVINO refuses {manifest.onnx_path}: {_one_line(error)}"
             ) from error
-        self._pipelines: OrderedDict[tuple[int, ...], _Pipeline] = OrderedDict()
+        self._pipelines: OrderedDict[tuple[int, int], _Pipeline] = OrderedDict()
+        self._lock = threading.Lock()
         self.description = (
             f"OpenVINO {ov.__version__.split('-')[0]}, "
             f"{f'bf16 ({unit})' if use_bf16 else 'fp32'}, {threads_text(threads)}"
@@ -55,64 +65,81 @@ class OpenVinoBackend:
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        if self._trunk is None:
-            raise BackendError("backend openvino is closed: open it again")
+        # OpenVINO shares memory with writable arrays only, though it does not write.
+        shared = np.require(rgb, np.uint8, ["C", "W"])
+        labels = np.empty(rgb.shape[:3], np.uint8)
+        certainty = np.empty_like(labels) if confidence else None
+        pipeline = self._pipeline((rgb.shape[1], rgb.shape[2]))
         try:
-            # OpenVINO shares memory with writable arrays only, though it does not write.
-            shared = np.require(rgb, np.uint8, ["C", "W"])
-            return self._pipeline(rgb.shape).run(shared, confidence)
+            for i in range(len(shared)):
+                pipeline.run(shared[i], labels[i], None if certainty is None else certainty[i])
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed: {_one_line(error)}") from error
+        return labels, certainty
 
     def close(self) -> None:
-        self._trunk = None
-        self._pipelines.clear()
+        with self._lock:
+            self._trunk = None
+            self._pipelines.clear()
 
-    def _pipeline(self, shape: tuple[int, ...]) -> "_Pipeline":
-        if shape not in self._pipelines:
-            assert self._trunk is not None
-            trunk = self._trunk.clone()  # shares the weights
-            trunk.reshape(list(shape))
-            self._pipelines[shape] = _Pipeline(
-                self._core.compile_model(trunk, "CPU", self._trunk_options),
-                lambda tail: self._core.compile_model(tail, "CPU", self._tail_options),
-                self._manifest.output_stride,
-            )
-        self._pipelines.move_to_end(shape)
-        if len(self._pipelines) > MAX_COMPILED_SIZES:
-            self._pipelines.popitem(last=False)
-        return self._pipelines[shape]
+    def _pipeline(self, size: tuple[int, int]) -> "_Pipeline":
+        with self._lock:
+            if self._trunk is None:
+                raise BackendError("backend openvino is closed: open it again")
+            if size not in self._pipelines:
+                compiled_trunk = partial(self._compiled_trunk, self._trunk, size)
+                self._pipelines[size] = _Pipeline(compiled_trunk, self._compiled_tail)
+            self._pipelines.move_to_end(size)
+            if len(self._pipelines) > MAX_COMPILED_SIZES:
+                self._pipelines.popitem(last=False)
+            return self._pipelines[size]
+
+    def _compiled_trunk(self, model: ov.Model, size: tuple[int, int]) -> ov.CompiledModel:
+        trunk = model.clone()  # shares the weights
+        trunk.reshape([1, *size, 3])
+        return self._core.compile_model(trunk, "CPU", self._trunk_options)
+
+    def _compiled_tail(self, scores_shape: list[int], confidence: bool) -> ov.CompiledModel:
+        tail = upsample_argmax(scores_shape, self._manifest.output_stride, confidence)
+        return self._core.compile_model(tail, "CPU", self._tail_options)
 
 
 class _Pipeline:
-    """The trunk compiled for one input shape, and its tails, compiled when first asked for."""
+    """The trunk and its tails for one input size, each compiled when it is first asked for.
+
+    It has a lock of its own, so that compiling for a new size keeps no other size waiting.
+    """
 
     def __init__(
         self,
-        trunk: ov.CompiledModel,
-        compiled: Callable[[ov.Model], ov.CompiledModel],
-        stride: int,
+        compiled_trunk: Callable[[], ov.CompiledModel],
+        compiled_tail: Callable[[list[int], bool], ov.CompiledModel],
     ) -> None:
-        self._trunk = trunk.create_infer_request()
-        self._scores_shape = list(trunk.output(0).shape)
-        self._compiled = compiled
-        self._stride = stride
+        self._compiled_trunk = compiled_trunk
+        self._compiled_tail = compiled_tail
+        self._lock = threading.Lock()
+        self._trunk: ov.InferRequest | None = None
         self._tails: dict[bool, ov.InferRequest] = {}
 
-    def run(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
-        self._trunk.set_input_tensor(ov.Tensor(rgb, shared_memory=True))
-        self._trunk.infer()
-        tail = self._tail(confidence)
-        tail.infer()
-        # Copies: the next frame overwrites the request's own outputs.
-        labels = np.array(tail.get_output_tensor(0).data)
-        return labels, np.array(tail.get_output_tensor(1).data) if confidence else None
+    def run(self, rgb: Uint8Array, labels: Uint8Array, certainty: Uint8Array | None) -> None:
+        """uint8 (H, W, 3) RGB into uint8 (H, W) `labels` and, where asked for, `certainty`."""
+        with self._lock:
+            if self._trunk is None:
+                self._trunk = self._compiled_trunk().create_infer_request()
+            self._trunk.set_input_tensor(ov.Tensor(rgb[None], shared_memory=True))
+            self._trunk.infer()
+            tail = self._tail(self._trunk, certainty is not None)
+            tail.infer()
+            # Copies: the next frame overwrites the request's own outputs.
+            labels[:] = tail.get_output_tensor(0).data[0]
+            if certainty is not None:
+                certainty[:] = tail.get_output_tensor(1).data[0]
 
-    def _tail(self, confidence: bool) -> ov.InferRequest:
+    def _tail(self, trunk: ov.InferRequest, confidence: bool) -> ov.InferRequest:
         if confidence not in self._tails:
-            model = upsample_argmax(self._scores_shape, self._stride, confidence)
-            request = self._compiled(model).create_infer_request()
-            request.set_input_tensor(self._trunk.get_output_tensor())  # no copy between the two
+            scores = trunk.get_output_tensor()
+            request = self._compiled_tail(list(scores.shape), confidence).create_infer_request()
+            request.set_input_tensor(scores)  # no copy between the two
             self._tails[confidence] = request
         return self._tails[confidence]
 

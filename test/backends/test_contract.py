@@ -2,6 +2,8 @@
 """What every backend does alike. A new backend subclasses BackendContract in three lines."""
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,14 +91,25 @@ class BackendContract:
         np.testing.assert_array_equal(labels, before[0])
         np.testing.assert_array_equal(confidence, before[1])
 
+    def test_threads_that_infer_at_the_same_time_get_their_own_results(self, backend):
+        pictures = [quarters(64, 64)[0], 255 - quarters(64, 64)[0], quarters(96, 64)[0]]
+        alone = [backend.infer(rgb[None], confidence=True) for rgb in pictures]
+        with ThreadPoolExecutor(len(pictures)) as pool:
+            for _ in range(5):
+                infer = partial(backend.infer, confidence=True)
+                together = list(pool.map(infer, (rgb[None] for rgb in pictures)))
+                for (labels, confidence), expected in zip(together, alone):
+                    np.testing.assert_array_equal(labels, expected[0])
+                    np.testing.assert_array_equal(confidence, expected[1])
+
     def test_more_sizes_than_are_kept_work_in_turn(self, backend):
-        for _ in range(2):
-            for height in (32, 64, 96, 128, 160, 192):
-                rgb, expected = quarters(height, 64)
-                labels, _ = backend.infer(rgb[None], confidence=False)
-                assert labels.shape == (1, height, 64)
-                inside = away_from_edges(expected)
-                np.testing.assert_array_equal(labels[0][inside], expected[inside])
+        sizes = [(height, width) for height in range(32, 161, 32) for width in (64, 96)]
+        for height, width in sizes * 2:
+            rgb, expected = quarters(height, width)
+            labels, _ = backend.infer(rgb[None], confidence=False)
+            assert labels.shape == (1, height, width)
+            inside = away_from_edges(expected)
+            np.testing.assert_array_equal(labels[0][inside], expected[inside])
 
     def test_read_only_and_strided_images_work(self, backend):
         rgb, _ = quarters()

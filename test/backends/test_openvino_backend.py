@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import threading
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     OpenVinoBackend,
     upsample_argmax,
 )
+from sfseg_ros.errors import BackendError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +61,81 @@ def test_of_equal_scores_the_lowest_class_wins(onnx_body, compiled_tail):
     assert not everywhere_equal.any()
 
 
-def test_only_the_last_sizes_stay_compiled(tiny_manifest):
-    backend = OpenVinoBackend(tiny_manifest, "fp32", threads=1)
-    for width in range(32, 32 * (MAX_COMPILED_SIZES + 3), 32):
-        backend.infer(np.zeros((1, 32, width, 3), np.uint8), confidence=False)
+@pytest.fixture
+def backend(tiny_manifest):
+    return OpenVinoBackend(tiny_manifest, "fp32", threads=1)
+
+
+def sizes(count):
+    """`count` different (height, width) that the tiny model takes."""
+    sides = range(32, 257, 32)
+    return [(height, width) for height in sides for width in sides][:count]
+
+
+def black(height, width, count=1):
+    return np.zeros((count, height, width, 3), np.uint8)
+
+
+class CountingCore:
+    """ov.Core, which notes what it compiles and waits where a test wants it to."""
+
+    def __init__(self, core):
+        self.core = core
+        self.compiled = 0
+        self.compiling = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def compile_model(self, *arguments):
+        self.compiled += 1
+        self.compiling.set()
+        assert self.go_on.wait(60)
+        return self.core.compile_model(*arguments)
+
+
+def test_only_the_last_sizes_stay_compiled(backend):
+    for size in sizes(MAX_COMPILED_SIZES + 3):
+        backend.infer(black(*size), confidence=False)
     assert len(backend._pipelines) == MAX_COMPILED_SIZES
+
+
+def test_no_number_of_images_compiles_anew(backend):
+    backend.infer(black(64, 96), confidence=True)
+    backend._core = core = CountingCore(backend._core)
+    for count in (1, 2, 3, 5):
+        backend.infer(black(64, 96, count), confidence=True)
+    assert core.compiled == 0
+    backend.infer(black(96, 96), confidence=True)
+    assert core.compiled == 2  # trunk and tail
+
+
+def test_a_new_size_that_compiles_keeps_no_other_size_waiting(backend):
+    backend.infer(black(64, 96), confidence=False)
+    backend._core = core = CountingCore(backend._core)
+    core.go_on.clear()
+    newcomer = threading.Thread(target=backend.infer, args=(black(96, 96), False))
+    newcomer.start()
+    try:
+        assert core.compiling.wait(60)
+        backend.infer(black(64, 96), confidence=False)
+        assert newcomer.is_alive()
+    finally:
+        core.go_on.set()
+        newcomer.join()
+    assert core.compiled == 2
+
+
+def test_a_size_that_could_not_be_compiled_is_tried_again(backend, monkeypatch):
+    compiled_trunk = backend._compiled_trunk
+    failures = [RuntimeError("no memory\nleft")]
+
+    def sometimes(*arguments):
+        if failures:
+            raise failures.pop()
+        return compiled_trunk(*arguments)
+
+    monkeypatch.setattr(backend, "_compiled_trunk", sometimes)
+    with pytest.raises(BackendError, match="OpenVINO failed: no memory left"):
+        backend.infer(black(64, 96), confidence=False)
+    labels, _ = backend.infer(black(64, 96), confidence=False)
+    assert labels.shape == (1, 64, 96)
