@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the sensors sit on the robot, from /tf."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+from rclpy.clock import ClockType
+from rclpy.node import Node
+from rclpy.time import Time
+
+from sfseg_ros.clouds import CloudError, matrix_from_pose
+from sfseg_ros.lens import FloatArray
+
+
+class Transforms:
+    """/tf and /tf_static, where tf2_ros is installed; only a lidar without extrinsics needs it."""
+
+    def __init__(self, node: Node) -> None:
+        self._tf2_ros: Any = None
+        try:
+            self._tf2_ros = importlib.import_module("tf2_ros")
+        except ImportError:
+            return
+        self._buffer = self._tf2_ros.Buffer(node=node)
+        self._listener = self._tf2_ros.TransformListener(self._buffer, node)
+
+    def matrix(self, target: str, source: str, stamp_ns: int) -> FloatArray:
+        """float64 (4, 4) that takes points of the frame `source` into `target` at that time.
+
+        Does not wait: with a simulated clock that stands still, tf2 would wait for good.
+        Raises CloudError.
+        """
+        if target == source:
+            return np.eye(4)
+        if self._tf2_ros is None:
+            raise CloudError(
+                f"the transform from {source!r} to {target!r} needs tf2_ros (apt install "
+                "ros-$ROS_DISTRO-tf2-ros) or the parameter lidar_extrinsics"
+            )
+        stamp = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)
+        try:
+            found = self._buffer.lookup_transform(target, source, stamp).transform
+        except self._tf2_ros.TransformException as error:
+            text = " ".join(str(error).split())
+            raise CloudError(f"no transform from {source!r} to {target!r}: {text}") from error
+        shift, turn = found.translation, found.rotation
+        return matrix_from_pose([shift.x, shift.y, shift.z, turn.x, turn.y, turn.z, turn.w])
+
+    def close(self) -> None:
+        if self._tf2_ros is not None:
+            self._listener.unregister()
