@@ -260,7 +260,7 @@ def _nearest_indices(
     return np.minimum(doubled_centres * depth // (2 * image * length), depth - 1)
 
 
-@functools.lru_cache(maxsize=16)  # one for each camera
+@functools.lru_cache(maxsize=8)  # one for each camera; megabytes where a lens bends
 def _rays(
     model: CameraModel, geometry: FrameGeometry, rectified: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -90,7 +90,7 @@ class Lens:
             shift_x, shift_y = self._tangential_shift(scene_x, scene_y, scene_x**2 + scene_y**2)
             radial_x, radial_y = x - shift_x, y - shift_y
             radius = np.hypot(radial_x, radial_y)
-            angle = np.interp(radius, self._distorted_radii, self._angles, right=np.nan)
+            angle = np.interp(radius, self._distorted_radii, self._angles)
             scale = np.divide(np.tan(angle), radius, out=np.ones_like(radius), where=radius > 0)
             scene_x, scene_y = radial_x * scale, radial_y * scale
         back_x, back_y = self.distorted(scene_x, scene_y)

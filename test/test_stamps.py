@@ -132,6 +132,16 @@ def test_after_a_jump_back_nothing_old_is_joined():
     assert played.partner(10) == [(10, 10)]
 
 
+def test_partners_that_no_later_subject_can_get_are_let_go():
+    """They are depth images and clouds of megabytes."""
+    matcher = StampMatcher(10, 10)
+    played = Played(matcher)
+    for stamp in (0, 100, 200, 300):
+        played.partner(stamp)
+    played.subject(300)
+    assert len(matcher._partners) == 1
+
+
 def test_clearing_counts_what_waits():
     matcher = StampMatcher(10, 10)
     Played(matcher).subject(5)
