@@ -11,6 +11,7 @@ from rclpy.time import Time
 
 from sfseg_ros.clouds import CloudError, matrix_from_pose
 from sfseg_ros.lens import FloatArray
+from sfseg_ros.pacing import JUMP_BACK_NS
 
 
 class Transforms:
@@ -18,11 +19,13 @@ class Transforms:
 
     def __init__(self, node: Node) -> None:
         self._tf2_ros: Any = None
+        self._last_ns = 0
         try:
             self._tf2_ros = importlib.import_module("tf2_ros")
         except ImportError:
             return
-        self._buffer = self._tf2_ros.Buffer(node=node)
+        # Not of the node: that would offer the service `tf2_frames` once for each camera.
+        self._buffer = self._tf2_ros.Buffer()
         self._listener = self._tf2_ros.TransformListener(self._buffer, node)
 
     def matrix(self, target: str, source: str, stamp_ns: int) -> FloatArray:
@@ -38,6 +41,10 @@ class Transforms:
                 f"the transform from {source!r} to {target!r} needs tf2_ros (apt install "
                 "ros-$ROS_DISTRO-tf2-ros) or the parameter lidar_extrinsics"
             )
+        if stamp_ns < self._last_ns - JUMP_BACK_NS:
+            # A looped bag: tf2 would ignore transforms older than those it has. Static ones stay.
+            self._buffer.clear()
+        self._last_ns = stamp_ns
         stamp = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)
         try:
             found = self._buffer.lookup_transform(target, source, stamp).transform

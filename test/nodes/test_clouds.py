@@ -6,13 +6,12 @@ import math
 import sys
 import threading
 import time
-import types
 from dataclasses import dataclass, replace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import rclpy
-from geometry_msgs.msg import TransformStamped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -484,23 +483,26 @@ class FakeTf2:
         pass
 
     def __init__(self):
-        self.asked, self.listening = [], 0
+        self.asked, self.listening, self.cleared = [], 0, 0
         fake = self
-        self.module = types.ModuleType("tf2_ros")
+        self.module = ModuleType("tf2_ros")
         self.module.TransformException = self.TransformException
 
         class Buffer:
-            def __init__(self, node=None):
-                pass
+            def clear(self):
+                fake.cleared += 1
 
             def lookup_transform(self, target, source, time):
                 fake.asked.append((target, source, time.nanoseconds))
                 if source != "lidar":
                     raise FakeTf2.TransformException(f'"{source}"\ndoes not exist')
-                found = TransformStamped()
-                turn = found.transform.rotation
-                turn.x, turn.y, turn.z, turn.w = OPTICAL_FROM_LIDAR[3:]
-                return found
+                shift = dict(zip("xyz", OPTICAL_FROM_LIDAR[:3]))
+                turn = dict(zip("xyzw", OPTICAL_FROM_LIDAR[3:]))
+                return SimpleNamespace(
+                    transform=SimpleNamespace(
+                        translation=SimpleNamespace(**shift), rotation=SimpleNamespace(**turn)
+                    )
+                )
 
         class TransformListener:
             def __init__(self, buffer, node):
@@ -532,6 +534,17 @@ def test_without_extrinsics_the_transform_is_that_of_the_clouds_time(rig, tf2):
     assert tf2.asked == [("camera_optical", "lidar", 5_007_000_000)]
     rig.clouds.stop()
     assert tf2.listening == 0
+
+
+def test_a_looped_bag_clears_the_transforms_of_the_last_round(rig, tf2):
+    rig.settings.lidar_extrinsics = []
+    heard = rig.listen("labelled_points")
+    lidar = rig.lidar()
+    for rounds, ms in enumerate((900_000, 900_100, 5_000)):
+        rig.clouds.add(frame(), header(ms), MODEL)
+        lidar.publish(lidar_cloud(ms))
+        rig.wait_until(lambda n=rounds: len(heard) == n + 1, "a cloud")
+        assert tf2.cleared == (1 if ms == 5_000 else 0)
 
 
 def test_extrinsics_that_are_set_meanwhile_replace_the_transforms(rig, tf2):
