@@ -1,0 +1,653 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Half an hour of everything that goes wrong on a robot, against the real node; in figures.
+
+    make soak MINUTES=30
+    python -m benchmarks.soak --minutes 30 --cameras front rear left right --output soak.json
+
+Cameras above capacity send good frames of changing sizes and garbage (benchmarks/soak_camera.py),
+are killed and return; meanwhile parameters, lifecycle, services, models and listeners change at
+random. Each cycle ends calm: everything as at the start, a few good frames that must come back, and
+a look at counters, memory, threads and open files. Ends with status 1 where a frame is unaccounted
+for, something leaks, a call stays unanswered, a mask has the wrong size, or the node raises or
+dies.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool, Trigger
+
+from benchmarks.camera import size_from_text
+from sfseg_ros.nodes.bag_player import message_class
+from sfseg_ros.share import DEFAULT_MODEL, find_model
+from sfseg_ros.tools.machine import machine_facts
+from sfseg_ros.tools.processes import Process, process, ros_environment
+
+NODE = "/segmentation"
+ANSWER_S = 120.0
+"""Longest wait for the answer to a call; a model may be loading before it."""
+ACTION_S = 0.25
+CALM_FRAMES, CALM_RATE = 20, 5.0
+CALM_SIZE = "480x640"
+LEAK_MIB = 64.0
+"""More than this from the middle third of the run to the last is a leak. Early on the allocator
+fills up with what models of all sizes leave behind; that ends, a leak does not."""
+CYCLES_TO_JUDGE = 9
+"""With fewer, one third is too few to tell a leak from the allocator."""
+MAX_PENDING = 2
+"""One frame of a camera waits, one is in work."""
+MIB = 1024 * 1024
+
+# How often each is done, relative to the others.
+ACTIONS = {"parameter": 8, "listener": 3, "up": 4, "lifecycle": 1, "model": 1, "service": 1}
+ACTIONS |= {"kill camera": 1}
+# Time and the number of threads would make one cycle differ from the next.
+UNTOUCHED = {"use_sim_time", "threads", "autostart", "cameras", "model_dir"}
+# While one of these is not as at the start, masks need not have the size of their image.
+GEOMETRY = ("output_size", "region_of_interest", "horizon", "fit")
+WORDS = ("", "auto", "raw", "compressed", "64x96", "image", "network", "240x320", "letterbox")
+WORDS += ("crop", "stretch", "1e9x1", "no such thing", "ü" * 200)
+NUMBERS = (0.0, 0.5, 1.0, -1.0, 1e-9, 1e9, float("nan"), float("inf"))
+INTEGERS = (0, 1, 2, 5, -1, 256, 2**40)
+
+
+# --- what can be told without a node --------------------------------------------------------------
+
+
+def random_value(source: random.Random, like: ParameterValue) -> ParameterValue:
+    """A value of the type of `like`, in or out of any range; now and then of another type."""
+    kind = like.type if source.random() < 0.9 else source.randrange(1, 10)
+    several = range(source.choice((0, 1, 4, 7)))
+    value = ParameterValue(type=kind)
+    if kind == ParameterType.PARAMETER_BOOL:
+        value.bool_value = source.random() < 0.5
+    elif kind == ParameterType.PARAMETER_INTEGER:
+        value.integer_value = source.choice(INTEGERS)
+    elif kind == ParameterType.PARAMETER_DOUBLE:
+        value.double_value = source.choice(NUMBERS)
+    elif kind == ParameterType.PARAMETER_STRING:
+        value.string_value = source.choice(WORDS)
+    elif kind == ParameterType.PARAMETER_INTEGER_ARRAY:
+        value.integer_array_value = [source.choice(INTEGERS) for _ in several]
+    elif kind == ParameterType.PARAMETER_DOUBLE_ARRAY:
+        value.double_array_value = [source.choice(NUMBERS) for _ in several]
+    elif kind == ParameterType.PARAMETER_STRING_ARRAY:
+        value.string_array_value = [source.choice(WORDS) for _ in several]
+    return value
+
+
+def frame_counts(values: dict[str, str]) -> dict[str, int]:
+    """The counters of one status of /diagnostics, without their common prefix."""
+    return {
+        key.removeprefix("frames_"): int(value)
+        for key, value in values.items()
+        if re.fullmatch(r"frames_[a-z]+", key)
+    }
+
+
+def unaccounted(counts: dict[str, int]) -> int:
+    """Frames in of which nothing says what became of them. `lost` is the middleware's count of
+    frames that never came in; `pending` is a difference and so explains nothing."""
+    return counts["in"] - sum(counts[k] for k in counts if k not in ("in", "pending", "lost"))
+
+
+def resources(pid: int) -> dict[str, float]:
+    """Memory in MiB (its own, and shared: the middleware's segments), threads, open files."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    figures = dict(re.findall(r"^(RssAnon|RssShmem|Threads):\s+(\d+)", status, re.M))
+    return {
+        "memory_mib": round(int(figures["RssAnon"]) / 1024, 1),
+        "shared_mib": round(int(figures["RssShmem"]) / 1024, 1),
+        "threads": int(figures["Threads"]),
+        "files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+    }
+
+
+def growth_mib(memory_mib: Sequence[float]) -> float:
+    """Growth from the middle third of the values to the last, by their medians."""
+    third = max(1, len(memory_mib) // 3)
+    last, middle = memory_mib[-third:], memory_mib[-2 * third : -third] or memory_mib
+    return float(np.median(last) - np.median(middle))
+
+
+def log_summary(lines: Iterable[str]) -> dict[str, Any]:
+    """Tracebacks, errors and warnings in the node's output; errors by their first words."""
+    summary: dict[str, Any] = {"lines": 0, "tracebacks": 0, "warnings": 0, "errors": Counter()}
+    for line in lines:
+        summary["lines"] += 1
+        # The second is what rclpy says of a coroutine, the third the middleware of C++.
+        if re.match(r"Traceback|The following exception was never|terminate called", line):
+            summary["tracebacks"] += 1
+        summary["warnings"] += line.startswith("[WARN]")
+        if line.startswith(("[ERROR]", "[FATAL]")):
+            summary["errors"][" ".join(line.split("]: ", 1)[-1].split()[:6])] += 1
+    summary["errors"] = dict(summary["errors"].most_common(20))
+    return summary
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """One line for each promise that the run has broken."""
+    found = [str(text) for text in report["broken"]]
+    cycles = report["cycles"]
+    for camera, counts in cycles[-1]["counts"].items():
+        if missing := unaccounted(counts):
+            found.append(f"camera {camera!r}: {missing} of {counts['in']} frames unaccounted for")
+        if not counts["out"]:
+            found.append(f"camera {camera!r}: nothing came out")
+    if len(cycles) >= CYCLES_TO_JUDGE and report["memory_growth_mib"] > LEAK_MIB:
+        found.append(f"memory grew by {report['memory_growth_mib']} MiB, limit {LEAK_MIB:.0f}")
+    warm = cycles[min(1, len(cycles) - 1)]["resources"]
+    for name in ("threads", "files"):
+        if (last := cycles[-1]["resources"][name]) > warm[name]:
+            found.append(f"{name}: {warm[name]} after the first cycle, {last} at the end")
+    if report["masks"]["wrong_size"]:
+        found.append(f"{report['masks']['wrong_size']} masks of another size than their image")
+    if report["log"]["tracebacks"]:
+        found.append(f"{report['log']['tracebacks']} exceptions in the node's log")
+    if report["exit_code"] != 0:
+        found.append(f"exit code {report['exit_code']} after SIGINT, expected 0")
+    return found
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+class CameraProcess:
+    """benchmarks/soak_camera.py for one prefix; may be killed and started again."""
+
+    def __init__(self, prefix: str, options: Sequence[str], log: Path, environment: dict[str, str]):
+        self.prefix = prefix
+        self._options, self._log, self._environment = options, log, environment
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+
+    def start(self, *more: str) -> None:
+        """With a seed of its own each time."""
+        self._starts += 1
+        command = [sys.executable, "-m", "benchmarks.soak_camera", "--prefix", self.prefix]
+        command += [*self._options, "--seed", str(self._starts), *more]
+        with self._log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    def kill(self) -> None:
+        """As a cable that is pulled: no goodbye to the middleware."""
+        if self._popen is None:
+            return
+        segments = list(shared_segments(self._popen.pid))
+        self._popen.kill()
+        self._popen.wait()
+        self._popen = None
+        for segment in segments:
+            remove_if_orphaned(segment)
+
+    def ended_badly(self) -> bool:
+        return self._popen is not None and self._popen.poll() not in (None, 0)
+
+
+def shared_segments(pid: int) -> Iterator[Path]:
+    """Fast DDS's shared memory that a process has mapped, its own and that of others."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    except OSError:
+        return
+    yield from {Path(p) for p in re.findall(r"/dev/shm/fast(?:rtps|dds)_[0-9a-f]+$", maps, re.M)}
+
+
+def remove_if_orphaned(segment: Path) -> None:
+    """Delete a segment whose owner is dead, as `fastdds shm clean` does: a living owner holds a
+    lock on the file beside it. Else each killed camera would leave its images in memory."""
+    beside = segment.with_name(segment.name + "_el")
+    try:
+        with beside.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
+    except OSError:
+        return  # locked, so alive; or gone already
+
+
+class Node:
+    """The node under test, from the outside: what a robot's other programs see of it."""
+
+    def __init__(
+        self, popen: "subprocess.Popen[bytes]", prefixes: Sequence[str], seed: int
+    ) -> None:
+        self.broken: set[str] = set()
+        self.masks = Counter[str]()
+        self.answers = Counter[str]()
+        self.counts: dict[str, dict[str, int]] = {}
+        self.geometry_changed = False
+        self._popen = popen
+        self._random = random.Random(seed)
+        self._ros = rclpy.create_node("soak")
+        self._waiting: list[tuple[str, float, Any]] = []
+        self._clients: dict[str, Any] = {}
+        self._listeners: dict[str, Any] = {}
+        self._mask_topics = [f"{NODE}/{prefix}mask" for prefix in prefixes]
+        self._ros.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._initial: dict[str, ParameterValue] = {}
+
+    # Calls.
+
+    def send(self, kind: type, service: str, request: Any) -> Any:
+        """Call a service of the node without waiting; returns the future."""
+        if service not in self._clients:
+            self._clients[service] = self._ros.create_client(kind, f"{NODE}/{service}")
+            if not self._clients[service].wait_for_service(ANSWER_S):
+                raise SystemExit(f"soak: {NODE}/{service} does not exist after {ANSWER_S:.0f} s")
+        future = self._clients[service].call_async(request)
+        self._waiting.append((service, time.monotonic() + ANSWER_S, future))
+        return future
+
+    def ask(self, kind: type, service: str, request: Any) -> Any:
+        """Call and wait. Returns the response, None where there is none."""
+        future = self.send(kind, service, request)
+        self.spin(lambda: future.done(), ANSWER_S)
+        return future.result() if future.done() else None
+
+    def spin(self, until: Any = None, seconds: float = 0.0) -> bool:
+        """Handle what arrives until `until()` is true; returns whether it was, in `seconds`."""
+        end = time.monotonic() + seconds
+        while not (until and until()):
+            if time.monotonic() >= end:
+                return False
+            if self._popen.poll() is not None:
+                raise SystemExit(f"soak: the node ended with status {self._popen.returncode}")
+            rclpy.spin_once(self._ros, timeout_sec=0.02)
+            self._look_at_answers()
+        return True
+
+    def settle(self) -> None:
+        """Wait for all answers."""
+        self.spin(lambda: not self._waiting, ANSWER_S)
+
+    def _look_at_answers(self) -> None:
+        still = []
+        for service, deadline, future in self._waiting:
+            if not future.done() and time.monotonic() < deadline:
+                still.append((service, deadline, future))
+            elif not future.done():
+                self.broken.add(f"{service} was not answered within {ANSWER_S:.0f} s")
+            else:
+                self._count_answer(service, future.result())
+        self._waiting = still
+
+    def _count_answer(self, service: str, response: Any) -> None:
+        results = getattr(response, "results", [response])
+        for result in results:
+            good = getattr(result, "successful", getattr(result, "success", True))
+            self.answers[f"{service} {'done' if good else 'refused'}"] += 1
+
+    # Topics.
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        for status in array.status:
+            counts = frame_counts({pair.key: pair.value for pair in status.values})
+            if "in" not in counts:
+                continue
+            camera = status.name.rsplit(": ", 1)[-1]
+            before = self.counts.get(camera, {})
+            if any(before.get(k, 0) > n for k, n in counts.items() if k != "pending"):
+                self.broken.add(f"camera {camera!r}: a counter went back")
+            if not 0 <= counts["pending"] <= MAX_PENDING:
+                self.broken.add(f"camera {camera!r}: {counts['pending']} frames pending")
+            self.counts[camera] = counts
+
+    def listen(self, topic: str) -> None:
+        """To masks with eyes open, to others only so that the node has to make them."""
+        if topic in self._listeners:
+            return
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        if topic in self._mask_topics:
+            listener = self._ros.create_subscription(Image, topic, self._on_mask(topic), qos)
+        else:
+            kinds = dict(self._ros.get_topic_names_and_types()).get(topic, [])
+            if not kinds:
+                return
+            kind = message_class(kinds[0])
+            listener = self._ros.create_subscription(kind, topic, lambda _: None, qos, raw=True)
+        self._listeners[topic] = listener
+
+    def stop_listening(self, topic: str) -> None:
+        if topic in self._listeners:
+            self._ros.destroy_subscription(self._listeners.pop(topic))
+
+    def _on_mask(self, topic: str) -> Any:
+        def on_mask(mask: Image) -> None:
+            self.masks[topic] += 1
+            size = re.fullmatch(r"(\d+)x(\d+)", mask.header.frame_id)
+            expected = (int(size[1]), int(size[2])) if size else (mask.height, mask.width)
+            if not self.geometry_changed and (mask.height, mask.width) != expected:
+                self.masks["wrong_size"] += 1
+            if len(mask.data) != mask.step * mask.height or mask.step != mask.width:
+                self.masks["wrong_size"] += 1
+
+        return on_mask
+
+    # Storms.
+
+    def remember_parameters(self) -> None:
+        names = self.ask(ListParameters, "list_parameters", ListParameters.Request()).result.names
+        values = self._values(names)
+        self._initial = {
+            name: value for name, value in values.items() if not name.startswith("qos_overrides")
+        }
+
+    def _values(self, names: Sequence[str]) -> dict[str, ParameterValue]:
+        request = GetParameters.Request(names=list(names))
+        response = self.ask(GetParameters, "get_parameters", request)
+        return dict(zip(names, response.values, strict=True))
+
+    def set_parameters(self, values: dict[str, ParameterValue]) -> Any:
+        request = SetParameters.Request(
+            parameters=[Parameter(name=name, value=value) for name, value in values.items()]
+        )
+        return self.send(SetParameters, "set_parameters", request)
+
+    def change_state(self, transition: int) -> Any:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.send(ChangeState, "change_state", request)
+
+    def parameter_storm(self, with_geometry: bool) -> None:
+        """One parameter gets some value."""
+        names = [name for name in self._initial if name not in UNTOUCHED]
+        name = self._random.choice(names)
+        if name.endswith(GEOMETRY):
+            if not with_geometry:
+                return
+            self.geometry_changed = True
+        self.set_parameters({name: random_value(self._random, self._initial[name])})
+
+    def listener_storm(self) -> None:
+        """Somebody begins or ceases to listen."""
+        topics = [t for t, _ in self._ros.get_topic_names_and_types() if t.startswith(f"{NODE}/")]
+        for topic in self._random.sample(topics, min(2, len(topics))):
+            if topic.endswith("transition_event"):
+                continue
+            (self.stop_listening if topic in self._listeners else self.listen)(topic)
+
+    def service_storm(self) -> None:
+        """One of the node's own services that take no more than a switch."""
+        pairs = self._ros.get_service_names_and_types_by_node(NODE.lstrip("/"), "/")
+        name, kind = self._random.choice(self._switches(pairs) or [("", None)])
+        if kind is SetBool:
+            self.send(kind, name, SetBool.Request(data=self._random.random() < 0.5))
+        elif kind is Trigger:
+            self.send(kind, name, Trigger.Request())
+
+    @staticmethod
+    def _switches(pairs: Iterable[tuple[str, list[str]]]) -> list[tuple[str, Any]]:
+        kinds = {"std_srvs/srv/SetBool": SetBool, "std_srvs/srv/Trigger": Trigger}
+        return [
+            (service.removeprefix(f"{NODE}/"), kinds[types[0]])
+            for service, types in pairs
+            if types[0] in kinds
+        ]
+
+    # Calm.
+
+    def restore(self) -> None:
+        """Everything as it was at the start: parameters, switches, active, masks listened to."""
+        self.settle()
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+            self.change_state(transition)
+            self.settle()
+        now = self._values(list(self._initial))
+        changed = {n: v for n, v in self._initial.items() if now[n] != v}
+        if changed:
+            future = self.set_parameters(changed)
+            self.settle()
+            for name, result in zip(changed, future.result().results, strict=True):
+                if not result.successful:
+                    self.broken.add(f"{name} cannot be set back: {result.reason}")
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            self.change_state(transition)
+            self.settle()
+        pairs = self._ros.get_service_names_and_types_by_node(NODE.lstrip("/"), "/")
+        for name, kind in self._switches(pairs):
+            if kind is SetBool:
+                self.ask(kind, name, SetBool.Request(data=True))
+        self.geometry_changed = False
+        for topic in list(self._listeners):
+            self.stop_listening(topic)
+        for topic in self._mask_topics:
+            self.listen(topic)
+        state = self.ask(GetState, "get_state", GetState.Request())
+        if state is None or state.current_state.label != "active":
+            label = state.current_state.label if state else "unknown"
+            self.broken.add(f"{label} after configure and activate, expected active")
+
+    def close(self) -> None:
+        self._ros.destroy_node()
+
+
+class Soak:
+    """The run: storm, calm, storm, calm."""
+
+    def __init__(
+        self, node: Node, pid: int, cameras: list[CameraProcess], models: list[str], seed: int
+    ) -> None:
+        self._node, self._pid, self._cameras, self._models = node, pid, cameras, models
+        self._random = random.Random(seed)
+        self._begin = time.monotonic()
+        self.done = Counter[str]()
+        self.cycles: list[dict[str, Any]] = []
+
+    def storm(self, seconds: float) -> None:
+        """Random actions beside cameras that never rest."""
+        with_geometry = len(self.cycles) % 2 == 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for camera in self._cameras:
+                if camera.ended_badly():
+                    raise SystemExit("soak: a camera of the soak itself has failed, see its log")
+                if not camera.running and self._random.random() < 0.3:
+                    camera.start()
+            action = self._random.choices(list(ACTIONS), list(ACTIONS.values()))[0]
+            self.done[action] += 1
+            self._do(action, with_geometry)
+            self._node.spin(seconds=ACTION_S)
+
+    def _do(self, action: str, with_geometry: bool) -> None:
+        node = self._node
+        if action == "parameter":
+            node.parameter_storm(with_geometry)
+        elif action == "listener":
+            node.listener_storm()
+        elif action == "up":
+            node.change_state(Transition.TRANSITION_CONFIGURE)
+            node.change_state(Transition.TRANSITION_ACTIVATE)
+        elif action == "lifecycle":
+            node.change_state(self._random.randrange(1, 5))  # configure ... deactivate
+        elif action == "model":
+            value = ParameterValue(type=ParameterType.PARAMETER_STRING)
+            value.string_value = self._random.choice([*self._models, "/no/such/model"])
+            node.set_parameters({"model_dir": value})
+        elif action == "service":
+            node.service_storm()
+        else:
+            self._random.choice(self._cameras).kill()
+
+    def calm(self) -> None:
+        """Back to the start, a few good frames, and a look at the figures."""
+        node = self._node
+        for camera in self._cameras:
+            camera.kill()
+        node.restore()
+        masks = Counter(node.masks)
+        good = ["--garbage", "0", "--sizes", CALM_SIZE, "--rate", str(CALM_RATE)]
+        for camera in self._cameras:
+            camera.start(*good, "--frames", str(CALM_FRAMES))
+        limit_s = CALM_FRAMES / CALM_RATE + 60
+        if not node.spin(lambda: not any(c.running for c in self._cameras), limit_s):
+            node.broken.add("the cameras of the calm did not end: does the node listen?")
+        for topic, count in (node.masks - masks).items():
+            if topic != "wrong_size" and count < CALM_FRAMES / 4:
+                node.broken.add(f"{topic}: {count} masks of {CALM_FRAMES} images in the calm")
+        for topic in set(node._mask_topics) - set(node.masks - masks):
+            node.broken.add(f"{topic}: no mask in the calm")
+        node.spin(seconds=2.5)  # two diagnostics
+        self.cycles.append(
+            {
+                "minutes": round((time.monotonic() - self._begin) / 60, 2),
+                "resources": resources(self._pid),
+                "counts": {camera: dict(counts) for camera, counts in node.counts.items()},
+            }
+        )
+        print(cycle_text(self.cycles[-1]), flush=True)
+
+
+def cycle_text(cycle: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    frames = Counter[str]()
+    for counts in cycle["counts"].values():
+        frames.update(counts)
+    counted = "  ".join(f"{name} {number}" for name, number in frames.items())
+    figures = "  ".join(f"{name} {number}" for name, number in cycle["resources"].items())
+    return f"{cycle['minutes']:6.1f} min  {figures}  frames: {counted}"
+
+
+def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The whole soak; returns the report."""
+    environment = ros_environment() | {"HOME": str(folder), "ROS_LOG_DIR": str(folder / "log")}
+    os.environ.update(environment)
+    models = args.models or two_models(folder)
+    prefixes = [f"{name}/" for name in args.cameras] or [""]
+    sizes = [f"{h}x{w}" for h, w in args.sizes] if args.sizes else []
+    options = ["--rate", str(args.rate), *(["--sizes", *sizes] if sizes else [])]
+    args.log.mkdir(parents=True, exist_ok=True)
+    cameras = [CameraProcess(p, options, args.log / "cameras.log", environment) for p in prefixes]
+    parameters = [f"model_dir:={models[0]}", f"backend:={args.backend}"]
+    if args.cameras:
+        parameters.append(f"cameras:=[{','.join(args.cameras)}]")
+    words = ["--ros-args", *(w for p in parameters for w in ("-p", p))]
+    report: dict[str, Any] = {"cameras": args.cameras or ["image"], "models": models}
+    rclpy.init(args=[])
+    with process("segmentation_node", words, args.log / "node.log", environment) as started:
+        node = Node(started.popen, prefixes, args.seed)
+        try:
+            soak = Soak(node, started.popen.pid, cameras, models, args.seed)
+            node.remember_parameters()
+            soak.calm()
+            end = time.monotonic() + args.minutes * 60
+            while time.monotonic() < end:
+                soak.storm(min(args.cycle_seconds, max(1.0, end - time.monotonic())))
+                soak.calm()
+            report["exit_code"] = end_of(started)
+        finally:
+            for camera in cameras:
+                camera.kill()
+            node.close()
+            rclpy.shutdown()
+    grown = growth_mib([c["resources"]["memory_mib"] for c in soak.cycles])
+    report |= {
+        "minutes": soak.cycles[-1]["minutes"],
+        "cycles": soak.cycles,
+        "memory_growth_mib": round(grown, 1),
+        "actions": dict(soak.done),
+        "answers": dict(sorted(node.answers.items())),
+        "masks": {
+            "received": node.masks.total() - node.masks["wrong_size"],
+            "wrong_size": node.masks["wrong_size"],
+        },
+        "broken": sorted(node.broken),
+        "log": log_summary(started.log_lines()),
+    }
+    report["failures"] = failures(report)
+    return report
+
+
+def two_models(folder: Path) -> list[str]:
+    """The default model and its copy, so that a switch loads everything anew."""
+    original = find_model(DEFAULT_MODEL)
+    shutil.copytree(original, folder / "copy")
+    return [str(original), str(folder / "copy")]
+
+
+def end_of(node: Process) -> int | None:
+    """Exit code after Ctrl-C; None where the node had to be killed."""
+    node.popen.send_signal(signal.SIGINT)
+    try:
+        return node.popen.wait(30)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def summary_text(report: dict[str, Any]) -> str:
+    """The end of the run for people."""
+    lines = [f"{report['minutes']} minutes"]
+    for camera, counts in report["cycles"][-1]["counts"].items():
+        counted = "  ".join(f"{name} {number}" for name, number in counts.items())
+        lines.append(f"  {camera}: {counted}; unaccounted for: {unaccounted(counts)}")
+    lines.append(f"  actions: {report['actions']}")
+    lines.append(f"  answers: {report['answers']}")
+    lines.append(f"  masks: {report['masks']}   log: {report['log']}")
+    lines.append(f"  memory grew by {report['memory_growth_mib']} MiB, middle third to last")
+    lines += [f"FAILED: {text}" for text in report["failures"]] or ["passed"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--cycle-seconds", type=float, default=45.0, help="of storm between calms")
+    parser.add_argument("--cameras", nargs="*", default=[], help="names; none: one, on `image`")
+    parser.add_argument("--rate", type=float, default=20.0, help="of each camera, in Hz")
+    parser.add_argument("--sizes", type=size_from_text, nargs="+", help="of good frames")
+    parser.add_argument("--models", nargs="+", help="folders; default: ours and a copy of it")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, default=Path("build/soak"), help="folder for logs")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        report = run(args, Path(folder))
+    print(summary_text(report))
+    if args.output:
+        document = {
+            "command": "python -m benchmarks.soak " + " ".join(sys.argv[1:]),
+            "machine": dict(machine_facts()),
+            "load_average_at_start": round(load, 1),
+            **report,
+        }
+        args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 1 if report["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Play a recorded bag through the node, and record what comes out where `record` says so.
+
+    ros2 launch sfseg_ros replay.launch.py bag:=/path/to/bag record:=/path/to/new_bag
+    ros2 launch sfseg_ros replay.launch.py bag:=/path/to/bag player:=rosbag2 use_sim_time:=true
+
+Ends when the bag does. Without `record`, and with nobody listening to an output, nothing is
+segmented.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch_ros.actions import Node
+from launch_ros.ros_adapters import get_ros_node
+
+from sfseg_ros.bags import BagReader, choose_image_topic
+from sfseg_ros.nodes.launch_actions import (
+    middleware_profile,
+    node_arguments,
+    segmentation_node,
+    text_of,
+)
+from sfseg_ros.nodes.outputs import OUTPUTS
+
+LAST_FRAME_S = 2.0
+"""From the end of the bag to the end of all: the last frame is on its way."""
+REASON = "the replay is over"
+IMAGE = "sensor_msgs/msg/Image"
+
+
+def arguments() -> list[DeclareLaunchArgument]:
+    """What `--show-args` lists before the arguments of the node."""
+    outputs = ", ".join(output.topic.removeprefix("~/") for output in OUTPUTS)
+    return [
+        DeclareLaunchArgument("bag", description="rosbag2 folder, .mcap, .db3 or ROS 1 .bag file."),
+        DeclareLaunchArgument(
+            "topic", default_value="", description="Image topic. Empty: the only one of the bag."
+        ),
+        DeclareLaunchArgument(
+            "player",
+            default_value="bag_player",
+            choices=["bag_player", "rosbag2"],
+            description="bag_player: stamps of today, so that ages are true. rosbag2: `ros2 bag "
+            "play --clock` with the recorded stamps; wants use_sim_time:=true.",
+        ),
+        DeclareLaunchArgument("rate", default_value="1.0", description="Speed; 1.0 is real time."),
+        DeclareLaunchArgument(
+            "loop",
+            default_value="false",
+            choices=["true", "false"],
+            description="Again and again, until Ctrl-C.",
+        ),
+        DeclareLaunchArgument(
+            "record", default_value="", description="Folder of a new bag. Empty: none is made."
+        ),
+        DeclareLaunchArgument(
+            "record_outputs",
+            default_value="mask",
+            description=f"Outputs to record, with blanks between: {outputs}. label_map and "
+            "/diagnostics are recorded too.",
+        ),
+    ]
+
+
+def replay(context: LaunchContext) -> list[Any]:
+    """Node, recorder, and the player as soon as these two listen; when one ends, all end."""
+    topic, transport = played_topic(context)
+    more = {"image_transport": transport}
+    node = segmentation_node(context, [("image", topic.removesuffix("/compressed"))], more)
+    player = player_action(context, topic)
+    outputs = recorded_outputs(context)
+    recorders = [recorder_action(context, outputs)] if outputs else []
+
+    def play_when_heard(context: LaunchContext) -> list[Any]:
+        listeners = get_ros_node(context).count_subscribers
+        if all(listeners(name) for name in (topic, *outputs)):
+            return [player]
+        return [TimerAction(period=0.1, actions=[OpaqueFunction(function=play_when_heard)])]
+
+    return [
+        *(ends_all(action, after_s=0.0) for action in (node, *recorders)),
+        ends_all(player, after_s=LAST_FRAME_S),
+        node,
+        *recorders,
+        OpaqueFunction(function=play_when_heard),
+    ]
+
+
+def played_topic(context: LaunchContext) -> tuple[str, str]:
+    """The bag's image topic, and the image_transport that its type asks for."""
+    with BagReader(Path(text_of(context, "bag"))) as reader:
+        topic = choose_image_topic(reader.topics(), text_of(context, "topic") or None)
+    return topic.name, "raw" if topic.type == IMAGE else "compressed"
+
+
+def player_action(context: LaunchContext, topic: str) -> ExecuteProcess:
+    bag, rate = text_of(context, "bag"), text_of(context, "rate")
+    loop = ["--loop"] if text_of(context, "loop") == "true" else []
+    if text_of(context, "player") == "rosbag2":
+        command = ["ros2", "bag", "play", bag, "--clock", "--rate", rate, *loop]
+        return ExecuteProcess(cmd=command, name="rosbag2", output="screen")
+    return Node(
+        package="sfseg_ros",
+        executable="bag_player",
+        arguments=[bag, "--topic", topic, "--rate", rate, *loop],
+        output="screen",
+    )
+
+
+def recorded_outputs(context: LaunchContext) -> list[str]:
+    """Full names of the image topics to record; none where nothing is recorded."""
+    if not text_of(context, "record"):
+        return []
+    names = text_of(context, "record_outputs").split()
+    return [f"{name_of_node(context)}/{name}" for name in names]
+
+
+def name_of_node(context: LaunchContext) -> str:
+    namespace = text_of(context, "namespace").strip("/")
+    return "/".join(["", *filter(None, [namespace]), text_of(context, "name")])
+
+
+def recorder_action(context: LaunchContext, outputs: list[str]) -> ExecuteProcess:
+    options = [word for topic in outputs for word in ("--topic", topic, IMAGE)]
+    options += ["--topic", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"]
+    options += ["--latched", f"{name_of_node(context)}/label_map", "std_msgs/msg/String"]
+    return Node(
+        package="sfseg_ros",
+        executable="bag_recorder",
+        arguments=[text_of(context, "record"), *options],
+        output="screen",
+    )
+
+
+def ends_all(action: ExecuteProcess, after_s: float) -> RegisterEventHandler:
+    """Shut everything down `after_s` seconds after the process has ended."""
+
+    def shutdown(event: Any, context: LaunchContext) -> Any:
+        if context.is_shutdown:  # it ends because all others end
+            return None
+        return TimerAction(period=after_s, actions=[EmitEvent(event=Shutdown(reason=REASON))])
+
+    return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=shutdown))
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, middleware profile unless the user has one already, processes."""
+    return LaunchDescription(
+        [
+            *arguments(),
+            *node_arguments(without=("cameras", "image_transport")),  # follow from the bag
+            *middleware_profile(),
+            OpaqueFunction(function=replay),
+        ]
+    )

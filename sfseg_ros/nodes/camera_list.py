@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of cameras that launch/multi_camera.launch.py reads: what it means for the one node."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sfseg_ros.nodes import parameters as declared
+from sfseg_ros.nodes.parameters import ParameterError
+
+INPUTS = ("image", "camera_info", "depth", "points_in")
+"""Topics that a camera may have, by their names below the camera's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraList:
+    """What a list of cameras means for one node: its parameters and remappings."""
+
+    parameters: dict[str, Any]
+    remappings: list[tuple[str, str]]
+
+
+def load_cameras(path: Path) -> CameraList:
+    """Read the key `cameras` of a YAML file: a list of mappings with `name`, the topics of INPUTS
+    and fields of CameraParameters. Raises ParameterError: the node itself would pass over a
+    misspelt parameter in silence."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError(f"{path}: {' '.join(str(error).split())}") from error
+    entries = document.get("cameras") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ParameterError(f"{path}: expected a key `cameras` with a list of cameras")
+    try:
+        return _camera_list(entries)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from error
+
+
+def _camera_list(entries: list[Any]) -> CameraList:
+    fields = {field.name: field for field in dataclasses.fields(declared.CameraParameters)}
+    names: list[str] = []
+    parameters: dict[str, Any] = {}
+    remappings: list[tuple[str, str]] = []
+    for entry in entries:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+            raise ParameterError(
+                f"camera {entry!r}: expected a mapping with a `name` of letters, digits and _"
+            )
+        if name in names:
+            raise ParameterError(f"camera {name} is there twice")
+        names.append(name)
+        if unknown := sorted(map(str, entry.keys() - {"name", *INPUTS, *fields})):
+            known = ", ".join(("name", *INPUTS, *fields))
+            raise ParameterError(f"camera {name}: no {unknown[0]}, expected one of {known}")
+        remappings += [(f"{name}/{i}", str(entry[i])) for i in INPUTS if i in entry]
+        values = {n: _as_type(fields[n], entry[n]) for n in fields if n in entry}
+        try:
+            declared.CameraParameters(**values)  # checks ranges and choices
+        except ParameterError as error:
+            raise ParameterError(f"camera {name}: {error}") from error
+        # launch cannot tell the type of an empty list, and it is the default where it is allowed.
+        parameters |= {f"{name}.{n}": value for n, value in values.items() if value != []}
+    return CameraList({"cameras": names, **parameters}, remappings)
+
+
+def _as_type(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    """YAML writes 10 where a ROS parameter wants 10.0."""
+    if field.type is float and type(value) is int:
+        return float(value)
+    if field.type == list[float] and isinstance(value, list):
+        return [float(v) if type(v) is int else v for v in value]
+    return value

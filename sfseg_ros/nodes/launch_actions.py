@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launch files have in common: arguments, middleware profile, node."""
+
+import dataclasses
+import os
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
+
+from launch import LaunchContext
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+
+from sfseg_ros.nodes.parameters import NodeParameters, description_of, value_from_text
+from sfseg_ros.share import shared_file
+
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def config_file(name: str) -> str:
+    """Path of a file of config/, as it is installed."""
+    return str(shared_file(f"config/{name}") or f"config/{name}")
+
+
+def middleware_profile() -> list[SetEnvironmentVariable]:
+    """Our profile for large images, unless the user has one already."""
+    if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
+        return []
+    profile = config_file("fastdds_large_images.xml")
+    return [SetEnvironmentVariable(variable, profile) for variable in PROFILE_VARIABLES]
+
+
+def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:
+    """The arguments of every launch file, and one for each parameter of the node but those that
+    the launch file sets by itself. A parameter left empty is as params_file says."""
+    given = [
+        DeclareLaunchArgument(
+            "name", default_value="segmentation", description="Name of the node; outputs are below."
+        ),
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=config_file("segmentation.yaml"),
+            description="YAML file with the node's parameters.",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error"],
+            description="Least severe messages to print.",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="false",
+            choices=["true", "false"],
+            description="Take the time from /clock: for bags and simulations.",
+        ),
+    ]
+    for field in dataclasses.fields(NodeParameters):
+        if field.name in without:
+            continue
+        choices = ("true", "false") if field.type is bool else field.metadata["choices"]
+        given.append(
+            DeclareLaunchArgument(
+                field.name,
+                default_value="",
+                choices=["", *choices] if choices else None,
+                description=f"{description_of(field)} Empty: as params_file says.",
+            )
+        )
+    return given
+
+
+def text_of(context: LaunchContext, name: str) -> str:
+    """The value of an argument."""
+    return str(context.perform_substitution(LaunchConfiguration(name)))
+
+
+def segmentation_node(
+    context: LaunchContext,
+    remappings: Iterable[tuple[str, str]],
+    more: Mapping[str, Any] | None = None,
+) -> LifecycleNode:
+    """The node with the parameters that were given as arguments, and with `more`."""
+    texts = context.launch_configurations
+    fields = [f for f in dataclasses.fields(NodeParameters) if texts.get(f.name)]
+    given = {f.name: value_from_text(f, texts[f.name]) for f in fields}
+    use_sim_time = text_of(context, "use_sim_time") == "true"
+    return LifecycleNode(
+        package="sfseg_ros",
+        executable="segmentation_node",
+        name=text_of(context, "name"),
+        namespace=text_of(context, "namespace"),
+        parameters=[
+            text_of(context, "params_file"),
+            {"use_sim_time": use_sim_time, **given, **(more or {})},
+        ],
+        remappings=list(remappings),
+        ros_arguments=["--log-level", text_of(context, "log_level")],
+        output="screen",
+    )
