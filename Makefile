@@ -28,7 +28,7 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render lint format readme colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render soak lint format readme colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make test                      all quick tests, with the training's (downloads PyTorch)"
 	@echo "make test-runtime              the tests that need no PyTorch"
 	@echo "make test-slow test-render     minutes of tests (downloads TensorRT-RTX too); the renderer's (Python 3.11)"
+	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
 	@echo "make lint format               ruff and mypy"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
 	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
@@ -88,6 +89,12 @@ test-slow: $(STAMPS)/tensorrt
 test-render:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-render $(VENV)-render/stamps/render
 	$(VENV)-render/bin/python -m pytest -m render --confcutdir=test/training/town test/training/town $(ARGS)
+
+# One camera on `image`; CAMERAS="front rear left right" takes several. Status 1 where anything is lost or leaks.
+MINUTES := 30
+CAMERAS :=
+soak: $(STAMPS)/runtime
+	$(PY) -m benchmarks.soak --minutes $(MINUTES) --cameras $(CAMERAS) --output build/soak/soak.json $(ARGS)
 
 # --- for developers ---------------------------------------------------------------------------------------------------
 lint: $(STAMPS)/lint

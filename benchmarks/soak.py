@@ -50,7 +50,7 @@ NODE = "/segmentation"
 ANSWER_S = 120.0
 """Longest wait for the answer to a call; a model may be loading before it."""
 ACTION_S = 0.25
-CALM_FRAMES, CALM_RATE = 20, 5.0
+CALM_FRAMES, CALM_RATE = 20, 10.0
 CALM_SIZE = "480x640"
 LEAK_MIB = 64.0
 """More than this from the middle third of the run to the last is a leak. Early on the allocator

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The soak's own judgement, its garbage, and a short run against the real node."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 workspace")
+
+from rcl_interfaces.msg import ParameterType, ParameterValue
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image
+
+from benchmarks import soak, soak_camera
+from sfseg_ros.errors import ImageError
+from sfseg_ros.nodes.messages import rgb_from_message
+
+ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = {"memory_mib": 100.0, "shared_mib": 10.0, "threads": 20, "files": 25}
+COUNTS = {"in": 10, "out": 6, "replaced": 2, "rejected": 1, "unwatched": 1, "pending": 0, "lost": 5}
+
+
+def report(**changes):
+    """Of a run without fault."""
+    cycle = {"minutes": 1.0, "resources": dict(RESOURCES), "counts": {"frames": dict(COUNTS)}}
+    return {
+        "broken": [],
+        "cycles": [json.loads(json.dumps(cycle)) for _ in range(12)],
+        "memory_growth_mib": 1.0,
+        "masks": {"received": 6, "wrong_size": 0},
+        "log": {"tracebacks": 0},
+        "exit_code": 0,
+    } | changes
+
+
+def test_a_run_without_fault_passes():
+    assert soak.failures(report()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"broken": ["set_parameters was not answered"]}, "not answered"),
+        ({"memory_growth_mib": 500.0}, "memory grew by 500.0 MiB"),
+        ({"masks": {"received": 6, "wrong_size": 2}}, "2 masks of another size"),
+        ({"log": {"tracebacks": 1}}, "1 exceptions"),
+        ({"exit_code": -11}, "exit code -11"),
+        ({"exit_code": None}, "exit code None"),
+    ],
+)
+def test_each_fault_is_a_failure(changes, words):
+    found = soak.failures(report(**changes))
+    assert len(found) == 1
+    assert words in found[0]
+
+
+@pytest.mark.parametrize(
+    ("counter", "number", "words"),
+    [("out", 5, "1 of 10 frames unaccounted for"), ("in", 9, "-1 of 9"), ("out", 0, "nothing")],
+)
+def test_frames_that_do_not_add_up_are_a_failure(counter, number, words):
+    broken = report()
+    broken["cycles"][-1]["counts"]["frames"][counter] = number
+    assert any(words in line for line in soak.failures(broken))
+
+
+@pytest.mark.parametrize("name", ["threads", "files"])
+def test_one_more_at_the_end_is_a_leak(name):
+    broken = report()
+    broken["cycles"][-1]["resources"][name] += 1
+    assert soak.failures(broken) == [
+        f"{name}: {RESOURCES[name]} after the first cycle, {RESOURCES[name] + 1} at the end"
+    ]
+
+
+def test_pending_frames_explain_nothing():
+    values = {"frames_in": "10", "frames_out": "9", "frames_pending": "1", "backend": "x"}
+    counts = soak.frame_counts(values)
+    assert counts == {"in": 10, "out": 9, "pending": 1}
+    assert soak.unaccounted(counts) == 1
+
+
+def test_what_the_allocator_takes_at_first_is_no_growth_and_a_slope_is():
+    assert soak.growth_mib([300, 400, 500, 510, 505, 507, 510, 504, 508]) == pytest.approx(1)
+    assert soak.growth_mib([float(10 * i) for i in range(30)]) == pytest.approx(100)
+
+
+def test_exceptions_and_errors_are_found_in_a_log():
+    summary = soak.log_summary(
+        [
+            "[INFO] [1.0] [segmentation]: ready",
+            "[ERROR] [1.0] [segmentation]: cannot load the model: nowhere",
+            "Traceback (most recent call last):",
+            "The following exception was never retrieved: KeyError",
+        ]
+    )
+    assert summary["tracebacks"] == 2
+    assert summary["errors"] == {"cannot load the model: nowhere": 1}
+
+
+@pytest.mark.parametrize("kind", range(1, 10))
+def test_random_values_fit_the_type_that_they_claim(kind):
+    source = random.Random(kind)
+    for _ in range(200):
+        value = soak.random_value(source, ParameterValue(type=kind))
+        again = deserialize_message(serialize_message(value), ParameterValue)
+        assert again.type == value.type <= ParameterType.PARAMETER_STRING_ARRAY
+
+
+def test_all_garbage_can_be_sent_and_the_node_has_a_word_for_it():
+    source, results = random.Random(0), Counter()
+    for _ in range(400):
+        for make in soak_camera.ODD.values():
+            message = make(source)
+            content = serialize_message(message)
+            assert len(soak_camera.damaged(content, source)) <= len(content)
+            if isinstance(message, Image):
+                try:
+                    results[rgb_from_message(message).ndim] += 1
+                except ImageError:
+                    results["rejected"] += 1
+    assert results["rejected"] > 100
+    assert results[3] > 10  # some is right by chance, and so reaches further
+
+
+def test_good_frames_are_good_and_say_their_size():
+    messages = soak_camera.good_messages(random.Random(0), [(37, 53)])
+    assert rgb_from_message(messages["image"]).shape == (37, 53, 3)
+    assert rgb_from_message(messages["image/compressed"]).shape == (37, 53, 3)
+    assert {m.header.frame_id for m in messages.values()} == {"37x53"}
+    for encoding in soak_camera.GOOD_ENCODINGS:
+        assert rgb_from_message(soak_camera.good_image((4, 6), encoding)).shape == (4, 6, 3)
+
+
+def test_a_short_soak_of_the_real_node_passes(tiny_model, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0.07"]
+    command += ["--cycle-seconds", "4", "--models", str(tiny_model), "--backend", "onnxruntime"]
+    command += ["--log", str(tmp_path), "--output", str(tmp_path / "soak.json")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads((tmp_path / "soak.json").read_text())
+    assert len(document["cycles"]) == 2
+    assert document["machine"]["commit"]
+    assert "passed" in done.stdout
