@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many large images arrive, and how old: with Fast DDS's defaults and with our profile.
+"""How many images arrive, and how old: by size, rate and transport, without and with our profile.
 
     python -m benchmarks.transport --output benchmarks/transport.json
+    python -m benchmarks.transport --output benchmarks/transport.json --markdown
 
-Two processes on one machine: this one receives as the node does (best effort, keep last 1), a child
-sends bgr8 images of one size at one rate, reliable or best effort. The age is the clock at the
-callback minus the stamp at `publish`. Prints one line per case and writes them as JSON.
+One process receives as the node does (best effort, keep last 1), another is the camera. The age is
+the clock at the callback minus the stamp at `publish`; compressed images are made before and not
+decoded, so it is the transport alone. Each case is written as soon as it is measured; started
+again, the command goes on where it was stopped. --markdown prints the file as a table.
 """
 
 import argparse
@@ -13,117 +15,167 @@ import json
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.camera import size_from_text
 from sfseg_ros.tools.machine import machine_facts
+from sfseg_ros.tools.processes import ros_environment
 
-PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_large_images.xml"
-THIS_PROGRAM = [sys.executable, "-m", "benchmarks.transport"]
 VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+SIZES = ("480x640", "720x1280", "1080x1920", "1024x2048")
+RATES = (10.0, 30.0)
 
 
-def send(args: argparse.Namespace) -> None:
-    """Child process: wait for the receiver, publish `frames` images, wait for the last to go."""
-    import rclpy
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from sensor_msgs.msg import Image
+@dataclass(frozen=True)
+class Case:
+    """Images of HEIGHTxWIDTH as bgr8 ("raw") or JPEG ("compressed"), publisher's reliability."""
 
-    rclpy.init()
-    node = rclpy.create_node("transport_sender")
-    reliability = ReliabilityPolicy[args.reliability.upper()]
-    publisher = node.create_publisher(Image, "image", QoSProfile(depth=1, reliability=reliability))
-    message = Image(height=args.height, width=args.width, encoding="bgr8", step=args.width * 3)
-    message._data = memoryview(np.zeros(args.height * args.width * 3, np.uint8))
-    while publisher.get_subscription_count() == 0:
-        time.sleep(0.05)
-    time.sleep(1.0)  # both sides must know each other
-    begin = time.monotonic()
-    for index in range(args.frames):
-        time.sleep(max(0.0, begin + index / args.rate - time.monotonic()))
-        message.header.stamp = node.get_clock().now().to_msg()
-        publisher.publish(message)
-    time.sleep(1.0)
-    rclpy.shutdown()
+    size: str
+    rate_hz: float
+    transport: str
+    profile: bool
+    reliability: str
 
 
-def receive(args: argparse.Namespace) -> None:
-    """Child process: print the ages in milliseconds of what arrives, as JSON, when told to end."""
+TRANSPORTS = (  # transport, profile, reliability: the columns of the table
+    ("raw", False, "reliable"),
+    ("raw", False, "best_effort"),
+    ("raw", True, "reliable"),
+    ("raw", True, "best_effort"),
+    ("compressed", False, "reliable"),
+    ("compressed", True, "reliable"),
+)
+
+
+def receive(case: Case, frames: int) -> None:
+    """Child process: start the camera, print the ages in milliseconds of what arrives, as JSON."""
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from rclpy.time import Time
-    from sensor_msgs.msg import Image
+    from sensor_msgs.msg import CompressedImage, Image
 
-    rclpy.init()
+    rclpy.init(args=[])
     node = rclpy.create_node("transport_receiver")
     ages_ms: list[float] = []
 
-    def on_image(message: Image) -> None:
+    def on_image(message: Any) -> None:
         stamp = Time.from_msg(message.header.stamp).nanoseconds
         ages_ms.append((node.get_clock().now().nanoseconds - stamp) / 1e6)
 
+    compressed = case.transport == "compressed"
+    kind, topic = (CompressedImage, "/image/compressed") if compressed else (Image, "/image")
     qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    node.create_subscription(Image, "image", on_image, qos)
-    sender = subprocess.Popen([*THIS_PROGRAM, *sys.argv[1:], "--role", "send"])
-    while sender.poll() is None:
+    node.create_subscription(kind, topic, on_image, qos)
+    command = [sys.executable, "-m", "benchmarks.camera", "/image", "--size", case.size]
+    command += ["--rate", str(case.rate_hz), "--frames", str(frames)]
+    command += ["--reliability", case.reliability, *(["--compressed"] if compressed else [])]
+    camera = subprocess.Popen(command)
+    while camera.poll() is None:
         rclpy.spin_once(node, timeout_sec=0.2)
     print(json.dumps(ages_ms))
     rclpy.shutdown()
 
 
-def measure(args: argparse.Namespace, with_profile: bool, reliability: str) -> dict[str, object]:
-    """Run one case in new processes, because the middleware reads its profile once."""
-    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-    environment["ROS_DOMAIN_ID"] = str(args.domain)
-    environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if with_profile:
-        environment |= dict.fromkeys(VARIABLES, str(PROFILE))
-    command = [*THIS_PROGRAM, "--role", "receive", "--reliability", reliability]
-    for name in ("frames", "rate", "height", "width"):
-        command += [f"--{name}", str(getattr(args, name))]
+def measure(case: Case, seconds: float) -> dict[str, Any]:
+    """One case in new processes, because the middleware reads its profile once."""
+    environment = ros_environment()
+    if not case.profile:
+        environment = {k: v for k, v in environment.items() if k not in VARIABLES}
+    frames = round(seconds * case.rate_hz)
+    command = [sys.executable, "-m", "benchmarks.transport", "--frames", str(frames)]
+    command += ["--receive", json.dumps(asdict(case))]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     ages_ms = json.loads(done.stdout)
-    row: dict[str, object] = {
-        "profile": with_profile,
-        "publisher": reliability,
-        "sent": args.frames,
-        "arrived": len(ages_ms),
-    }
+    row: dict[str, Any] = {**asdict(case), "sent": frames, "arrived": len(ages_ms)}
     if ages_ms:
         p50, p95, p99 = np.percentile(ages_ms, (50, 95, 99)).round(2).tolist()
         row |= {"age_p50_ms": p50, "age_p95_ms": p95, "age_p99_ms": p99}
     return row
 
 
+def cases(sizes: Sequence[str] = SIZES, rates: Sequence[float] = RATES) -> list[Case]:
+    return [Case(size, rate, *way) for size in sizes for rate in rates for way in TRANSPORTS]
+
+
+def begun(output: Path | None, document: dict[str, Any]) -> dict[str, Any]:
+    """The document of an earlier start of the same measurement on the same commit, else the new
+    one: figures of two versions do not belong into one table."""
+    if output is None or not output.exists():
+        return document
+    before: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    facts = ("processor", "software", "commit")
+    same = all(before["machine"].get(fact) == document["machine"].get(fact) for fact in facts)
+    return before if same and before["command"] == document["command"] else document
+
+
+def remaining(document: dict[str, Any], wanted: Sequence[Case]) -> list[Case]:
+    """Those of `wanted` that the document has not."""
+    names = tuple(asdict(wanted[0]))
+    done = {tuple(row[name] for name in names) for row in document["results"]}
+    return [case for case in wanted if tuple(asdict(case).values()) not in done]
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The results as a table: share that arrived, and age p50 / p99 in ms."""
+    head = {
+        way: f"{way[0]}, {'our profile' if way[1] else 'defaults'}, {way[2].replace('_', ' ')}"
+        for way in TRANSPORTS
+    }
+    lines = ["| bgr8 image | rate | " + " | ".join(head.values()) + " |"]
+    lines.append("| --- " * (len(head) + 2) + "|")
+    rows = {
+        tuple(row[k] for k in ("size", "rate_hz", "transport", "profile", "reliability")): row
+        for row in document["results"]
+    }
+    for size, rate in dict.fromkeys((key[0], key[1]) for key in rows):
+        cells = [_cell(rows.get((size, rate, *way))) for way in TRANSPORTS]
+        lines.append(f"| {size} | {rate:g} Hz | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not measured"
+    text = f"{100 * row['arrived'] / row['sent']:.0f} %"
+    return text + (f", {row['age_p50_ms']:.1f} / {row['age_p99_ms']:.1f}" if row["arrived"] else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=180)
-    parser.add_argument("--rate", type=float, default=30.0, help="frames per second")
-    parser.add_argument("--height", type=int, default=1024)
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--domain", type=int, default=77, help="ROS_DOMAIN_ID of the measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each case")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="HEIGHTxWIDTH")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="in Hz")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--role", choices=("send", "receive"), help=argparse.SUPPRESS)
-    parser.add_argument("--reliability", default="reliable", help=argparse.SUPPRESS)
+    parser.add_argument("--markdown", action="store_true", help="print --output, measure nothing")
+    parser.add_argument("--receive", help=argparse.SUPPRESS)
+    parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.role:
-        return {"send": send, "receive": receive}[args.role](args)
-    load, rows = os.getloadavg()[0], []
-    for with_profile in (False, True):
-        for reliability in ("reliable", "best_effort"):
-            rows.append(measure(args, with_profile, reliability))
-            print(json.dumps(rows[-1]), flush=True)
-    if args.output:
-        document = {
-            "command": "python -m benchmarks.transport",
-            "image": f"bgr8 {args.height}x{args.width} at {args.rate:g} Hz",
-            "machine": dict(machine_facts()),
-            "load_average_at_start": round(load, 1),
-            "results": rows,
-        }
-        args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if args.receive:
+        return receive(Case(**json.loads(args.receive)), args.frames)
+    if args.markdown:
+        if args.output is None:
+            parser.error("--markdown: which file? Give --output")
+        return print(markdown(json.loads(args.output.read_text(encoding="utf-8"))))
+    for size in args.sizes:
+        size_from_text(size)
+    new = {
+        "command": f"python -m benchmarks.transport --seconds {args.seconds:g}",
+        "machine": dict(machine_facts()),
+        "load_average_at_start": round(os.getloadavg()[0], 1),
+        "results": [],
+    }
+    document = begun(args.output, new)
+    for case in remaining(document, cases(args.sizes, args.rates)):
+        document["results"].append(measure(case, args.seconds))
+        print(json.dumps(document["results"][-1]), flush=True)
+        if args.output:
+            args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(markdown(document))
 
 
 if __name__ == "__main__":
