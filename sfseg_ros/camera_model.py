@@ -51,9 +51,9 @@ class CameraModel:
         """The model of `geometry`'s output, whose `image_size` is then the output's size.
 
         Cropping writes `roi` and leaves `k`, as image_proc::CropDecimateNode does. Scaling scales
-        `k`, `p`, the resolution and `roi`, as image_proc::ResizeNode does. Differs: that one
-        leaves out the half pixel between pixel centres and loses the fraction of a scaled roi
-        offset. Both are in cx and cy here, so that a projected point meets its pixel exactly.
+        `k`, `p`, the resolution and `roi`, as image_proc::ResizeNode does. That one loses the
+        fraction of a scaled roi offset; here it goes into cx and cy. As there, half a pixel
+        between pixel centres is left out, so that all nodes of a pipeline read a point alike.
 
         Raises ImageError where the images have another size than this model's.
         """
@@ -132,7 +132,7 @@ def _axis(
         resolution = round(resolution * scale) if has_roi else output_full
     # Rounded up, the roi could leave the scaled resolution; rounded down it cannot.
     offset, fraction = divmod((roi_offset + start * binning) * output_length, length)
-    shift = 0.5 * binning * (scale - 1.0) - fraction / length
+    shift = -fraction / length
     return _Axis(scale, shift, resolution, offset, output_full)
 
 

@@ -103,7 +103,7 @@ class FrameGeometry:
     output_area: Area
 
     def network_input(self, rgb: Uint8Array) -> Uint8Array:
-        """uint8 RGB (H, W, 3) of the network's size, of an image of `image_size`.
+        """uint8 (H, W, 3) of the network's size, of an image of `image_size`, RGB as BGR.
 
         The image itself or a view of it where no pixel changes.
         """

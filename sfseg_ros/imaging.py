@@ -5,6 +5,7 @@ No ROS in here; `nodes/messages.py` hands over the fields of a message. To add a
 row to ENCODINGS. Whatever a camera sends, these functions return an array or raise ImageError.
 """
 
+import functools
 import re
 import struct
 import zlib
@@ -24,6 +25,33 @@ ByteBuffer: TypeAlias = "bytes | bytearray | memoryview | array[int]"
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Largest compressed picture that is decoded; a few bytes of header can claim gigabytes."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A camera's image of uint8 (H, W, 3) `pixels` in RGB or BGR order.
+
+    The network sees a few of the pixels of a large image, so they are reordered when it is known
+    which; `rgb` reorders all of them, once, for who needs them.
+    """
+
+    pixels: Uint8Array
+    is_bgr: bool = False
+
+    @functools.cached_property
+    def rgb(self) -> Uint8Array:
+        """uint8 (H, W, 3) RGB."""
+        if not self.is_bgr:
+            return self.pixels
+        return np.asarray(cv2.cvtColor(self.pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def rgb_of(self, changed: Uint8Array) -> Uint8Array:
+        """RGB of uint8 (h, w, 3) that was made of `pixels` and has their order."""
+        if changed is self.pixels:
+            return self.rgb
+        if not self.is_bgr:
+            return changed
+        return np.asarray(cv2.cvtColor(changed, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -82,11 +110,23 @@ def rgb_from_buffer(
     step: int,
     is_bigendian: bool = False,
 ) -> Uint8Array:
-    """The fields of a sensor_msgs/Image as uint8 (height, width, 3) RGB.
+    """uint8 (height, width, 3) RGB; arguments and errors as of `picture_from_buffer`."""
+    return picture_from_buffer(data, encoding, height, width, step, is_bigendian).rgb
+
+
+def picture_from_buffer(
+    data: ByteBuffer,
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    is_bigendian: bool = False,
+) -> Picture:
+    """The fields of a sensor_msgs/Image as a picture of height x width.
 
     `step` is the length of a row in bytes with its padding; `data` has exactly step * height bytes,
     as the message definition says (cv_bridge refuses anything else, too). `is_bigendian` matters
-    for 16-bit samples only. rgb8 comes back as a view of `data`, read-only if `data` is, with the
+    for 16-bit samples only. rgb8 and bgr8 are a view of `data`, read-only if `data` is, with the
     padding as row stride; every other encoding costs one pass over the pixels.
 
     Raises ImageError for an encoding not in ENCODINGS and for sizes that contradict each other.
@@ -114,15 +154,20 @@ def rgb_from_buffer(
     pixels = rows.reshape(height, width, pixel_bytes)
     if row.sample_bytes == 2:
         pixels = np.ascontiguousarray(pixels[:, :, (0 if is_bigendian else 1) :: 2])
-    if row.conversion is None:
-        return pixels
+    if row.conversion in (None, cv2.COLOR_BGR2RGB):
+        return Picture(pixels, is_bgr=row.conversion is not None)
     if row.channels == 1:
         pixels = pixels[:, :, 0]
-    return _converted(pixels, row.conversion, size)
+    return Picture(_converted(pixels, row.conversion, size))
 
 
 def rgb_from_compressed(data: ByteBuffer, upright: bool = False) -> Uint8Array:
-    """A JPEG or PNG file as uint8 (H, W, 3) RGB.
+    """uint8 (H, W, 3) RGB; arguments and errors as of `picture_from_compressed`."""
+    return picture_from_compressed(data, upright).rgb
+
+
+def picture_from_compressed(data: ByteBuffer, upright: bool = False) -> Picture:
+    """A JPEG or PNG file as a picture.
 
     Grey is repeated, alpha dropped, 16-bit samples reduced to 8. `upright` applies the orientation
     tag of a photograph; without it the array has the pixel grid of the camera.
@@ -154,9 +199,7 @@ def rgb_from_compressed(data: ByteBuffer, upright: bool = False) -> Uint8Array:
         raise ImageError(f"{name} of {height}x{width}: not decodable ({error.err})") from error
     if decoded is None:
         raise ImageError(f"{name} of {height}x{width}: damaged, the decoder refuses it")
-    # IMREAD_COLOR_RGB would save this pass, but the OpenCV of ROS 2 Humble and Jazzy lacks it.
-    bgr = np.asarray(decoded, np.uint8)
-    return _converted(bgr, cv2.COLOR_BGR2RGB, name, output=bgr)
+    return Picture(np.asarray(decoded, np.uint8), is_bgr=True)
 
 
 def color_mask(labels: Uint8Array, palette_rgb: Uint8Array) -> Uint8Array:
@@ -180,15 +223,21 @@ def overlay(
 def resized_rgb(rgb: Uint8Array, size: tuple[int, int]) -> Uint8Array:
     """`rgb` (H, W, 3) at `size` (height, width); the array itself where it has that size.
 
-    Bilinear; area average where a side shrinks to half or less, because bilinear then skips
-    pixels and thin objects (poles) break up.
+    Bilinear. Before it, 2x2 pixels are averaged for as long as both sides are twice too large,
+    because bilinear then skips pixels and thin objects (poles) break up. OpenCV's area average to
+    the size itself takes several times as long; it is left for the shapes that have no halves.
     """
     height, width = size
-    if rgb.shape[:2] == size:
-        return rgb
-    shrinks = rgb.shape[0] >= 2 * height or rgb.shape[1] >= 2 * width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=interpolation), np.uint8)
+    while rgb.shape[0] >= 2 * height and rgb.shape[1] >= 2 * width:
+        rows, columns = rgb.shape[:2]
+        if rows % 2 or columns % 2:
+            break
+        rgb = _resized(rgb, (rows // 2, columns // 2), cv2.INTER_AREA)
+    if rgb.shape[0] >= 2 * height or rgb.shape[1] >= 2 * width:
+        # Area average displaces what is on a side that grows, so it only ever shrinks.
+        smaller = min(rgb.shape[0], height), min(rgb.shape[1], width)
+        rgb = _resized(rgb, smaller, cv2.INTER_AREA)
+    return rgb if rgb.shape[:2] == size else _resized(rgb, size, cv2.INTER_LINEAR)
 
 
 def resized_labels(labels: Uint8Array, size: tuple[int, int]) -> Uint8Array:
@@ -197,11 +246,13 @@ def resized_labels(labels: Uint8Array, size: tuple[int, int]) -> Uint8Array:
     Pixel centres as in `resized_rgb`: output i takes input floor((i + 0.5) * scale). OpenCV's plain
     INTER_NEAREST takes floor(i * scale) and shifts the mask by up to half a pixel.
     """
-    height, width = size
     if labels.shape == size:
         return labels
-    resized = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(resized, np.uint8)
+    return _resized(labels, size, cv2.INTER_NEAREST_EXACT)
+
+
+def _resized(pixels: Uint8Array, size: tuple[int, int], interpolation: int) -> Uint8Array:
+    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=interpolation), np.uint8)
 
 
 def _bytes_of(data: ByteBuffer) -> Uint8Array:
@@ -213,11 +264,9 @@ def _bytes_of(data: ByteBuffer) -> Uint8Array:
     return np.asarray(view, np.uint8)
 
 
-def _converted(
-    pixels: Uint8Array, conversion: int, name: str, output: Uint8Array | None = None
-) -> Uint8Array:
+def _converted(pixels: Uint8Array, conversion: int, name: str) -> Uint8Array:
     try:
-        return np.asarray(cv2.cvtColor(pixels, conversion, dst=output), np.uint8)
+        return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     except cv2.error as error:
         raise ImageError(f"{name}: OpenCV cannot convert it ({error.err})") from error
 

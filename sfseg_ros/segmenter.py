@@ -11,7 +11,7 @@ import numpy as np
 from sfseg_ros.backends import Backend, open_backend
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
-from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.imaging import Picture, Uint8Array
 from sfseg_ros.manifest import UNLABELLED, Manifest, load_manifest
 
 
@@ -56,7 +56,6 @@ class Segmenter:
         self.manifest = manifest
         self.backend = backend
         self._network_size = network_size
-        self._warm_sizes: set[tuple[int, int]] = set()
 
     def network_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) at which the network sees an area of `size` (height, width)."""
@@ -77,24 +76,24 @@ class Segmenter:
         Raises ImageError for another kind of array and a view that leaves the image, BackendError
         where inference fails.
         """
-        (outcome,) = self.segment_batch([(rgb, view)], confidence)
+        (outcome,) = self.segment_batch([(Picture(rgb), view)], confidence)
         if isinstance(outcome, SfsegError):
             raise outcome
         return outcome
 
     def segment_batch(
-        self, frames: Sequence[tuple[Uint8Array, View]], confidence: bool
+        self, frames: Sequence[tuple[Picture, View]], confidence: bool
     ) -> list[Segmentation | SfsegError]:
-        """Segment uint8 (H, W, 3) RGB images of any sizes, each under its view.
+        """Segment pictures of any sizes, each under its view.
 
         Frames of one network size are inferred together. In the place of a frame that cannot be
         segmented stands its error, as `segment` would raise it; the others are not affected.
         """
         outcomes: dict[int, Segmentation | SfsegError] = {}
         batches: dict[tuple[int, int], list[_NetworkInput]] = {}
-        for index, (rgb, view) in enumerate(frames):
+        for index, (picture, view) in enumerate(frames):
             try:
-                frame = self._network_input(index, rgb, view)
+                frame = self._network_input(index, picture, view)
             except SfsegError as error:
                 outcomes[index] = error
             else:
@@ -118,22 +117,19 @@ class Segmenter:
         black = np.zeros((1, *network_size, 3), np.uint8)
         for confidence in (False, True):
             self.backend.infer(black, confidence)
-        self._warm_sizes.add(network_size)
-
-    def is_warm(self, image_size: tuple[int, int], view: View = WHOLE_IMAGE) -> bool:
-        """Whether `warm_up` for such images would have nothing to do. Images of different sizes
-        often share a network size, so it may never have been called for this one."""
-        return self.geometry_of(image_size, view).network_size in self._warm_sizes
 
     def close(self) -> None:
         self.backend.close()
 
-    def _network_input(self, index: int, rgb: Uint8Array, view: View) -> _NetworkInput:
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
-            raise ImageError(f"image is {rgb.dtype} {rgb.shape}: expected uint8 (height, width, 3)")
+    def _network_input(self, index: int, picture: Picture, view: View) -> _NetworkInput:
+        pixels = picture.pixels
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+            raise ImageError(
+                f"image is {pixels.dtype} {pixels.shape}: expected uint8 (height, width, 3)"
+            )
         start = time.perf_counter()
-        geometry = self.geometry_of((rgb.shape[0], rgb.shape[1]), view)
-        network_rgb = geometry.network_input(rgb)
+        geometry = self.geometry_of((pixels.shape[0], pixels.shape[1]), view)
+        network_rgb = picture.rgb_of(geometry.network_input(pixels))
         return _NetworkInput(index, geometry, network_rgb, _ms_since(start))
 
     def _inferred(self, batch: list[_NetworkInput], confidence: bool) -> list[Segmentation]:

@@ -55,10 +55,10 @@ def pixel_of(model, point, rectified):
 
 
 def output_pixel_of(pixel, geometry):
-    """Position in the output's pixels of a position in the image's; integers at pixel centres."""
+    """Position in the output's pixels of a position in the image's, as image_proc has it."""
     area, (height, width) = geometry.output_area, geometry.output_size
     scale = np.array([width / area.width, height / area.height])
-    return (pixel + 0.5 - (area.x, area.y)) * scale - 0.5
+    return (pixel - (area.x, area.y)) * scale
 
 
 @st.composite
@@ -156,14 +156,14 @@ def test_an_output_of_the_images_pixels_keeps_the_model():
         assert model.for_output(geometry_of((480, 640), view, fixed(96, 128))) is model
 
 
-def test_scaling_changes_what_image_proc_changes_and_keeps_pixel_centres():
-    """image_proc::ResizeNode, and the half pixel: of two pixels, the centre lies at 0.5."""
+def test_scaling_changes_what_image_proc_changes():
+    """image_proc::ResizeNode."""
     model = camera()
     output = model.for_output(geometry_of((480, 640), View(output_size=(240, 160)), same))
     k, p = model.k, model.p
     assert (output.height, output.width) == (240, 160)
-    expected_k = (k[0] / 4, 0, k[2] / 4 - 0.375, 0, k[4] / 2, k[5] / 2 - 0.25, 0, 0, 1)
-    expected_p = (p[0] / 4, 0, p[2] / 4 - 0.375, p[3] / 4, 0, p[5] / 2, p[6] / 2 - 0.25, 0)
+    expected_k = (k[0] / 4, 0, k[2] / 4, 0, k[4] / 2, k[5] / 2, 0, 0, 1)
+    expected_p = (p[0] / 4, 0, p[2] / 4, p[3] / 4, 0, p[5] / 2, p[6] / 2, 0)
     np.testing.assert_allclose(output.k, expected_k)
     np.testing.assert_allclose(output.p, (*expected_p, 0, 0, 1, 0))
     kept = ("distortion_model", "d", "r", "binning_x", "binning_y", "roi")
@@ -192,8 +192,8 @@ def test_a_scaled_crop_scales_the_roi_and_keeps_its_lost_fraction():
     output = model.for_output(geometry_of((480, 640), view, same))
     assert output.roi == (50, 0, 480, 150, True)
     assert (output.height, output.width) == (480, 320)
-    # 50.5 became 50: half a pixel less, and a quarter for the pixel centres.
-    assert output.k[2] == pytest.approx(model.k[2] / 2 - 0.5 - 0.25)
+    # 50.5 became 50: half a pixel less.
+    assert output.k[2] == pytest.approx(model.k[2] / 2 - 0.5)
 
 
 def test_an_uncalibrated_camera_stays_one():

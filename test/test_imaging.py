@@ -364,3 +364,18 @@ def test_shrinking_to_half_averages_and_less_is_bilinear():
     stripes[:, ::4] = 200  # a quarter is lit: the mean is 50
     assert (resized_rgb(stripes, (2, 20)) == 50).all()
     assert resized_rgb(stripes, (6, 60)).max() > 100
+
+
+@given(st.lists(st.integers(1, 60), min_size=4, max_size=4))
+def test_a_slope_keeps_its_place_when_resized(sides):
+    """Also where one side grows and the other shrinks. Half a pixel of the slope is 2 or more."""
+    rows, columns, height, width = sides
+    slope = 250 / max(rows, columns)
+    places = (np.indices((rows, columns)) + 0.5) * slope
+    rgb = places.round().astype(np.uint8).transpose(1, 2, 0)[:, :, [0, 1, 1]]
+    resized = resized_rgb(np.ascontiguousarray(rgb), (height, width)).astype(float)
+    for axis, (old, new) in enumerate(((rows, height), (columns, width))):
+        expected = (np.arange(new) + 0.5) * old / new * slope
+        inside = (expected >= slope / 2) & (expected <= (old - 0.5) * slope)  # else no neighbour
+        values = np.moveaxis(resized[:, :, axis], axis, 0)[inside]
+        assert np.abs(values - expected[inside, None]).max(initial=0) <= 1.9

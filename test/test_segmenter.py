@@ -6,6 +6,7 @@ import pytest
 
 from sfseg_ros.errors import BackendError, ImageError, ManifestError
 from sfseg_ros.geometry import View
+from sfseg_ros.imaging import Picture
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
@@ -98,15 +99,15 @@ def test_it_tells_where_the_time_went(segmenter):
 def test_frames_of_one_network_size_are_inferred_together(tiny_manifest, backend):
     sizes = [(64, 96), (128, 192), (96, 64), (37, 91), (480, 720)]
     frames = [halves(*size) for size in sizes]
-    batch = [(rgb, View()) for rgb, _ in frames]
+    batch = [(Picture(rgb), View()) for rgb, _ in frames]
     outcomes = Segmenter(tiny_manifest, backend).segment_batch(batch, confidence=True)
     assert backend.calls == [
         ((3, 64, 96, 3), True),
         ((1, 96, 64, 3), True),
         ((1, 64, 128, 3), True),
     ]
-    for (rgb, view), outcome in zip(batch, outcomes):
-        alone = Segmenter(tiny_manifest, backend).segment(rgb, view=view)
+    for (picture, view), outcome in zip(batch, outcomes):
+        alone = Segmenter(tiny_manifest, backend).segment(picture.rgb, view=view)
         np.testing.assert_array_equal(outcome.labels, alone.labels)
         np.testing.assert_array_equal(outcome.confidence, alone.confidence)
 
@@ -114,7 +115,9 @@ def test_frames_of_one_network_size_are_inferred_together(tiny_manifest, backend
 def test_each_frame_of_a_batch_has_its_own_view(tiny_manifest, backend):
     rgb, labels = halves(128, 192)
     views = [View(), View(horizon=0.5), View(output_size=(32, 48)), View(region=(0, 0, 96, 64))]
-    outcomes = Segmenter(tiny_manifest, backend).segment_batch([(rgb, v) for v in views], True)
+    outcomes = Segmenter(tiny_manifest, backend).segment_batch(
+        [(Picture(rgb), v) for v in views], True
+    )
     whole, below, small, corner = outcomes
     np.testing.assert_array_equal(whole.labels, labels)
     assert (below.labels[:64] == 255).all()
@@ -130,10 +133,10 @@ def test_a_bad_frame_of_a_batch_costs_itself_only(tiny_manifest, backend):
     rgb, labels = halves(64, 96)
     outcomes = Segmenter(tiny_manifest, backend).segment_batch(
         [
-            (rgb, View()),
-            (rgb[:, :, 0], View()),
-            (rgb, View(region=(90, 0, 10, 10))),
-            (rgb, View()),
+            (Picture(rgb), View()),
+            (Picture(rgb[:, :, 0]), View()),
+            (Picture(rgb), View(region=(90, 0, 10, 10))),
+            (Picture(rgb), View()),
         ],
         confidence=False,
     )
@@ -157,7 +160,8 @@ def test_a_size_at_which_inference_fails_costs_its_own_frames_only(tiny_manifest
     backend.infer = refusing
     segmenter = Segmenter(tiny_manifest, backend)
     wide, tall = halves(64, 96)[0], halves(96, 64)[0]
-    outcomes = segmenter.segment_batch([(tall, View()), (wide, View()), (tall, View())], False)
+    frames = [(Picture(rgb), View()) for rgb in (tall, wide, tall)]
+    outcomes = segmenter.segment_batch(frames, False)
     assert [str(outcome) for outcome in outcomes[::2]] == ["out of memory"] * 2
     assert outcomes[1].labels.shape == (64, 96)
     with pytest.raises(BackendError, match="out of memory"):
@@ -201,17 +205,6 @@ def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest,
     assert len({shape for shape, _ in backend.calls}) == 1
 
 
-def test_it_knows_for_which_images_it_is_warm(tiny_manifest, backend):
-    segmenter = Segmenter(tiny_manifest, backend)
-    assert not segmenter.is_warm((480, 720))
-    segmenter.warm_up((480, 720))
-    assert segmenter.is_warm((480, 720))
-    assert segmenter.is_warm((64, 96))  # the same network size
-    assert not segmenter.is_warm((480, 720), View(horizon=0.5))
-    segmenter.warm_up((480, 720), View(horizon=0.5))
-    assert segmenter.is_warm((480, 720), View(horizon=0.5))
-
-
 def test_a_padded_view_equals_its_copy(segmenter):
     rgb, _ = halves(64, 96)
     padded = np.pad(rgb, ((0, 0), (0, 3), (0, 0)))[:, :96]
@@ -241,3 +234,13 @@ def test_a_network_size_that_the_model_does_not_take_is_refused(tiny_model):
 def test_closing_closes_the_backend(tiny_manifest, backend):
     Segmenter(tiny_manifest, backend).close()
     assert backend.calls == ["closed"]
+
+
+@pytest.mark.parametrize("view", [View(), View(region=(8, 4, 64, 48), fit="letterbox")])
+def test_a_picture_in_bgr_gives_the_labels_of_the_same_one_in_rgb(tiny_model, view):
+    rgb = np.random.default_rng(0).integers(0, 256, (150, 230, 3), np.uint8)
+    segmenter = open_segmenter(tiny_model, "onnxruntime")
+    pictures = [Picture(rgb), Picture(np.ascontiguousarray(rgb[:, :, ::-1]), is_bgr=True)]
+    in_rgb, in_bgr = segmenter.segment_batch([(p, view) for p in pictures], True)
+    np.testing.assert_array_equal(in_rgb.labels, in_bgr.labels)
+    np.testing.assert_array_equal(in_rgb.confidence, in_bgr.confidence)
