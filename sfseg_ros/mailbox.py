@@ -62,7 +62,7 @@ class Mailbox(Generic[Frame]):
                 return
             self._count(received=1, replaced=0 if self._slot is None else 1)
             self._slot = frame
-            self._worker._changed.notify()
+            self._worker._changed.notify_all()
 
     def skip(self) -> None:
         """Count a frame that came and is left out on purpose."""
@@ -104,6 +104,8 @@ class BatchWorker(Generic[Frame]):
         self._changed = threading.Condition()
         self._mailboxes: list[Mailbox[Frame]] = []  # served longest ago first
         self._thread: threading.Thread | None = None
+        self._processing = False
+        self._tasks = 0
 
     def mailbox(self) -> Mailbox[Frame]:
         """Add a camera, also while the thread runs; returns its mailbox."""
@@ -126,9 +128,22 @@ class BatchWorker(Generic[Frame]):
             for mailbox in self._waiting():
                 mailbox._take()
                 mailbox._count(replaced=1)
-            self._changed.notify()
+            self._changed.notify_all()
         if thread is not None:
             thread.join()
+
+    def between(self, task: Callable[[], None]) -> None:
+        """Run `task` between two batches, or now where none is under way; returns when it is done.
+        Cameras wait meanwhile, so it must be short: exchange what `process` reads."""
+        with self._changed:
+            self._tasks += 1  # the next batch waits, or frames that never end would
+            try:
+                while self._processing:
+                    self._changed.wait()
+                task()
+            finally:
+                self._tasks -= 1
+                self._changed.notify_all()
 
     def _run(self) -> None:
         while self._run_batch():
@@ -154,6 +169,8 @@ class BatchWorker(Generic[Frame]):
         with self._changed:
             for (mailbox, _), outcome in zip(batch, outcomes, strict=True):
                 mailbox._count(**{_count_name(outcome): 1})
+            self._processing = False
+            self._changed.notify_all()
         for frame, outcome in zip(frames, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self._report_safely(frame, outcome)
@@ -163,7 +180,9 @@ class BatchWorker(Generic[Frame]):
         """What waits, as soon as something does; nothing when this thread is to end."""
         with self._changed:
             while self._thread is threading.current_thread():
-                if served := self._waiting()[: self.max_batch or None]:
+                served = self._waiting()[: self.max_batch or None]
+                if served and not self._tasks:
+                    self._processing = True
                     others = [mailbox for mailbox in self._mailboxes if mailbox not in served]
                     self._mailboxes = others + served
                     return [(mailbox, mailbox._take()) for mailbox in served]
@@ -187,79 +206,3 @@ def _count_name(outcome: bool | Exception | None) -> str:
     if isinstance(outcome, Exception):
         return "rejected"
     return "segmented" if outcome else "unwatched"
-
-
-class FrameWorker(Generic[Frame]):
-    """A thread that calls `process` with the newest frame offered, one at a time.
-
-    `process(frame)` returns whether it made a result. What it raises costs that frame only: the
-    frame counts as rejected, the exception goes to `report`, and the thread goes on.
-    `offer` never blocks on `process`; all methods may be called from any thread.
-    """
-
-    def __init__(
-        self, process: Callable[[Frame], bool], report: Callable[[Exception], None]
-    ) -> None:
-        self._process = process
-        self._report = report
-        self._changed = threading.Condition()
-        self._slot: Frame | None = None
-        self._counts = FrameCounts()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def counts(self) -> FrameCounts:
-        with self._changed:
-            return self._counts
-
-    def start(self) -> None:
-        """Begin to take frames; does nothing where the thread runs already."""
-        with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="sfseg_frames", daemon=True)
-                self._thread.start()
-
-    def stop(self) -> None:
-        """Let the frame in hand finish, drop the waiting one as replaced, end the thread."""
-        with self._changed:
-            thread, self._thread = self._thread, None
-            if self._slot is not None:
-                self._slot = None
-                self._count(replaced=1)
-            self._changed.notify()
-        if thread is not None:
-            thread.join()
-
-    def offer(self, frame: Frame) -> None:
-        """Put the frame in the slot. On a stopped worker it counts as replaced at once."""
-        with self._changed:
-            if self._thread is None:
-                self._count(received=1, replaced=1)
-                return
-            self._count(received=1, replaced=0 if self._slot is None else 1)
-            self._slot = frame
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while (frame := self._take()) is not None:
-            try:
-                outcome = "segmented" if self._process(frame) else "unwatched"
-            except Exception as error:  # one frame must not end the stream
-                outcome = "rejected"
-                self._report(error)
-            with self._changed:
-                self._count(**{outcome: 1})
-
-    def _take(self) -> Frame | None:
-        """The newest frame as soon as there is one, None when this thread is to end."""
-        with self._changed:
-            while self._slot is None and self._thread is threading.current_thread():
-                self._changed.wait()
-            frame, self._slot = self._slot, None
-            return frame
-
-    def _count(self, **more: int) -> None:
-        """Add to the counts; the caller holds the lock, so that a reader sees them add up."""
-        self._counts = replace(
-            self._counts, **{name: getattr(self._counts, name) + n for name, n in more.items()}
-        )

@@ -373,3 +373,40 @@ def test_no_thread_outlives_stop(worker):
     worker.stop()
     worker.stop()
     assert not [t for t in threading.enumerate() if t.name == "sfseg_frames"]
+
+
+def test_a_task_between_batches_waits_for_the_one_in_hand_and_goes_before_the_next():
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def process(frames):
+        begun.set()
+        assert go_on.wait(20)
+        order.append(frames[0])
+        return [True] * len(frames)
+
+    worker = BatchWorker(process, lambda frame, error: None)
+    mailbox = worker.mailbox()
+    worker.start()
+    mailbox.offer("first")
+    assert begun.wait(20)
+    mailbox.offer("second")
+    task = threading.Thread(target=worker.between, args=(lambda: order.append("task"),))
+    task.start()
+    while not worker._tasks:
+        time.sleep(0.001)
+    go_on.set()
+    task.join(20)
+    worker.stop()
+    assert order[:2] == ["first", "task"]
+    assert mailbox.counts.pending == 0
+
+
+def test_a_task_of_a_stopped_worker_runs_at_once_and_what_it_raises_is_the_callers():
+    worker = BatchWorker(lambda frames: [], lambda frame, error: None)
+    done = []
+    worker.between(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(ZeroDivisionError):
+        worker.between(lambda: 1 / 0)
+    worker.between(lambda: done.append(2))
+    assert done == [1, 2]
