@@ -126,11 +126,11 @@ pip-install:
 	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; \
 	  "$$bin/sfseg_demo" --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
 
-# The table of parameters in the README, from the code.
+# The tables of topics, services and parameters in the README, from the code.
 readme: $(STAMPS)/runtime
-	@$(PY) -c 'import re, pathlib, sfseg_ros.nodes.parameters as p; r = pathlib.Path("README.md"); s = r.read_text(); \
-	m = "<!-- python -m sfseg_ros.nodes.parameters -->\n"; \
-	r.write_text(re.sub(m + ".*?<!-- end -->", lambda _: m + p.markdown_table() + "<!-- end -->", s, flags=re.S))'
+	@$(PY) -c 'import re, pathlib, sfseg_ros.nodes.interface as i; r = pathlib.Path("README.md"); s = r.read_text(); \
+	m = "<!-- python -m sfseg_ros.nodes.interface -->\n"; \
+	r.write_text(re.sub(m + ".*?<!-- end -->", lambda _: m + i.markdown() + "<!-- end -->", s, flags=re.S))'
 
 clean:
 	rm -rf .venv build install log dist .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -11,7 +11,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import LifecycleNode
 
-from sfseg_ros.nodes.camera_list import INPUTS
+from sfseg_ros.nodes.camera_list import INPUTS, camera_info_beside
 from sfseg_ros.nodes.launch_actions import (
     middleware_profile,
     node_arguments,
@@ -21,7 +21,7 @@ from sfseg_ros.nodes.launch_actions import (
 
 TOPICS = {
     "image": "Topic of the camera; for compressed images its name without /compressed.",
-    "camera_info": "Topic of the camera's calibration; not needed for masks.",
+    "camera_info": "Topic of its calibration. Empty: `camera_info` beside the image.",
     "depth": "Topic of a depth image of the same view, for `~/points`.",
     "points_in": "Topic of a lidar's cloud, for `~/labelled_points`.",
 }
@@ -29,13 +29,20 @@ TOPICS = {
 
 def node_of_camera(context: LaunchContext) -> list[LifecycleNode]:
     """The node, with its inputs remapped."""
-    return [segmentation_node(context, [(name, text_of(context, name)) for name in INPUTS])]
+    topics = {name: text_of(context, name) for name in INPUTS}
+    topics["camera_info"] = topics["camera_info"] or camera_info_beside(topics["image"])
+    return [segmentation_node(context, topics.items())]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments, middleware profile unless the user has one already, node."""
     topics = [
-        DeclareLaunchArgument(name, default_value=name, description=TOPICS[name]) for name in INPUTS
+        DeclareLaunchArgument(
+            name,
+            default_value="" if name == "camera_info" else name,
+            description=TOPICS[name],
+        )
+        for name in INPUTS
     ]
     return LaunchDescription(
         [

@@ -12,13 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_parameter_table_is_the_one_that_the_code_prints():
-    command = [sys.executable, "-m", "sfseg_ros.nodes.parameters"]
+def test_the_tables_are_those_that_the_code_prints():
+    command = [sys.executable, "-m", "sfseg_ros.nodes.interface"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     shown = re.search(
-        r"<!-- python -m sfseg_ros.nodes.parameters -->\n(.*?)<!-- end -->", README, re.S
+        r"<!-- python -m sfseg_ros.nodes.interface -->\n(.*?)<!-- end -->", README, re.S
     )
-    assert shown, "the README has lost the markers of the parameter table"
+    assert shown, "the README has lost the markers of the tables"
     assert shown[1] == printed, "run `make readme`"
 
 
@@ -32,10 +32,3 @@ def test_every_make_target_exists():
     targets = set(re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.M))
     assert targets >= {"demo", "test", "test-runtime"}
     assert [t for t in sorted(targets) if not re.search(rf"^{t}:", makefile, re.M)] == []
-
-
-def test_every_topic_of_the_node_is_in_the_table():
-    source = (ROOT / "sfseg_ros" / "nodes" / "outputs.py").read_text()
-    topics = re.findall(r'^\s+"(~/[a-z_]+)",$', source, re.M)
-    assert len(topics) >= 4
-    assert [topic for topic in topics if f"| `{topic}` |" not in README] == []

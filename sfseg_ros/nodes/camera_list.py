@@ -40,6 +40,12 @@ def load_cameras(path: Path) -> CameraList:
         raise ParameterError(f"{path}: {error}") from error
 
 
+def camera_info_beside(image: str) -> str:
+    """Where drivers publish the calibration of the topic `image`: in the same namespace."""
+    folder, slash, _ = image.removesuffix("/compressed").rpartition("/")
+    return f"{folder}{slash}camera_info"
+
+
 def _camera_list(entries: list[Any]) -> CameraList:
     fields = {field.name: field for field in dataclasses.fields(declared.CameraParameters)}
     names: list[str] = []
@@ -57,14 +63,19 @@ def _camera_list(entries: list[Any]) -> CameraList:
         if unknown := sorted(map(str, entry.keys() - {"name", *INPUTS, *fields})):
             known = ", ".join(("name", *INPUTS, *fields))
             raise ParameterError(f"camera {name}: no {unknown[0]}, expected one of {known}")
-        remappings += [(f"{name}/{i}", str(entry[i])) for i in INPUTS if i in entry]
-        values = {n: _as_type(fields[n], entry[n]) for n in fields if n in entry}
+        topics = {i: str(entry[i]) for i in INPUTS if i in entry}
+        if "image" in topics:
+            topics.setdefault("camera_info", camera_info_beside(topics["image"]))
+        remappings += [(f"{name}/{i}", topics[i]) for i in INPUTS if i in topics]
+        values: dict[str, Any] = {n: _as_type(fields[n], entry[n]) for n in fields if n in entry}
         try:
-            declared.CameraParameters(**values)  # checks ranges and choices
+            checked: dict[str, Any] = {
+                n: tuple(v) if isinstance(v, list) else v for n, v in values.items()
+            }
+            declared.CameraParameters(**checked)
         except ParameterError as error:
             raise ParameterError(f"camera {name}: {error}") from error
-        # launch cannot tell the type of an empty list, and it is the default where it is allowed.
-        parameters |= {f"{name}.{n}": value for n, value in values.items() if value != []}
+        parameters |= {f"{name}.{n}": value for n, value in values.items()}
     return CameraList({"cameras": names, **parameters}, remappings)
 
 
@@ -72,6 +83,6 @@ def _as_type(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """YAML writes 10 where a ROS parameter wants 10.0."""
     if field.type is float and type(value) is int:
         return float(value)
-    if field.type == list[float] and isinstance(value, list):
+    if field.type == tuple[float, ...] and isinstance(value, list):
         return [float(v) if type(v) is int else v for v in value]
     return value

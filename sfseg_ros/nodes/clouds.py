@@ -8,7 +8,7 @@ what the clouds hold by sfseg_ros/clouds.py, and the work is done by a thread of
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -40,6 +40,12 @@ MASKS = 10
 """Masks that wait for a late depth image, or are kept for a late lidar; each is megabytes."""
 SENSOR_MESSAGES = 30
 """Depth images or clouds that wait for their mask: a second at 30 Hz, for slow processors."""
+
+
+CLOUDS = {
+    "points": "The mask as an organised cloud: x, y, z in m, rgb, class, confidence; from `depth`.",
+    "labelled_points": "The cloud of `points_in` with two more fields: class, confidence.",
+}
 
 
 class CloudSettings(Protocol):
@@ -160,8 +166,8 @@ class CloudOutputs:
         for output in (self._points, self._labelled):
             self._node.destroy_publisher(output.publisher)
 
-    def wanted(self) -> bool:
-        """Whether somebody listens to a cloud.
+    def wanted(self, allowed: Container[str]) -> bool:
+        """Whether somebody listens to a cloud that is in `allowed`, names of CLOUDS.
 
         To be asked with each frame: this is where the inputs are subscribed to when a listener
         comes, and let go when the last one leaves.
@@ -170,8 +176,8 @@ class CloudOutputs:
             if not self._active:
                 return False
             points, labelled = (
-                output.publisher.get_subscription_count() > 0
-                for output in (self._points, self._labelled)
+                name in allowed and output.publisher.get_subscription_count() > 0
+                for name, output in zip(CLOUDS, (self._points, self._labelled), strict=True)
             )
             self._follow(points, labelled)
             return points or labelled
@@ -230,7 +236,7 @@ class CloudOutputs:
             self._by_depth.clear()
         if not self._labelled.follow(labelled):
             self._by_mask.clear()
-        if labelled and not self._settings().lidar_extrinsics:
+        if labelled and not any(self._settings().lidar_extrinsics):
             # With the subscription, so that the transforms are there when the first cloud is.
             self._transforms = self._transforms or Transforms(self._node)
         elif self._transforms is not None:
@@ -328,7 +334,8 @@ class CloudOutputs:
         return message.header, cloud
 
     def _camera_from_lidar(self, message: PointCloud2, camera_frame: str) -> FloatArray:
-        if extrinsics := self._settings().lidar_extrinsics:
+        extrinsics = self._settings().lidar_extrinsics
+        if any(extrinsics):
             return clouds.matrix_from_pose(extrinsics)
         transforms = self._transforms
         if transforms is None:

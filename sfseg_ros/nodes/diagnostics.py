@@ -9,7 +9,6 @@ from rclpy.node import Node
 
 from sfseg_ros.health import (
     DEFAULT_THRESHOLDS,
-    Level,
     StreamState,
     Thresholds,
     findings,
@@ -96,19 +95,3 @@ def array_from_statuses(node: Node, statuses: Sequence[DiagnosticStatus]) -> Dia
     array = DiagnosticArray(status=list(statuses))
     array.header.stamp = node.get_clock().now().to_msg()
     return array
-
-
-def diagnostic_array(
-    node: Node,
-    level: Level,
-    message: str,
-    state: StreamState,
-    times: FrameTimes,
-    backend: str,
-    model: str,
-) -> DiagnosticArray:
-    """The status of the only camera, judged by the caller."""
-    identity = ModelIdentity(model, backend=backend)
-    status = camera_status(node, "", state, state, times, identity)
-    status.level, status.message = bytes([level]), message
-    return array_from_statuses(node, [status])

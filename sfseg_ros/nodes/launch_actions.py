@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the launch files have in common: arguments, middleware profile, node."""
 
-import dataclasses
 import os
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
-from sfseg_ros.nodes.parameters import NodeParameters, description_of, value_from_text
+from sfseg_ros.nodes.parameters import NODE_FIELDS, description_of, value_from_text
 from sfseg_ros.share import shared_file
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -56,10 +55,13 @@ def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:
             description="Take the time from /clock: for bags and simulations.",
         ),
     ]
-    for field in dataclasses.fields(NodeParameters):
+    for field in NODE_FIELDS.values():
         if field.name in without:
             continue
-        choices = ("true", "false") if field.type is bool else field.metadata["choices"]
+        # Of an array they hold for each element.
+        choices = field.metadata["choices"] if field.type is str else ()
+        if field.type is bool:
+            choices = ("true", "false")
         given.append(
             DeclareLaunchArgument(
                 field.name,
@@ -83,7 +85,7 @@ def segmentation_node(
 ) -> LifecycleNode:
     """The node with the parameters that were given as arguments, and with `more`."""
     texts = context.launch_configurations
-    fields = [f for f in dataclasses.fields(NodeParameters) if texts.get(f.name)]
+    fields = [field for name, field in NODE_FIELDS.items() if texts.get(name)]
     given = {f.name: value_from_text(f, texts[f.name]) for f in fields}
     use_sim_time = text_of(context, "use_sim_time") == "true"
     return LifecycleNode(

@@ -4,24 +4,25 @@
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from sfseg_ros import imaging
+from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.errors import ImageError
 
 
-def rgb_from_message(message: "Image | CompressedImage") -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB. A view of the message's bytes for rgb8, else a new array.
+def picture_from_message(message: "Image | CompressedImage") -> imaging.Picture:
+    """The image of a message. A view of the message's bytes for rgb8 and bgr8, else a new array.
 
     Encodings that `imaging` does not know go through cv_bridge where it is installed.
     Raises ImageError.
     """
     if isinstance(message, CompressedImage):
-        return imaging.rgb_from_compressed(message.data)
+        return imaging.picture_from_compressed(message.data)
     if message.encoding not in imaging.ENCODINGS:
-        return _rgb_from_cv_bridge(message)
-    return imaging.rgb_from_buffer(
+        return imaging.Picture(_rgb_from_cv_bridge(message))
+    return imaging.picture_from_buffer(
         message.data,
         message.encoding,
         message.height,
@@ -45,6 +46,47 @@ def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str
     )
     message._data = np.ascontiguousarray(array).data.cast("B")
     return message
+
+
+def model_from_camera_info(message: CameraInfo) -> CameraModel:
+    """The numbers of a CameraInfo. Raises ImageError where they cannot be a camera's."""
+    roi = message.roi
+    return CameraModel(
+        height=message.height,
+        width=message.width,
+        distortion_model=message.distortion_model,
+        d=tuple(message.d),
+        k=tuple(message.k.tolist()),
+        r=tuple(message.r.tolist()),
+        p=tuple(message.p.tolist()),
+        binning_x=message.binning_x,
+        binning_y=message.binning_y,
+        roi=(roi.x_offset, roi.y_offset, roi.height, roi.width, roi.do_rectify),
+    )
+
+
+def camera_info_from_model(header: Header, model: CameraModel) -> CameraInfo:
+    """A message of `model` with the given header."""
+    x_offset, y_offset, height, width, do_rectify = model.roi
+    return CameraInfo(
+        header=header,
+        height=model.height,
+        width=model.width,
+        distortion_model=model.distortion_model,
+        d=list(model.d),
+        k=list(model.k),
+        r=list(model.r),
+        p=list(model.p),
+        binning_x=model.binning_x,
+        binning_y=model.binning_y,
+        roi=RegionOfInterest(
+            x_offset=x_offset,
+            y_offset=y_offset,
+            height=height,
+            width=width,
+            do_rectify=do_rectify,
+        ),
+    )
 
 
 def nanoseconds(stamp: Time) -> int:

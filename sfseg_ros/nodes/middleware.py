@@ -6,6 +6,7 @@ Of 180 frames of 6 MB, 13 to 22 arrive with Fast DDS's defaults and 179 with our
 been started with config/fastdds_large_images.xml. It can say so.
 """
 
+import ctypes
 import functools
 import os
 from collections.abc import Callable
@@ -43,11 +44,15 @@ __all__ = [
     "start_rclpy",
     "image_topic",
     "input_qos",
+    "keep_large_buffers",
     "latched_qos",
     "missing_profile",
     "output_qos",
     "subscribe",
 ]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LARGEST_KEPT_BYTES = 32 * 1024 * 1024  # the most that glibc before 2.36 takes; a 4K image has 25
 
 LARGE_MESSAGE_BYTES = 512 * 1024
 """Size of Fast DDS's shared-memory segment where no profile sets another."""
@@ -103,11 +108,29 @@ def latched_qos() -> QoSProfile:
     )
 
 
-def image_topic(node: Node, image_transport: str) -> str:
-    """What `image` is remapped to; for compressed images `/compressed` below it, as in
+def keep_large_buffers() -> None:
+    """Let the C library keep what it freed instead of giving it back to the kernel.
+
+    Each frame needs buffers of megabytes: received bytes, message, RGB, mask. By default glibc maps
+    each anew, and the kernel clears every page of it, which costs more than copying the image:
+    benchmarks/node_overhead.json has latency and processor time with and without. The process then
+    keeps the memory of its largest frames. Does nothing where the C library is another.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, 16 * _LARGEST_KEPT_BYTES)
+
+
+def image_topic(node: Node, topic: str, image_transport: str) -> str:
+    """What `topic` is remapped to; for compressed images `/compressed` below it, as in
     image_transport, also where the remapping says so already."""
-    topic = node.resolve_topic_name("image")
-    return f"{topic.removesuffix('/compressed')}/compressed" if image_transport != "raw" else topic
+    resolved: str = node.resolve_topic_name(topic)
+    if image_transport == "raw":
+        return resolved
+    return f"{resolved.removesuffix('/compressed')}/compressed"
 
 
 def subscribe(

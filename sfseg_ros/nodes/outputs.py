@@ -1,47 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node publishes for each frame: one row per topic, in the order of publishing."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNodeMixin, LifecyclePublisher
+from rclpy.publisher import Publisher
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, String
 
 from sfseg_ros import imaging
+from sfseg_ros.camera_model import CameraModel
+from sfseg_ros.class_groups import LabelMapping
+from sfseg_ros.geometry import FrameGeometry
+from sfseg_ros.latency import FrameTimes
 from sfseg_ros.manifest import UNLABELLED, Manifest
-from sfseg_ros.nodes.messages import image_from_array
-from sfseg_ros.nodes.middleware import output_qos
+from sfseg_ros.nodes.messages import camera_info_from_model, image_from_array
+from sfseg_ros.nodes.middleware import latched_qos, output_qos
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # not part of ros_base; `~/label_map` says the same
+    LabelInfo = None
 
 
 @dataclass(frozen=True)
 class SegmentedFrame:
-    """All that an output can be made of; arrays are uint8 at the image's own size.
+    """All that an output can be made of. Labels and confidence have the size of the output
+    (H, W) = geometry.output_size, which is the image's unless parameters say otherwise.
 
-    rgb (H, W, 3); labels (H, W), 255 = unlabelled; confidence (H, W), 0 to 255 for 0 to 1, None
-    where no wanted output needs it; palette_rgb (256, 3); overlay_alpha 0 to 1.
+    picture: the camera's image; labels uint8 (H, W), 255 = unlabelled; confidence uint8 (H, W),
+    0 to 255 for 0 to 1, None where no wanted output needs it; palette_rgb uint8 (256, 3);
+    overlay_alpha 0 to 1; camera: of the image, None where no CameraInfo came.
     """
 
-    rgb: npt.NDArray[np.uint8]
+    header: Header
+    picture: imaging.Picture
     labels: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.uint8] | None
     palette_rgb: npt.NDArray[np.uint8]
     overlay_alpha: float
+    geometry: FrameGeometry
+    camera: CameraModel | None = None
+
+    @property
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """uint8 (H, W, 3): the camera's image."""
+        return self.picture.rgb
+
+    @functools.cached_property
+    def rgb_at_output(self) -> npt.NDArray[np.uint8]:
+        """uint8 (H, W, 3): the image on the grid of the labels."""
+        return self.picture.rgb_of(self.geometry.rgb_at_output(self.picture.pixels))
+
+    def overlay(self) -> npt.NDArray[np.uint8]:
+        """uint8 (H, W, 3) RGB: the image under the colours of the classes."""
+        return imaging.overlay(
+            self.rgb_at_output, self.labels, self.palette_rgb, self.overlay_alpha
+        )
 
 
 @dataclass(frozen=True)
 class Output:
-    """A topic, its encoding, and the array it shows of a frame."""
+    """A topic `~/<camera>/<name>`, and its message of a frame; None where it cannot be made."""
 
-    topic: str
+    name: str
+    message: type
     encoding: str
     description: str
-    array_from: Callable[[SegmentedFrame], npt.NDArray[np.uint8]]
+    message_from: Callable[[SegmentedFrame], Any]
     needs_confidence: bool = False
+
+
+def _image_output(
+    name: str,
+    encoding: str,
+    description: str,
+    array_from: Callable[[SegmentedFrame], npt.NDArray[np.uint8]],
+    needs_confidence: bool = False,
+) -> Output:
+    def message_from(frame: SegmentedFrame) -> Image:
+        return image_from_array(frame.header, array_from(frame), encoding)
+
+    return Output(name, Image, encoding, description, message_from, needs_confidence)
 
 
 def _confidence(frame: SegmentedFrame) -> npt.NDArray[np.uint8]:
@@ -50,69 +97,145 @@ def _confidence(frame: SegmentedFrame) -> npt.NDArray[np.uint8]:
     return frame.confidence
 
 
+def _camera_info(frame: SegmentedFrame) -> CameraInfo | None:
+    if frame.camera is None:
+        return None
+    return camera_info_from_model(frame.header, frame.camera.for_output(frame.geometry))
+
+
 OUTPUTS = (
-    Output(
-        "~/mask",
-        "mono8",
-        "Label of each pixel; 255 is unlabelled.",
-        lambda frame: frame.labels,
+    _image_output(
+        "mask", "mono8", "Label of each pixel; 255 is unlabelled.", lambda frame: frame.labels
     ),
-    Output(
-        "~/confidence",
+    _image_output(
+        "confidence",
         "mono8",
         "Confidence in that label, 0 to 255 for 0 to 1.",
         _confidence,
         needs_confidence=True,
     ),
     Output(
-        "~/color_mask",
+        "camera_info",
+        CameraInfo,
+        "",
+        "The camera's calibration for the mask's pixels, where `camera_info` comes in.",
+        _camera_info,
+    ),
+    _image_output(
+        "color_mask",
         "rgb8",
-        "The labels in the colours of the model.",
+        "The labels in the colours of the classes.",
         lambda frame: imaging.color_mask(frame.labels, frame.palette_rgb),
     ),
-    Output(
-        "~/overlay",
+    _image_output(
+        "overlay",
         "rgb8",
-        "The camera's image under the colours.",
-        lambda frame: imaging.overlay(
-            frame.rgb, frame.labels, frame.palette_rgb, frame.overlay_alpha
-        ),
+        "The camera's image under these colours.",
+        SegmentedFrame.overlay,
     ),
 )
 
 
 class OutputPublishers:
-    """The publishers of OUTPUTS on a node; those that nobody listens to cost nothing."""
+    """The publishers of OUTPUTS for one camera; those that nobody listens to cost nothing."""
 
-    def __init__(self, node: LifecycleNodeMixin) -> None:
+    def __init__(self, node: LifecycleNodeMixin, prefix: str) -> None:
         self._node = node
         self._publishers: dict[str, LifecyclePublisher] = {
-            output.topic: node.create_lifecycle_publisher(
-                Image,
-                output.topic,
+            output.name: node.create_lifecycle_publisher(
+                output.message,
+                f"~/{prefix}{output.name}",
                 output_qos(),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for output in OUTPUTS
         }
 
-    def wanted(self) -> list[Output]:
-        """The outputs that somebody listens to at this moment, in the order of publishing."""
-        return [o for o in OUTPUTS if self._publishers[o.topic].get_subscription_count() > 0]
+    def wanted(self, allowed: tuple[str, ...]) -> list[Output]:
+        """The outputs of `allowed` that somebody listens to at this moment, in the order of
+        publishing."""
+        return [
+            output
+            for output in OUTPUTS
+            if output.name in allowed and self._publishers[output.name].get_subscription_count() > 0
+        ]
 
-    def publish(self, output: Output, frame: SegmentedFrame, header: Header) -> None:
+    def publish(self, output: Output, frame: SegmentedFrame) -> None:
         """Publish one output of the frame under the header of its image."""
-        message = image_from_array(header, output.array_from(frame), output.encoding)
-        self._publishers[output.topic].publish(message)
+        if (message := output.message_from(frame)) is not None:
+            self._publishers[output.name].publish(message)
 
     def destroy(self) -> None:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
 
-def label_map_json(manifest: Manifest) -> str:
+class LabelPublishers:
+    """Names of the labels of one camera's mask, latched: `label_map` as JSON, and where vision_msgs
+    is installed `label_info`, which Nav2's semantic segmentation layer waits for."""
+
+    def __init__(self, node: Any, prefix: str) -> None:
+        self._node = node
+        self._label_map: Publisher = node.create_publisher(
+            String, f"~/{prefix}label_map", latched_qos()
+        )
+        self._label_info: Publisher | None = None
+        if LabelInfo is not None:
+            self._label_info = node.create_publisher(
+                LabelInfo, f"~/{prefix}label_info", latched_qos()
+            )
+
+    def publish(self, manifest: Manifest, mapping: LabelMapping, threshold: float) -> None:
+        """Say what the labels mean; `threshold` is the least confidence, 0 to 1."""
+        self._label_map.publish(String(data=label_map_json(manifest, mapping, threshold)))
+        if self._label_info is not None:
+            message = LabelInfo(threshold=threshold)
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            message.class_map = [
+                VisionClass(class_id=c.index, class_name=c.name) for c in mapping.classes
+            ]
+            self._label_info.publish(message)
+
+    def destroy(self) -> None:
+        for publisher in filter(None, (self._label_map, self._label_info)):
+            self._node.destroy_publisher(publisher)
+
+
+class LatencyPublishers:
+    """`latency/<step>` of one camera: p50, p95 and p99 of the last frames in milliseconds."""
+
+    def __init__(self, node: Any, prefix: str) -> None:
+        self._node = node
+        self._publishers: dict[str, Publisher] = {
+            step: node.create_publisher(
+                Float64MultiArray, f"~/{prefix}latency/{step}", output_qos()
+            )
+            for step in FrameTimes.STEPS
+        }
+
+    def publish(self, times: FrameTimes) -> None:
+        """Publish the steps that somebody listens to and that have a value."""
+        for step, publisher in self._publishers.items():
+            if publisher.get_subscription_count() and (values := times.percentiles(step)):
+                message = Float64MultiArray(data=values)
+                message.layout.dim = [
+                    MultiArrayDimension(label="p50, p95, p99 in ms", size=3, stride=3)
+                ]
+                publisher.publish(message)
+
+    def destroy(self) -> None:
+        for publisher in self._publishers.values():
+            self._node.destroy_publisher(publisher)
+
+
+def label_map_json(manifest: Manifest, mapping: LabelMapping, threshold: float) -> str:
     """Names and colours of the labels, as `~/label_map` carries them."""
-    classes = [
-        {"id": c.index, "name": c.name, "color": list(c.color_rgb)} for c in manifest.classes
-    ]
-    return json.dumps({"model": manifest.name, "classes": classes, "unlabelled": UNLABELLED})
+    classes = [{"id": c.index, "name": c.name, "color": list(c.color_rgb)} for c in mapping.classes]
+    return json.dumps(
+        {
+            "model": manifest.name,
+            "classes": classes,
+            "unlabelled": UNLABELLED,
+            "threshold": threshold,
+        }
+    )

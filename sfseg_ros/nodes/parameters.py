@@ -15,11 +15,24 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 
 from sfseg_ros.backends import BACKENDS, PRECISIONS
 from sfseg_ros.errors import SfsegError
+from sfseg_ros.geometry import View
+from sfseg_ros.health import Thresholds
 from sfseg_ros.share import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.parameter import Parameter
+
+OUTPUT_NAMES = (
+    "mask",
+    "confidence",
+    "camera_info",
+    "color_mask",
+    "overlay",
+    "points",
+    "labelled_points",
+)
+"""What the parameter `outputs` may name: the topics of nodes/outputs.py and nodes/clouds.py."""
 
 
 class ParameterError(SfsegError):
@@ -34,13 +47,18 @@ class Applies(enum.Enum):
     AT_ONCE = "at once"
 
 
+Value = str | int | float | bool | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
+
+
 def _parameter(
-    default: str | float | bool,
+    default: Value,
     description: str,
-    applies: Applies = Applies.AT_CONFIGURE,
+    applies: Applies = Applies.AT_ONCE,
     choices: tuple[str, ...] = (),
     span: tuple[float, float] | None = None,
 ) -> Any:
+    """`choices` and `span` hold for each element of an array; an array without choices has a
+    fixed length, because rclpy cannot tell the type of an empty one."""
     metadata = {
         "description": description,
         "applies": applies,
@@ -51,46 +69,177 @@ def _parameter(
 
 
 @dataclasses.dataclass(frozen=True)
-class NodeParameters:
+class CameraParameters:
+    """What each camera may have a value of its own for: `<camera>.<parameter>`, where it differs
+    from the node's."""
+
+    image_transport: str = _parameter(
+        "raw",
+        "Input topic: raw is `image` (Image), compressed is `image/compressed` (CompressedImage).",
+        Applies.AT_CONFIGURE,
+        choices=("raw", "compressed"),
+    )
+    region_of_interest: tuple[int, ...] = _parameter(
+        (0, 0, 0, 0),
+        "Part of the image that is segmented, in pixels: x_offset, y_offset, width, height; width "
+        "and height 0 take all.",
+        span=(0, 65535),
+    )
+    horizon: float = _parameter(
+        0.0, "Share of the image's height that is cut off at the top.", span=(0.0, 0.95)
+    )
+    fit: str = _parameter(
+        "stretch",
+        "How the image becomes the network's input where their shapes differ; what letterbox adds "
+        "or crop leaves out is undone in the mask.",
+        choices=("stretch", "letterbox", "crop"),
+    )
+    output_size: str = _parameter(
+        "image",
+        "Size of mask and images: image, network (as computed, of the part segmented), or "
+        "HEIGHTxWIDTH (of the part segmented).",
+    )
+    max_rate: float = _parameter(
+        0.0, "Most frames per second that are taken; 0 takes all.", span=(0.0, 1000.0)
+    )
+    every_nth: int = _parameter(1, "Take only every n-th frame.", span=(1, 10000))
+    max_age_ms: float = _parameter(
+        0.0,
+        "Frames older than this when their turn comes are skipped; 0 takes all.",
+        span=(0.0, 1e7),
+    )
+    rectified: bool = _parameter(
+        False,
+        "The images are rectified: 3D points are projected by P of the CameraInfo instead of K "
+        "and the distortion.",
+    )
+    depth_tolerance_ms: float = _parameter(
+        50.0, "Largest difference of the stamps of image and depth.", span=(0.0, 1e6)
+    )
+    lidar_tolerance_ms: float = _parameter(
+        50.0, "Largest difference of the stamps of image and lidar.", span=(0.0, 1e6)
+    )
+    lidar_time_offset_ms: float = _parameter(
+        0.0, "Added to the lidar's stamps before they are compared.", span=(-1e6, 1e6)
+    )
+    lidar_extrinsics: tuple[float, ...] = _parameter(
+        (0.0,) * 7,
+        "Pose of the lidar in the camera's optical frame: x, y, z in metres, quaternion x, y, z, "
+        "w; all 0 asks TF.",
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        self.view()
+        if any(self.lidar_extrinsics):
+            norm = math.hypot(*self.lidar_extrinsics[3:])
+            if not abs(norm - 1.0) < 0.01:
+                raise ParameterError(
+                    f"lidar_extrinsics is {list(self.lidar_extrinsics)}, expected a quaternion of "
+                    f"length 1, not {norm:.3g}"
+                )
+
+    def view(self) -> View:
+        """What the network sees of an image, and what the mask covers."""
+        *offset, width, height = self.region_of_interest
+        if (width == 0) != (height == 0) or (width == 0 and any(offset)):
+            raise ParameterError(
+                f"region_of_interest is {list(self.region_of_interest)}, expected x_offset, "
+                "y_offset, width, height with width and height above 0, or all 0"
+            )
+        size = self.output_size
+        return View(
+            region=(offset[0], offset[1], width, height) if width else None,
+            horizon=self.horizon,
+            fit=self.fit,
+            output_size=size
+            if size in ("image", "network")
+            else _size("output_size", size, "image, network or HEIGHTxWIDTH"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeParameters(CameraParameters):
     """The values of all parameters. To add one, add a field; nothing else names it twice."""
 
+    cameras: tuple[str, ...] = _parameter(
+        ("",),
+        "Cameras that share the network: of a camera `front` the topics are `front/image` and "
+        '`~/front/mask`; [""] is one camera with `image` and `~/mask`.',
+        Applies.AT_START,
+    )
     model_dir: str = _parameter(
-        DEFAULT_MODEL, "Model: a folder with manifest.yaml, or the name of one in models/."
+        DEFAULT_MODEL,
+        "Model: a folder with manifest.yaml, or the name of one in models/. While the node runs, "
+        "the new one is loaded beside the old one and exchanged between two frames.",
     )
     backend: str = _parameter(
         "auto",
         "Inference library; auto takes the best that is installed and logs why.",
+        Applies.AT_CONFIGURE,
         choices=("auto", *BACKENDS),
     )
     precision: str = _parameter(
         "auto",
         "Arithmetic of the network; auto takes the fastest that this processor has in hardware.",
+        Applies.AT_CONFIGURE,
         choices=PRECISIONS,
     )
     threads: int = _parameter(
-        0, "Processor threads for inference; 0 leaves it to the library.", span=(0, 256)
+        0,
+        "Processor threads for inference; 0 leaves it to the library.",
+        Applies.AT_CONFIGURE,
+        span=(0, 256),
     )
     network_size: str = _parameter(
         "auto",
         "Input of the network as HEIGHTxWIDTH; auto keeps the model's pixel count in the shape "
         "of the camera's image.",
+        Applies.AT_CONFIGURE,
     )
-    image_transport: str = _parameter(
-        "raw",
-        "Input topic: raw is `image` (Image), compressed is `image/compressed` (CompressedImage).",
-        choices=("raw", "compressed"),
+    max_batch: int = _parameter(
+        0, "Most cameras whose frames go through the network together; 0 is all.", span=(0, 64)
+    )
+    outputs: tuple[str, ...] = _parameter(
+        OUTPUT_NAMES,
+        'What may be published; each of it only while somebody listens. [""] is nothing.',
+        choices=("", *OUTPUT_NAMES),
     )
     confidence_threshold: float = _parameter(
-        0.0,
-        "Pixels with a lower confidence become 255 (unlabelled); 0 keeps all.",
-        Applies.AT_ONCE,
-        span=(0.0, 1.0),
+        0.0, "Pixels with a lower confidence become 255 (unlabelled); 0 keeps all.", span=(0.0, 1.0)
+    )
+    class_groups: str = _parameter(
+        "",
+        "YAML file that makes groups of the model's classes, as config/groups_drivable.yaml does; "
+        "empty keeps the classes.",
     )
     overlay_alpha: float = _parameter(
-        0.5,
-        "Opacity of the class colours in `~/overlay`.",
-        Applies.AT_ONCE,
-        span=(0.0, 1.0),
+        0.5, "Opacity of the class colours in `~/overlay`.", span=(0.0, 1.0)
+    )
+    silence_s: float = _parameter(
+        5.0, "Seconds without a frame after which a camera is warned about.", span=(0.1, 1e6)
+    )
+    warn_age_ms: float = _parameter(
+        0.0,
+        "Median age of a mask from which /diagnostics warns; 0 never.",
+        span=(0.0, 1e7),
+    )
+    error_age_ms: float = _parameter(
+        0.0, "Median age of a mask from which /diagnostics says error; 0 never.", span=(0.0, 1e7)
+    )
+    processing_budget_ms: float = _parameter(
+        0.0,
+        "/diagnostics warns where more than 5 % of the frames need more work than this; 0 never.",
+        span=(0.0, 1e7),
+    )
+    min_output_rate: float = _parameter(
+        0.0,
+        "Masks per second below which /diagnostics warns; 0 never.",
+        span=(0.0, 1000.0),
+    )
+    snapshot_dir: str = _parameter(
+        "snapshots", "Folder in which `~/save_snapshot` makes a folder for each call."
     )
     autostart: bool = _parameter(
         True,
@@ -99,79 +248,130 @@ class NodeParameters:
     )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+        super().__post_init__()
         self.fixed_network_size()
+        for name in self.cameras:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and self.cameras != ("",):
+                raise ParameterError(
+                    f"cameras names {name!r}, expected letters, digits and underscores"
+                )
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ParameterError(f"cameras is {list(self.cameras)}: a name occurs twice")
 
     def fixed_network_size(self) -> tuple[int, int] | None:
         """(height, width) of `network_size`, or None for auto."""
         if self.network_size == "auto":
             return None
-        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", self.network_size)
-        if match is None:
-            raise ParameterError(
-                f"network_size is {self.network_size!r}, expected auto or HEIGHTxWIDTH "
-                "such as 512x1024"
-            )
-        return int(match[1]), int(match[2])
+        return _size("network_size", self.network_size, "auto or HEIGHTxWIDTH")
+
+    def thresholds(self) -> Thresholds:
+        """From when on /diagnostics warns."""
+        return Thresholds(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Thresholds)})
 
 
-def declare_parameters(node: "Node") -> NodeParameters:
-    """Declare all of NodeParameters on the node and return the values that it was started with.
+CAMERA_FIELDS = {field.name: field for field in dataclasses.fields(CameraParameters)}
+NODE_FIELDS = {
+    # What only the node has first, as people read it.
+    field.name: field
+    for field in sorted(dataclasses.fields(NodeParameters), key=lambda f: f.name in CAMERA_FIELDS)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The node's parameters, and of each camera those that it has values of its own for."""
+
+    node: NodeParameters
+    own: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def camera(self, name: str) -> CameraParameters:
+        """The parameters of one camera: its own values, else the node's. Raises ParameterError."""
+        values = {field: getattr(self.node, field) for field in CAMERA_FIELDS}
+        try:
+            return CameraParameters(**{**values, **self.own.get(name, {})})
+        except ParameterError as error:
+            raise ParameterError(f"{name}.{error}" if name else str(error)) from error
+
+
+def declare_parameters(node: "Node") -> Settings:
+    """Declare all of NodeParameters on the node, and for each named camera all of
+    CameraParameters, and return the values that it was started with.
 
     Raises ParameterError for a value of the wrong type, range or choice.
     """
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(NodeParameters):
-        try:
-            parameter = node.declare_parameter(field.name, field.default, _descriptor(field))
-        except Exception as error:  # rclpy has one exception type per way to be wrong
-            raise ParameterError(f"parameter {field.name}: {error}") from error
-        values[field.name] = parameter.value
-    return NodeParameters(**values)
+    values = {
+        name: _declared(node, field, name, optional=False) for name, field in NODE_FIELDS.items()
+    }
+    settings = Settings(NodeParameters(**values))
+    for camera in settings.node.cameras:
+        if camera:
+            own = {
+                name: _declared(node, field, f"{camera}.{name}", optional=True)
+                for name, field in CAMERA_FIELDS.items()
+            }
+            settings.own[camera] = {k: value for k, value in own.items() if value is not None}
+        settings.camera(camera)
+    return settings
 
 
-def changed_parameters(
-    current: NodeParameters, changes: "Iterable[Parameter]", configured: bool
-) -> NodeParameters:
+def changed_settings(
+    current: Settings, changes: "Iterable[Parameter]", configured: bool
+) -> Settings:
     """`current` with the changes; those of other parts of the node (qos_overrides, use_sim_time)
     are left out. `configured`: whether a model is loaded, so that AT_CONFIGURE comes too late.
 
     Raises ParameterError, one line, for a value or a moment that is not allowed.
     """
-    fields = {field.name: field for field in dataclasses.fields(NodeParameters)}
-    values = {p.name: p.value for p in changes if p.name in fields}
-    for name, value in values.items():
-        late = configured and fields[name].metadata["applies"] is Applies.AT_CONFIGURE
-        if late and value != getattr(current, name):
+    node_values: dict[str, Any] = {}
+    own = {camera: dict(values) for camera, values in current.own.items()}
+    for change in changes:
+        camera, _, name = change.name.rpartition(".")
+        if camera in current.own and name in CAMERA_FIELDS:
+            field = CAMERA_FIELDS[name]
+            own[camera][name] = value = _value_of(field, change.value)
+            before = getattr(current.camera(camera), name)
+        elif change.name in NODE_FIELDS:
+            field = NODE_FIELDS[change.name]
+            node_values[change.name] = value = _value_of(field, change.value)
+            before = getattr(current.node, change.name)
+        else:
+            continue
+        if configured and field.metadata["applies"] is Applies.AT_CONFIGURE and value != before:
             raise ParameterError(
-                f"{name} is read when the node is configured; first `ros2 lifecycle set <node>` "
-                "deactivate and cleanup, then set it and configure again"
+                f"{change.name} is read when the node is configured; first `ros2 lifecycle set "
+                "<node>` deactivate and cleanup, then set it and configure again"
             )
-    return dataclasses.replace(current, **values)
+    settings = Settings(dataclasses.replace(current.node, **node_values), own)
+    for camera in settings.node.cameras:
+        settings.camera(camera)
+    return settings
 
 
 def description_of(field: "dataclasses.Field[Any]") -> str:
     """Description of a field of NodeParameters with its choices and range."""
     text = str(field.metadata["description"])
-    if choices := field.metadata["choices"]:
-        text += f" One of {', '.join(choices)}."
+    if choices := [choice for choice in field.metadata["choices"] if choice]:
+        text += f" One of {', '.join(choices)}." if field.type is str else ""
     if span := field.metadata["span"]:
-        text += f" From {span[0]} to {span[1]}."
+        text += f" From {span[0]:g} to {span[1]:g}."
     return text
 
 
-def value_from_text(field: "dataclasses.Field[Any]", text: str) -> str | float | bool:
-    """The value of a field of NodeParameters that a command line says as `text`.
+def value_from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
+    """The value of a field of NodeParameters that a command line says as `text`; arrays as in
+    YAML or without their brackets.
 
     Raises ParameterError.
     """
     try:
         if field.type is bool:
             return {"true": True, "false": False}[text.lower()]
-        return field.type(text)  # type: ignore[operator,no-any-return]
+        if (element := _element_type(field)) is not None:
+            items = [item.strip().strip("\"'") for item in text.strip().strip("[]").split(",")]
+            return [element(item) for item in items]
+        return field.type(text)  # type: ignore[operator]
     except (KeyError, ValueError) as error:
-        raise ParameterError(f"{field.name} is {text!r}, expected {_type_name(field)}") from error
+        raise ParameterError(f"{field.name} is {text!r}, expected {type_name(field)}") from error
 
 
 def markdown_table() -> str:
@@ -180,13 +380,35 @@ def markdown_table() -> str:
         "| Parameter | Type | Default | Applies | Description |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for field in dataclasses.fields(NodeParameters):
-        default = str(field.default).lower() if field.type is bool else field.default
+    for name, field in NODE_FIELDS.items():
+        own = " Per camera." if name in CAMERA_FIELDS else ""
         rows.append(
-            f"| `{field.name}` | {_type_name(field)} | `{default}` "
-            f"| {field.metadata['applies'].value} | {description_of(field)} |"
+            f"| `{name}` | {type_name(field)} | `{_default_text(field)}` "
+            f"| {field.metadata['applies'].value} | {description_of(field)}{own} |"
         )
     return "\n".join(rows) + "\n"
+
+
+def type_name(field: "dataclasses.Field[Any]") -> str:
+    """The type of a field in the words of ROS."""
+    names: dict[Any, str] = {str: "string", int: "integer", float: "double", bool: "bool"}
+    element = _element_type(field)
+    return f"{names[element]} array" if element is not None else names[field.type]
+
+
+def _declared(node: "Node", field: "dataclasses.Field[Any]", name: str, optional: bool) -> Any:
+    """The value at start; None for an optional parameter that was not given."""
+    descriptor = _descriptor(field)
+    # Without a value there is no type for rclpy to hold it to; `_value_of` does.
+    descriptor.dynamic_typing = optional
+    default = None if optional else field.default
+    if isinstance(default, tuple):
+        default = list(default)
+    try:
+        value = node.declare_parameter(name, default, descriptor).value
+    except Exception as error:  # rclpy has one exception type per way to be wrong
+        raise ParameterError(f"parameter {name}: {error}") from error
+    return None if value is None else _value_of(field, value)
 
 
 def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
@@ -195,7 +417,7 @@ def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
         additional_constraints=f"applies {field.metadata['applies'].value}",
         read_only=field.metadata["applies"] is Applies.AT_START,
     )
-    if (span := field.metadata["span"]) is not None:
+    if (span := field.metadata["span"]) is not None and _element_type(field) is None:
         low, high = span
         if field.type is int:
             descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
@@ -204,18 +426,60 @@ def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
     return descriptor
 
 
+def _value_of(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    """What rclpy gives, in the type of the field: arrays come as lists or array.array."""
+    return value if _element_type(field) is None or isinstance(value, str) else tuple(value)
+
+
 def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
+    element = _element_type(field)
+    values = value if element is not None and isinstance(value, tuple) else (value,)
+    kind = element or field.type
     choices, span = field.metadata["choices"], field.metadata["span"]
-    if type(value) is not field.type:
-        raise ParameterError(f"{field.name} is {value!r}, expected {_type_name(field)}")
-    if choices and value not in choices:
-        raise ParameterError(f"{field.name} is {value!r}, expected one of {', '.join(choices)}")
-    if span and not (math.isfinite(value) and span[0] <= value <= span[1]):
-        raise ParameterError(f"{field.name} is {value}, expected {span[0]} to {span[1]}")
+    if isinstance(value, tuple) != (element is not None) or any(
+        type(v) is not kind for v in values
+    ):
+        raise ParameterError(f"{field.name} is {_text(value)}, expected {type_name(field)}")
+    if element in (int, float) and len(values) != len(field.default):  # type: ignore[arg-type]
+        raise ParameterError(
+            f"{field.name} is {_text(value)}, expected {len(field.default)} numbers"  # type: ignore[arg-type]
+        )
+    for item in values:
+        if choices and item not in choices:
+            raise ParameterError(
+                f"{field.name} is {_text(value)}, expected one of "
+                + ", ".join(choice for choice in choices if choice)
+            )
+        if kind is float and not math.isfinite(item):
+            raise ParameterError(f"{field.name} is {_text(value)}, expected finite numbers")
+        if span and not span[0] <= item <= span[1]:
+            raise ParameterError(
+                f"{field.name} is {_text(value)}, expected {span[0]:g} to {span[1]:g}"
+            )
 
 
-def _type_name(field: "dataclasses.Field[Any]") -> str:
-    return {str: "string", int: "integer", float: "double", bool: "bool"}[field.type]  # type: ignore[index]
+def _size(name: str, text: str, expected: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise ParameterError(f"{name} is {text!r}, expected {expected} such as 512x1024")
+    return int(match[1]), int(match[2])
+
+
+def _element_type(field: "dataclasses.Field[Any]") -> Any:
+    """The type of an array's elements, None for a field that is none."""
+    return getattr(field.type, "__args__", (None,))[0]
+
+
+def _text(value: Any) -> str:
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)
+
+
+def _default_text(field: "dataclasses.Field[Any]") -> str:
+    if field.type is bool:
+        return str(field.default).lower()
+    if isinstance(field.default, tuple):
+        return str(list(field.default)).replace("'", '"')
+    return str(field.default)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node: images in, label images out. The path of a frame is `_on_image` -> `_segment`.
+"""The node: images in, label images out. The path of a frame is in nodes/camera.py.
 
 It only connects: frames wait in sfseg_ros.mailbox, the network is behind sfseg_ros.segmenter,
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
 """
 
+import queue
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 
-import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.publisher import Publisher
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 
-from sfseg_ros.errors import ImageError, SfsegError
-from sfseg_ros.health import SILENCE_S, StreamState, judge
-from sfseg_ros.latency import FrameTimes
-from sfseg_ros.mailbox import FrameWorker
-from sfseg_ros.manifest import UNLABELLED
-from sfseg_ros.nodes.diagnostics import diagnostic_array
-from sfseg_ros.nodes.messages import nanoseconds, rgb_from_message
-from sfseg_ros.nodes.middleware import (
-    LARGE_MESSAGE_BYTES,
-    QoSMessageLostInfo,
-    image_topic,
-    latched_qos,
-    missing_profile,
-    subscribe,
+from sfseg_ros.class_groups import LabelMapping, identity, load_class_groups
+from sfseg_ros.errors import SfsegError, one_line
+from sfseg_ros.health import StreamState
+from sfseg_ros.mailbox import BatchWorker
+from sfseg_ros.manifest import Manifest, load_manifest
+from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of
+from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses, camera_status
+from sfseg_ros.nodes.middleware import StartError, keep_large_buffers, start_rclpy
+from sfseg_ros.nodes.outputs import SegmentedFrame
+from sfseg_ros.nodes.parameters import (
+    ParameterError,
+    Settings,
+    changed_settings,
+    declare_parameters,
 )
-from sfseg_ros.nodes.outputs import OutputPublishers, SegmentedFrame, label_map_json
-from sfseg_ros.nodes.parameters import ParameterError, changed_parameters, declare_parameters
 from sfseg_ros.nodes.transitions import ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from sfseg_ros.share import find_model
+from sfseg_ros.snapshot import write_snapshot
 
-THROTTLE_S = 5.0
-
-
-@dataclass(frozen=True)
-class ReceivedFrame:
-    """A message as it came, and the monotonic time at which it did."""
-
-    message: Image | CompressedImage
-    received_ns: int
+SNAPSHOT_WAIT_S = 2.0
 
 
 class SegmentationNode(ResponsiveLifecycleNode):
@@ -63,22 +54,27 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def __init__(self, name: str = "segmentation", **kwargs: object) -> None:
         super().__init__(name, **kwargs)
         self._settings = declare_parameters(self)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._segmenter: Segmenter | None = None
-        self._outputs: OutputPublishers | None = None
-        self._label_map: Publisher | None = None
-        self._subscription: Subscription | None = None
-        self._topic = ""
-        self._worker: FrameWorker[ReceivedFrame] = FrameWorker(self._segment, self._on_frame_error)
-        self._times = FrameTimes()
-        self._lost = 0
-        self._heard_ns = time.monotonic_ns()
-        self._load_error = ""
-        self._frame_error = ""
-        self._broken = False
-        self._said: set[str] = set()
-        self._before = self._stream_state()
+        self._mapping: LabelMapping | None = None
+        self._model_dir = ""
+        self._model_error = self._loading = ""
+        self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, _report)
+        self._worker.max_batch = self._settings.node.max_batch
+        self._cameras = [
+            Camera(self, camera, self._settings, self._worker)
+            for camera in self._settings.node.cameras
+        ]
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        # Reentrant: a service that waits for its thread must not keep the others waiting.
+        group = ReentrantCallbackGroup()
+        for kind, name_, answer in (
+            (SetBool, "~/set_enabled", self._on_set_enabled),
+            (Trigger, "~/reload_model", self._on_reload_model),
+            (Trigger, "~/save_snapshot", self._on_save_snapshot),
+        ):
+            self.create_service(kind, name_, answer, callback_group=group)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._before = self._stream_states()
         # Steady: diagnostics go on while a simulation is paused.
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -91,57 +87,34 @@ class SegmentationNode(ResponsiveLifecycleNode):
             ):
                 self.trigger_activate()
 
-        if self._settings.autostart:
+        if self._settings.node.autostart:
             self.in_transition_thread(configure_and_activate)
 
     # Lifecycle. Each of these runs in a transition thread, one at a time.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model. FAILURE leaves the node unconfigured: mend the parameter, try again."""
-        settings = self._settings
-        begin = time.monotonic()
         try:
-            self._segmenter = open_segmenter(
-                find_model(settings.model_dir),
-                settings.backend,
-                settings.precision,
-                settings.threads,
-                settings.fixed_network_size(),
-            )
-            self._segmenter.warm_up(self._segmenter.manifest.input_size)
+            for camera in self._cameras:
+                camera.create_publishers()
+            self._load_model()
         except Exception as error:  # also what an inference library may raise
             self._release()
-            self._load_error = one_line(error)
-            self.get_logger().error(f"cannot load the model: {self._load_error}")
+            self._model_error = one_line(error)
+            self.get_logger().error(f"cannot load the model: {self._model_error}")
             return TransitionCallbackReturn.FAILURE
-        self._load_error = ""
-        manifest = self._segmenter.manifest
-        self._outputs = OutputPublishers(self)
-        self._label_map = self.create_publisher(String, "~/label_map", latched_qos())
-        self._label_map.publish(String(data=label_map_json(manifest)))
-        backend = self._segmenter.backend
-        self.get_logger().info(
-            f"model {manifest.name}, {len(manifest.classes)} classes; {backend.description} "
-            f"({backend.reason}); ready after {time.monotonic() - begin:.1f} s"
-        )
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to take images."""
         super().on_activate(state)
-        self._heard_ns = time.monotonic_ns()
-        self._said.clear()
         self._worker.start()
-        self._topic = image_topic(self, self._settings.image_transport)
-        kind = CompressedImage if self._settings.image_transport == "compressed" else Image
-        self._subscription = subscribe(
-            self, kind, self._topic, self._on_image, self._on_message_lost
-        )
-        self.get_logger().info(f"waiting for images on {self._topic}")
+        for camera in self._cameras:
+            camera.subscribe()
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Take no more images; the one in hand is finished, one that waits counts as replaced."""
+        """Take no more images; those in hand are finished, those that wait count as replaced."""
         self._stop_frames()
         super().on_deactivate(state)
         self._on_second()
@@ -167,153 +140,210 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self.join_transitions()
         self._release()
 
-    # The path of a frame.
+    # The model. Loading happens in a transition thread, beside the model in use.
 
-    def _on_image(self, message: "Image | CompressedImage") -> None:
-        self._heard_ns = time.monotonic_ns()
-        self._worker.offer(ReceivedFrame(message, self._heard_ns))
-
-    def _segment(self, frame: ReceivedFrame) -> bool:
-        """Worker thread: message -> RGB -> labels -> the topics that somebody listens to."""
+    def _segment(self, batch: list[ReceivedFrame]) -> Sequence[bool | Exception | None]:
         assert self._segmenter is not None
-        assert self._outputs is not None
-        settings, header = self._settings, frame.message.header
-        begin_ns = time.monotonic_ns()
-        rgb = rgb_from_message(frame.message)
-        converted_ns = time.monotonic_ns()
-        if len(frame.message.data) > LARGE_MESSAGE_BYTES and (hint := missing_profile()):
-            self._say_once(f"images this large get lost: {hint}")
-        wanted = self._outputs.wanted()
-        if not wanted:
-            return False
-        threshold = settings.confidence_threshold
-        result = self._segmenter.segment(
-            rgb, confidence=threshold > 0 or any(output.needs_confidence for output in wanted)
-        )
-        labels = result.labels
-        if threshold > 0 and result.confidence is not None:
-            labels = np.where(result.confidence < threshold * 255, np.uint8(UNLABELLED), labels)
-        segmented = SegmentedFrame(
-            rgb,
-            labels,
-            result.confidence,
-            self._segmenter.manifest.palette_rgb,
-            settings.overlay_alpha,
-        )
-        segmented_ns = time.monotonic_ns()
-        self._outputs.publish(wanted[0], segmented, header)
-        stamp_ns = nanoseconds(header.stamp)
-        self._times.add(
-            stamp_ns,
-            latency=(self.get_clock().now().nanoseconds - stamp_ns) / 1e6,
-            wait=(begin_ns - frame.received_ns) / 1e6,
-            convert=(converted_ns - begin_ns) / 1e6,
-            preprocess=result.preprocess_ms,
-            inference=result.inference_ms,
-            postprocess=result.postprocess_ms,
-            publish=(time.monotonic_ns() - segmented_ns) / 1e6,
-        )
-        for output in wanted[1:]:
-            self._outputs.publish(output, segmented, header)
-        return True
+        assert self._mapping is not None
+        return segment_frames(batch, self._segmenter, self._mapping)
 
-    def _on_frame_error(self, error: Exception) -> None:
-        """Worker thread. The log has one line in a while, /diagnostics the count."""
-        if not self.context.ok():
-            return  # Ctrl-C came between segmenting and publishing
-        self._frame_error, self._broken = one_line(error), not isinstance(error, ImageError)
-        log = self.get_logger()
-        text = f"{self._worker.counts.rejected + 1} so far: {self._frame_error}"
-        if self._broken:
-            log.error(f"frames failed, {text}", throttle_duration_sec=THROTTLE_S)
-        else:
-            log.warning(f"frames rejected, {text}", throttle_duration_sec=THROTTLE_S)
-
-    # Health and parameters.
-
-    def _on_message_lost(self, event: QoSMessageLostInfo) -> None:
-        self._lost += event.total_count_change
-        self.get_logger().warning(
-            f"frames lost by the middleware so far: {self._lost}. {missing_profile() or ''}",
-            throttle_duration_sec=THROTTLE_S,
-        )
-
-    def _on_second(self) -> None:
-        """Publish /diagnostics, and say it when a camera is there but its frames are not."""
-        state = self._stream_state()
-        if state.lifecycle == "active" and state.cameras and state.silent_s >= SILENCE_S:
-            self._say_once(
-                f"{self._topic} has a publisher but no frame came for {SILENCE_S:.0f} s: "
-                + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
+    def _load_model(self) -> None:
+        """Open the model of the parameters, warm it up for the sizes that the cameras have, and
+        exchange it for the one in use between two frames. Raises SfsegError, and what a library
+        raises; then the one in use goes on."""
+        begin, settings = time.monotonic(), self._settings.node
+        self._loading = f"loading {settings.model_dir}"
+        try:
+            new = open_segmenter(
+                find_model(settings.model_dir),
+                settings.backend,
+                settings.precision,
+                settings.threads,
+                settings.fixed_network_size(),
             )
-        model = self._segmenter
-        level, message = judge(state, self._before)
-        self._before = state
-        self._diagnostics.publish(
-            diagnostic_array(
-                self,
-                level,
-                message,
-                state,
-                self._times,
-                backend=model.backend.description if model else "",
-                model=model.manifest.name if model else "",
-            )
+            try:
+                mapping = _label_mapping(self._settings, new.manifest)
+                new.warm_up(new.manifest.input_size)
+                for camera in self._cameras:
+                    camera.warm_up(new)
+            except Exception:
+                new.close()
+                raise
+        finally:
+            self._loading = ""
+        old = self._segmenter
+        self._worker.between(lambda: self._use(new, mapping))
+        self._model_dir, self._model_error = settings.model_dir, ""
+        if old is not None:
+            old.close()
+        self.get_logger().info(
+            f"model {new.manifest.name}, {len(new.manifest.classes)} classes; "
+            f"{new.backend.description} ({new.backend.reason}); ready after "
+            f"{time.monotonic() - begin:.1f} s"
         )
 
-    def _stream_state(self) -> StreamState:
-        latency = self._times.percentiles("latency")
-        return StreamState(
-            lifecycle=self.state_label,
-            counts=self._worker.counts,
-            lost=self._lost,
-            cameras=self.count_publishers(self._topic) if self._topic else 0,
-            silent_s=(time.monotonic_ns() - self._heard_ns) / 1e9,
-            age_ms=latency[0] if latency else None,
-            load_error=self._load_error,
-            frame_error=self._frame_error,
-            broken=self._broken,
-        )
+    def _use(self, segmenter: Segmenter, mapping: LabelMapping) -> None:
+        """Between two frames: masks from now on are of this model, and so is what they mean."""
+        self._segmenter, self._mapping = segmenter, mapping
+        for camera in self._cameras:
+            camera.say_labels(segmenter.manifest, mapping)
+
+    def _exchange_model(self, reload: bool = False) -> str:
+        """In a transition thread: take up what changed of model_dir, class_groups and threshold
+        while a model is loaded; `reload` reads the files again in any case.
+
+        Returns what went wrong, empty where nothing did; then the old model goes on and the
+        parameter names it again.
+        """
+        old = self._segmenter
+        if old is None:
+            return f"no model is loaded: the node is {self.state_label}"
+        try:
+            if reload or self._settings.node.model_dir != self._model_dir:
+                self._load_model()
+            else:
+                mapping = _label_mapping(self._settings, old.manifest)
+                self._worker.between(lambda: self._use(old, mapping))
+        except Exception as error:  # also what an inference library may raise
+            self._model_error = one_line(error)
+            self.get_logger().error(f"{self._model_error}; {self._model_dir} stays in use")
+            if self._settings.node.model_dir != self._model_dir:
+                self.set_parameters([Parameter("model_dir", value=self._model_dir)])
+            return self._model_error
+        return ""
+
+    # Parameters and services.
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        before = self._settings
         try:
-            self._settings = changed_parameters(
-                self._settings, changes, configured=self.state_label != "unconfigured"
-            )
-        except ParameterError as error:
+            settings = changed_settings(before, changes, self.state_label != "unconfigured")
+            new_model = settings.node.model_dir != before.node.model_dir
+            relabelled = settings.node.class_groups != before.node.class_groups
+            if self._segmenter is not None and (new_model or relabelled):
+                # Refused at once where it can be known at once; loading may still fail.
+                manifest = self._segmenter.manifest
+                if new_model:
+                    manifest = load_manifest(find_model(settings.node.model_dir))
+                _label_mapping(settings, manifest)
+        except SfsegError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        self._settings = settings
+        self._worker.max_batch = settings.node.max_batch
+        for camera in self._cameras:
+            camera.apply(settings)
+        if self._segmenter is not None:
+            threshold = settings.node.confidence_threshold != before.node.confidence_threshold
+            if new_model or relabelled or threshold:
+                self.in_transition_thread(self._exchange_model)
         return SetParametersResult(successful=True)
 
-    def _say_once(self, text: str) -> None:
-        """Warn once per activation."""
-        if text not in self._said:
-            self._said.add(text)
-            self.get_logger().warning(text)
+    def _on_set_enabled(
+        self, request: SetBool.Request, response: SetBool.Response
+    ) -> SetBool.Response:
+        """Frames of a disabled node are counted as skipped; everything stays loaded."""
+        for camera in self._cameras:
+            camera.enabled = request.data
+        response.success, response.message = True, "enabled" if request.data else "disabled"
+        return response
+
+    async def _on_reload_model(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        """Read model_dir and class_groups again, as after a new export into the same folder."""
+        problem = await self.after_transitions(lambda: self._exchange_model(reload=True))
+        response.success = not problem
+        response.message = problem or f"model {self._settings.node.model_dir} loaded"
+        return response
+
+    async def _on_save_snapshot(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        """Write the next frame of each camera: image, mask, confidence, overlay, metadata."""
+        response.success, response.message = await self.after_transitions(self._save_snapshot)
+        return response
+
+    def _save_snapshot(self) -> tuple[bool, str]:
+        if self.state_label != "active":
+            return False, f"no frames: the node is {self.state_label}"
+        assert self._segmenter is not None
+        manifest = self._segmenter.manifest
+        frames: queue.Queue[tuple[str, SegmentedFrame]] = queue.Queue()
+        folder = Path(self._settings.node.snapshot_dir).expanduser().absolute()
+        folder /= f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
+        missing = {camera.name for camera in self._cameras}
+        end = time.monotonic() + SNAPSHOT_WAIT_S
+        for camera in self._cameras:
+            camera.send_snapshot_to(frames)
+        try:
+            while missing:
+                name, frame = frames.get(timeout=max(0.0, end - time.monotonic()))
+                missing.discard(name)
+                write_snapshot(folder / name, *snapshot_of(frame, manifest))
+        except queue.Empty:
+            where = ", ".join(filter(None, sorted(missing))) or "the camera"
+            return False, f"no frame of {where} within {SNAPSHOT_WAIT_S:g} s; others in {folder}"
+        except Exception as error:
+            return False, one_line(error)
+        finally:
+            for camera in self._cameras:
+                camera.send_snapshot_to(None)
+        return True, str(folder)
+
+    # Health.
+
+    def _on_second(self) -> None:
+        """Publish /diagnostics and the latencies."""
+        thresholds, states = self._settings.node.thresholds(), self._stream_states()
+        model = ModelIdentity()
+        if (segmenter := self._segmenter) is not None:
+            manifest = segmenter.manifest
+            model = ModelIdentity(
+                manifest.name, manifest.onnx_sha256, segmenter.backend.description
+            )
+        self._diagnostics.publish(
+            array_from_statuses(
+                self,
+                [
+                    camera_status(self, camera.name, now, before, camera.times, model, thresholds)
+                    for camera, now, before in zip(self._cameras, states, self._before, strict=True)
+                ],
+            )
+        )
+        self._before = states
+        for camera in self._cameras:
+            camera.publish_latency()
+
+    def _stream_states(self) -> list[StreamState]:
+        silence_s = self._settings.node.silence_s
+        return [
+            camera.stream_state(self.state_label, silence_s, self._model_error, self._loading)
+            for camera in self._cameras
+        ]
 
     def _stop_frames(self) -> None:
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        for camera in self._cameras:
+            camera.unsubscribe()
         self._worker.stop()
 
     def _release(self) -> None:
         """Back to what the constructor left, from any state."""
         self._stop_frames()
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
-        if self._label_map is not None:
-            self.destroy_publisher(self._label_map)
-            self._label_map = None
+        for camera in self._cameras:
+            camera.release()
         if self._segmenter is not None:
             self._segmenter.close()
-            self._segmenter = None
+            self._segmenter = self._mapping = None
 
 
-def one_line(error: Exception) -> str:
-    """The message, with its type where it is not one of ours."""
-    kind = "" if isinstance(error, SfsegError) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split())
+def _report(frame: ReceivedFrame, error: Exception) -> None:
+    frame.camera.on_frame_error(error)
+
+
+def _label_mapping(settings: Settings, manifest: Manifest) -> LabelMapping:
+    """The labels to publish for a model. Raises ManifestError."""
+    groups = settings.node.class_groups
+    return load_class_groups(Path(groups), manifest) if groups else identity(manifest)
 
 
 def spin(node: Node) -> None:
@@ -333,16 +363,14 @@ def main(args: list[str] | None = None) -> None:
     # rclpy's own handler ends `spin`. Python's would also raise KeyboardInterrupt, a moment later
     # and so in the middle of the clean-up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_large_buffers()
     node = None
     try:
-        rclpy.init(args=args)
-    except Exception as error:  # a parameter file that is missing or no YAML, a malformed option
-        sys.exit(f"segmentation_node: {one_line(error)}")
-    try:
+        start_rclpy(sys.argv if args is None else args)
         node = SegmentationNode()
         node.autostart()
         spin(node)
-    except ParameterError as error:
+    except (StartError, ParameterError) as error:
         sys.exit(f"segmentation_node: {error}")
     except ExternalShutdownException:
         pass

@@ -8,13 +8,15 @@ each transition has a thread of its own for its duration; only one runs at a tim
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.task import Future
+
+T = TypeVar("T")
 
 
 class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
@@ -35,7 +37,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         # rclpy awaits a callback that is a coroutine; its annotation does not say so.
         self._service_change_state.callback = self._change_state_in_thread  # type: ignore[assignment]
 
-    def in_transition_thread(self, work: Callable[[], None]) -> None:
+    def in_transition_thread(self, work: Callable[[], object]) -> None:
         """Run `work`, which triggers transitions, in a thread, when it is its turn."""
 
         def run() -> None:
@@ -92,12 +94,24 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         if self.context.ok():
             self.get_logger().error(text)
 
-    async def _change_state_in_thread(
-        self, request: ChangeState.Request, response: ChangeState.Response
-    ) -> ChangeState.Response:
+    async def after_transitions(self, answer: Callable[[], T]) -> T:
+        """What `answer` returns, called in a transition thread when it is its turn; for services
+        that take long. `answer` must not raise: nobody would be answered."""
         done: Future = Future()
 
         def work() -> None:
+            done.set_result(answer())
+            if self.executor is not None:
+                self.executor.wake()  # only then it looks again at a coroutine that waits
+
+        self.in_transition_thread(work)
+        result: T = await done
+        return result
+
+    async def _change_state_in_thread(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        def change() -> ChangeState.Response:
             try:
                 self._change_state_now(request, response)
             except Exception as error:  # RCLError: not allowed in this state
@@ -107,9 +121,6 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                     f"transition {wish} refused in state {self.state_label}: "
                     + " ".join(str(error).split())
                 )
-            done.set_result(response)
-            if self.executor is not None:
-                self.executor.wake()  # only then it looks again at a coroutine that waits
+            return response
 
-        self.in_transition_thread(work)
-        return await done
+        return await self.after_transitions(change)

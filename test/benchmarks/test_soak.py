@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 
 from benchmarks import soak, soak_camera
 from sfseg_ros.errors import ImageError
-from sfseg_ros.nodes.messages import rgb_from_message
+from sfseg_ros.nodes.messages import picture_from_message
 
 ROOT = Path(__file__).resolve().parents[2]
 RESOURCES = {"memory_mib": 100.0, "shared_mib": 10.0, "threads": 20, "files": 25}
@@ -122,7 +122,7 @@ def test_all_garbage_can_be_sent_and_the_node_has_a_word_for_it():
             assert len(soak_camera.damaged(content, source)) <= len(content)
             if isinstance(message, Image):
                 try:
-                    results[rgb_from_message(message).ndim] += 1
+                    results[picture_from_message(message).rgb.ndim] += 1
                 except ImageError:
                     results["rejected"] += 1
     assert results["rejected"] > 100
@@ -131,11 +131,11 @@ def test_all_garbage_can_be_sent_and_the_node_has_a_word_for_it():
 
 def test_good_frames_are_good_and_say_their_size():
     messages = soak_camera.good_messages(random.Random(0), [(37, 53)])
-    assert rgb_from_message(messages["image"]).shape == (37, 53, 3)
-    assert rgb_from_message(messages["image/compressed"]).shape == (37, 53, 3)
+    assert picture_from_message(messages["image"]).rgb.shape == (37, 53, 3)
+    assert picture_from_message(messages["image/compressed"]).rgb.shape == (37, 53, 3)
     assert {m.header.frame_id for m in messages.values()} == {"37x53"}
     for encoding in soak_camera.GOOD_ENCODINGS:
-        assert rgb_from_message(soak_camera.good_image((4, 6), encoding)).shape == (4, 6, 3)
+        assert picture_from_message(soak_camera.good_image((4, 6), encoding)).rgb.shape == (4, 6, 3)
 
 
 def test_a_short_soak_of_the_real_node_passes(tiny_model, tmp_path):

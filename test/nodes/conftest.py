@@ -25,6 +25,7 @@ else:
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from rcl_interfaces.msg import Log
+    from rcl_interfaces.srv import SetParameters
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
     from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -129,8 +130,23 @@ class Bench:
     def compressed_camera(self) -> Any:
         return self.camera(CompressedImage, "image/compressed")
 
-    def counts(self, node: SegmentationNode) -> dict[str, int]:
-        return vars(node._worker.counts)
+    def counts(self, node: SegmentationNode, camera: int = 0) -> dict[str, int]:
+        counts = node._cameras[camera]._mailbox.counts
+        return {**vars(counts), "pending": counts.pending}
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """The response of a service of the node under test."""
+        client = self.tester.create_client(kind, f"/segmentation/{name}")
+        self.wait_until(client.service_is_ready, f"service {name}")
+        future = client.call_async(request)
+        self.wait_until(future.done, f"an answer of {name}")
+        return future.result()
+
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """The result of setting a parameter of the node under test, as any other node would."""
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[parameter])
+        return self.call(SetParameters, "set_parameters", request).results[0]
 
     def _publisher(self, topic: str) -> Any:
         for node in self._under_test:

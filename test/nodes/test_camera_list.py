@@ -6,13 +6,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfseg_ros.nodes import parameters
 from sfseg_ros.nodes.camera_list import CameraList, load_cameras
 from sfseg_ros.nodes.parameters import ParameterError
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(parameters, "CameraParameters"), reason="the node has one camera only"
-)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,6 +34,7 @@ def test_topics_become_remappings_and_the_rest_parameters_of_the_camera(loaded):
         ("front/image", "/front/image_raw"),
         ("front/camera_info", "/front/camera_info"),
         ("rear/image", "/rear/image_raw"),
+        ("rear/camera_info", "/rear/camera_info"),
     ]
     assert cameras.parameters == {
         "cameras": ["front", "rear"],
@@ -46,11 +43,6 @@ def test_topics_become_remappings_and_the_rest_parameters_of_the_camera(loaded):
         "rear.region_of_interest": [0, 8, 64, 32],
     }
     assert type(cameras.parameters["rear.max_rate"]) is float
-
-
-def test_an_empty_list_is_left_to_the_default(loaded):
-    cameras = loaded("cameras: [{name: front, region_of_interest: []}]")
-    assert cameras.parameters == {"cameras": ["front"]}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.clouds import DATATYPES
 from sfseg_ros.geometry import FrameGeometry, View, geometry_of
 from sfseg_ros.nodes.clouds import (
+    CLOUDS,
     IN_A_ROW,
     CloudOutputs,
     cloud_from_message,
@@ -59,7 +60,7 @@ class Frame:
 class Settings:
     rectified: bool = False
     depth_tolerance_ms: float = 50.0
-    lidar_extrinsics: tuple = ()
+    lidar_extrinsics: tuple = (0.0,) * 7
     lidar_time_offset_ms: float = 0.0
     lidar_tolerance_ms: float = 50.0
 
@@ -155,10 +156,10 @@ class Rig:
         heard = []
         topic = f"/segmentation/front/{output}"
         self.tester.create_subscription(PointCloud2, topic, heard.append, 10)
-        self.wait_until(self.clouds.wanted, f"{output} is listened to")
+        self.wait_until(lambda: self.clouds.wanted(CLOUDS), f"{output} is listened to")
         publisher = self.clouds._points if output == "points" else self.clouds._labelled
         self.wait_until(publisher.publisher.get_subscription_count, "listener is known")
-        self.clouds.wanted()
+        self.clouds.wanted(CLOUDS)
         return heard
 
     def sensor(self, kind, topic):
@@ -279,17 +280,17 @@ def test_the_inputs_are_subscribed_to_only_while_somebody_listens(rig):
         topics = ("front/depth", "front/points_in")
         return [rig.node.count_subscribers(f"/{topic}") for topic in topics]
 
-    assert not rig.clouds.wanted()
+    assert not rig.clouds.wanted(CLOUDS)
     assert subscribed() == [0, 0]
     for output, expected in (("points", [1, 0]), ("labelled_points", [0, 1])):
         for _ in range(2):  # a listener that leaves and comes again
             rig.listen(output)
             rig.wait_until(lambda e=expected: subscribed() == e, "the input is subscribed to")
-            assert rig.clouds.wanted()
+            assert rig.clouds.wanted(CLOUDS)
             rig.tester.destroy_subscription(
                 next(s for s in rig.tester.subscriptions if s.topic_name.endswith(f"/{output}"))
             )
-            rig.wait_until(lambda: not rig.clouds.wanted(), "nobody listens")
+            rig.wait_until(lambda: not rig.clouds.wanted(CLOUDS), "nobody listens")
             rig.wait_until(lambda: subscribed() == [0, 0], "the input is let go")
 
 
@@ -297,7 +298,7 @@ def test_a_best_effort_driver_and_listener_are_served(rig):
     heard = []
     topic = "/segmentation/front/points"
     rig.tester.create_subscription(PointCloud2, topic, heard.append, qos_profile_sensor_data)
-    rig.wait_until(rig.clouds.wanted, "it is listened to")
+    rig.wait_until(lambda: rig.clouds.wanted(CLOUDS), "it is listened to")
     camera = rig.tester.create_publisher(Image, "front/depth", qos_profile_sensor_data)
     rig.wait_until(camera.get_subscription_count, "depth is listened to")
     rig.clouds.add(frame(), header(), MODEL)
@@ -451,7 +452,7 @@ def test_stopping_lets_go_of_everything_and_starting_again_works(rig):
     rig.listen("points")
     rig.clouds.add(frame(), header(), MODEL)
     rig.clouds.stop()
-    assert not rig.clouds.wanted()
+    assert not rig.clouds.wanted(CLOUDS)
     rig.wait_until(lambda: not rig.node.count_subscribers("/front/depth"), "the input is let go")
     assert rig.clouds._by_depth._waiting == []
     rig.clouds.start()
@@ -551,7 +552,7 @@ def test_extrinsics_that_are_set_meanwhile_replace_the_transforms(rig, tf2):
     rig.settings.lidar_extrinsics = []
     rig.listen("labelled_points")
     rig.settings.lidar_extrinsics = OPTICAL_FROM_LIDAR
-    assert rig.clouds.wanted()
+    assert rig.clouds.wanted(CLOUDS)
     assert tf2.listening == 0
 
 

@@ -9,7 +9,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from sfseg_ros.errors import ImageError
-from sfseg_ros.nodes.messages import image_from_array, nanoseconds, rgb_from_message
+from sfseg_ros.nodes.messages import image_from_array, nanoseconds, picture_from_message
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_this_distribution_keeps_the_pixels_where_the_fast_path_writes_them():
 def test_rgb8_is_a_view_of_the_bytes_of_the_message(rgb):
     message = Image(height=6, width=8, encoding="rgb8", step=24)
     message.data.frombytes(rgb.tobytes())
-    got = rgb_from_message(message)
+    got = picture_from_message(message).rgb
     np.testing.assert_array_equal(got, rgb)
     assert np.shares_memory(got, np.frombuffer(message.data, np.uint8))
 
@@ -72,13 +72,13 @@ def test_bgr8_with_padded_rows_becomes_rgb(rgb):
     rows = np.zeros((6, 32), np.uint8)
     rows[:, :24] = rgb[:, :, ::-1].reshape(6, 24)
     message.data.frombytes(rows.tobytes())
-    np.testing.assert_array_equal(rgb_from_message(message), rgb)
+    np.testing.assert_array_equal(picture_from_message(message).rgb, rgb)
 
 
 def test_a_compressed_image_becomes_rgb(rgb):
     encoded = cv2.imencode(".png", rgb[:, :, ::-1])[1]
     message = CompressedImage(format="png", data=array.array("B", encoded.tobytes()))
-    np.testing.assert_array_equal(rgb_from_message(message), rgb)
+    np.testing.assert_array_equal(picture_from_message(message).rgb, rgb)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_compressed_image_becomes_rgb(rgb):
 )
 def test_what_is_no_image_is_an_image_error(message):
     with pytest.raises(ImageError):
-        rgb_from_message(message)
+        picture_from_message(message)
 
 
 def test_an_encoding_outside_the_table_says_how_to_get_cv_bridge():
@@ -104,7 +104,7 @@ def test_an_encoding_outside_the_table_says_how_to_get_cv_bridge():
     except ImportError:
         message = Image(height=1, width=1, encoding="32FC7", step=28)
         with pytest.raises(ImageError, match="cv-bridge"):
-            rgb_from_message(message)
+            picture_from_message(message)
     else:
         pytest.skip("cv_bridge is installed here, so the encoding goes through it")
 

@@ -6,7 +6,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
-from sfseg_ros.nodes import middleware, segmentation_node
+from sfseg_ros.nodes import camera as nodes_camera
+from sfseg_ros.nodes import middleware
 from sfseg_ros.nodes.middleware import PROFILE, missing_profile, output_qos
 from sfseg_ros.share import shared_file
 
@@ -81,7 +82,7 @@ def test_each_publisher_has_a_profile_object_of_its_own():
 def test_the_first_large_image_without_a_profile_is_warned_about_once(
     bench, no_profile, monkeypatch, capfd
 ):
-    monkeypatch.setattr(segmentation_node, "LARGE_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(nodes_camera, "LARGE_MESSAGE_BYTES", 1000)
     node = bench.started()
     camera = bench.camera()
     for count in (1, 2):
@@ -90,9 +91,8 @@ def test_the_first_large_image_without_a_profile_is_warned_about_once(
     assert capfd.readouterr().err.count(VARIABLE) == 1
 
 
-def test_a_camera_that_is_there_but_silent_is_warned_about(bench, monkeypatch):
-    monkeypatch.setattr(segmentation_node, "SILENCE_S", 0.1)
-    bench.started()
+def test_a_camera_that_is_there_but_silent_is_warned_about(bench):
+    bench.started(silence_s=0.1)
     bench.camera()
     bench.wait_until(lambda: "no frame came" in bench.log(), "a warning")
     assert "/image has a publisher" in bench.log()

@@ -1,40 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-from pathlib import Path
-
 import numpy as np
 import pytest
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 
+from sfseg_ros.camera_model import CameraModel
+from sfseg_ros.geometry import View, geometry_of
+from sfseg_ros.imaging import Picture
 from sfseg_ros.nodes.outputs import OUTPUTS, SegmentedFrame
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-CHANNELS = {"mono8": (), "rgb8": (3,)}
+HEADER = Header(frame_id="camera_optical")
+CHANNELS = {"mono8": 1, "rgb8": 3}
 
 
-@pytest.fixture
-def frame():
+def frame_of(view=View(), is_bgr=False, camera=None):  # noqa: B008
     palette_rgb = np.zeros((256, 3), np.uint8)
     palette_rgb[1] = (10, 20, 30)
-    rgb = np.full((4, 6, 3), 100, np.uint8)
-    labels = np.ones((4, 6), np.uint8)
-    return SegmentedFrame(rgb, labels, np.full((4, 6), 200, np.uint8), palette_rgb, 0.5)
+    pixels = np.full((4, 6, 3), (100, 110, 120), np.uint8)
+    geometry = geometry_of((4, 6), view, lambda size: (32, 32))
+    return SegmentedFrame(
+        header=HEADER,
+        picture=Picture(pixels, is_bgr),
+        labels=np.ones(geometry.output_size, np.uint8),
+        confidence=np.full(geometry.output_size, 200, np.uint8),
+        palette_rgb=palette_rgb,
+        overlay_alpha=0.5,
+        geometry=geometry,
+        camera=camera,
+    )
+
+
+def pixels_of(message):
+    return np.asarray(message.data).reshape(message.height, message.width, -1)
+
+
+def output(name):
+    return next(o for o in OUTPUTS if o.name == name)
 
 
 def test_the_mask_is_published_first():
-    assert OUTPUTS[0].topic == "~/mask"
+    assert OUTPUTS[0].name == "mask"
 
 
-@pytest.mark.parametrize("output", OUTPUTS, ids=lambda output: output.topic)
-def test_each_output_has_the_size_of_the_image_and_the_bytes_of_its_encoding(output, frame):
-    array = output.array_from(frame)
-    assert array.dtype == np.uint8
-    assert array.shape == (4, 6, *CHANNELS[output.encoding])
+@pytest.mark.parametrize("view", [View(), View(output_size="network"), View(output_size=(3, 5))])
+@pytest.mark.parametrize("row", [o for o in OUTPUTS if o.message is Image], ids=lambda o: o.name)
+def test_each_image_has_the_size_of_the_output_and_the_bytes_of_its_encoding(row, view):
+    frame = frame_of(view)
+    message = row.message_from(frame)
+    assert message.header == HEADER
+    assert (message.height, message.width) == frame.geometry.output_size
+    assert message.encoding == row.encoding
+    assert message.step == message.width * CHANNELS[row.encoding]
+    assert len(message.data) == message.step * message.height
 
 
-@pytest.mark.parametrize("output", OUTPUTS, ids=lambda output: output.topic)
-def test_each_output_is_in_the_readme(output):
-    assert f"| `{output.topic}` | sensor_msgs/Image, {output.encoding} |" in README.read_text()
+def test_colours_are_those_of_the_classes():
+    assert tuple(pixels_of(output("color_mask").message_from(frame_of()))[0, 0]) == (10, 20, 30)
 
 
-def test_colours_are_those_of_the_model(frame):
-    color_mask = next(o for o in OUTPUTS if o.topic == "~/color_mask").array_from(frame)
-    assert tuple(color_mask[0, 0]) == (10, 20, 30)
+def test_the_overlay_is_rgb_whatever_order_the_camera_has():
+    rgb = pixels_of(output("overlay").message_from(frame_of()))
+    bgr = pixels_of(output("overlay").message_from(frame_of(is_bgr=True)))
+    assert tuple(rgb[0, 0]) == (55, 65, 75)
+    assert tuple(bgr[0, 0]) == (65, 65, 65)
+
+
+def test_there_is_a_camera_info_where_there_is_a_calibration():
+    assert output("camera_info").message_from(frame_of()) is None
+    camera = CameraModel(
+        height=4,
+        width=6,
+        distortion_model="plumb_bob",
+        d=(0.1, 0.2, 0.3, 0.4, 0.5),
+        k=(5.0, 0.0, 3.0, 0.0, 5.0, 2.0, 0.0, 0.0, 1.0),
+        r=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        p=(5.0, 0.0, 3.0, 0.0, 0.0, 5.0, 2.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+    )
+    same = output("camera_info").message_from(frame_of(camera=camera))
+    assert isinstance(same, CameraInfo)
+    assert same.header == HEADER
+    assert (same.height, same.width, list(same.k)) == (4, 6, list(camera.k))
+    assert list(same.d) == list(camera.d)
+    doubled = output("camera_info").message_from(frame_of(View(output_size=(8, 12)), camera=camera))
+    assert (doubled.height, doubled.width, doubled.k[0], doubled.k[2]) == (8, 12, 10.0, 6.0)

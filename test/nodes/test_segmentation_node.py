@@ -39,7 +39,7 @@ def test_each_output_has_the_size_and_the_header_of_its_image(bench):
     assert pixels(heard["confidence"][0])[45, 75] > 128
     np.testing.assert_array_equal(pixels(heard["color_mask"][0])[45, 75], (0, 255, 0))
     np.testing.assert_array_equal(pixels(heard["overlay"][0]), pixels(heard["color_mask"][0]))
-    assert node._times.percentiles("latency") is not None
+    assert node._cameras[0].times.percentiles("latency") is not None
 
 
 def test_compressed_images_come_in_below_the_image_topic(bench):
@@ -122,13 +122,13 @@ def test_a_failing_network_costs_frames_and_not_the_node(bench):
 def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
     node = bench.started()
     masks = bench.listen("/segmentation/mask")
-    segment = node._segmenter.segment
+    segment = node._segmenter.segment_batch
 
-    def slow_segment(rgb, confidence=True):
+    def slow_segment(frames, confidence):
         time.sleep(0.05)
-        return segment(rgb, confidence)
+        return segment(frames, confidence)
 
-    node._segmenter.segment = slow_segment
+    node._segmenter.segment_batch = slow_segment
     camera = bench.camera()
     image = bench.rgb_image(bench.three_stripes(), stamp_s=0)
     sent = 0
@@ -137,7 +137,7 @@ def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
         image.header.stamp.nanosec = sent = sent + 1
         camera.publish(image)
         time.sleep(0.005)
-    bench.wait_until(lambda: node._worker.counts.pending == 0, "the last frame is done")
+    bench.wait_until(lambda: bench.counts(node)["pending"] == 0, "the last frame is done")
     counts = bench.counts(node)
     assert counts["received"] <= sent
     assert counts["received"] == counts["segmented"] + counts["replaced"]
@@ -148,7 +148,7 @@ def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
 
 def test_without_a_listener_frames_are_checked_but_not_segmented(bench):
     node = bench.started()
-    node._segmenter.segment = pytest.fail
+    node._segmenter.segment_batch = pytest.fail
     camera = bench.camera()
     camera.publish(bench.rgb_image(bench.three_stripes()))
     bench.wait_until(lambda: bench.counts(node)["unwatched"] == 1, "the frame is counted")
@@ -161,13 +161,13 @@ def test_without_a_listener_frames_are_checked_but_not_segmented(bench):
 )
 def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, wanted):
     node = bench.started()
-    segment, asked = node._segmenter.segment, []
+    segment, asked = node._segmenter.segment_batch, []
 
-    def watched_segment(rgb, confidence=True):
+    def watched_segment(frames, confidence):
         asked.append(confidence)
-        return segment(rgb, confidence)
+        return segment(frames, confidence)
 
-    node._segmenter.segment = watched_segment
+    node._segmenter.segment_batch = watched_segment
     heard = bench.listen(f"/segmentation/{topic}")
     bench.camera().publish(bench.rgb_image(bench.three_stripes()))
     bench.wait_until(lambda: heard, topic)
@@ -227,7 +227,7 @@ def test_diagnostics_come_each_second_and_add_up(bench):
     assert status["frames_in"] == "6"
     assert float(status["latency_p99_ms"]) > float(status["latency_p50_ms"]) > 1e9
     assert float(status["inference_p50_ms"]) > 0
-    parts = ("out", "replaced", "rejected", "unwatched", "pending")
+    parts = ("out", "replaced", "rejected", "unwatched", "skipped", "pending")
     assert int(status["frames_in"]) == sum(int(status[f"frames_{part}"]) for part in parts)
     assert status["model"] == "tiny_rgb"
     assert "ONNX Runtime" in status["backend"]

@@ -34,7 +34,6 @@ def foxglove_topics():
     return {re.split(r"[.\[{]", text)[0] for text in texts}
 
 
-@pytest.mark.xfail(reason="points and latency topics are not there yet", strict=True)
 @pytest.mark.parametrize("topics", [rviz_topics, foxglove_topics])
 def test_every_topic_is_one_of_the_node(bench, topics):
     node = bench.started()

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frame and its result as files, for a bug report or a new training picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from sfseg_ros.errors import SfsegError
+from sfseg_ros.imaging import Uint8Array
+
+
+class SnapshotError(SfsegError):
+    """A snapshot cannot be written."""
+
+
+def write_snapshot(folder: Path, pictures: dict[str, Uint8Array], metadata: dict[str, Any]) -> None:
+    """Write each picture, uint8 (H, W) or (H, W, 3) RGB, as `<name>.png` and the metadata as
+    `metadata.json` into a new folder. Raises SnapshotError."""
+    try:
+        folder.mkdir(parents=True)
+        for name, picture in pictures.items():
+            bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+            (folder / f"{name}.png").write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
+        text = json.dumps(metadata, indent=2)
+        (folder / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise SnapshotError(f"{folder}: cannot be written ({error})") from error

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several cameras, their geometry, and what they may each say for themselves."""
+
+import json
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Float64MultiArray, String
+
+from sfseg_ros.nodes.middleware import input_qos, latched_qos
+
+
+def pixels(message):
+    return np.array(message.data, np.uint8).reshape(message.height, message.width, -1).squeeze()
+
+
+def test_cameras_of_different_sizes_keep_their_topics_stamps_and_counts_apart(bench):
+    node = bench.started(cameras=["front", "rear", "left"])
+    sizes = {"front": (96, 128), "rear": (60, 150), "left": (33, 47)}
+    masks = {name: bench.listen(f"/segmentation/{name}/mask") for name in sizes}
+    cameras = {name: bench.camera(topic=f"{name}/image") for name in sizes}
+    for round_ in range(1, 4):
+        for stamp, (name, size) in enumerate(sizes.items(), start=10 * round_):
+            cameras[name].publish(bench.rgb_image(bench.three_stripes(*size), stamp))
+        bench.wait_until(
+            lambda n=round_: all(len(heard) == n for heard in masks.values()), f"round {round_}"
+        )
+    for index, (name, size) in enumerate(sizes.items()):
+        assert [m.header.stamp.sec for m in masks[name]] == [10 + index, 20 + index, 30 + index]
+        assert {(m.height, m.width) for m in masks[name]} == {size}
+        labels = pixels(masks[name][-1])
+        middle = labels[size[0] // 2]
+        assert [middle[2], middle[size[1] // 2], middle[-3]] == [0, 1, 2]
+        assert bench.counts(node, index)["segmented"] == 3
+    names = {f"segmentation: {name}" for name in sizes}
+    bench.wait_until(lambda: names <= {s["name"] for s in bench.diagnostics}, "a status for each")
+
+
+def test_what_waits_goes_through_the_network_as_one_batch(bench):
+    node = bench.started(cameras=["a", "b", "c"])
+    for name in "abc":
+        bench.listen(f"/segmentation/{name}/mask")
+    batches, segment = [], node._segmenter.segment_batch
+
+    def watched(frames, confidence):
+        batches.append(len(frames))
+        if len(batches) == 1:  # while the first is under way, two more arrive
+            for camera in cameras[1:]:
+                camera.publish(image)
+            bench.wait_until(
+                lambda: all(bench.counts(node, i)["received"] == 1 for i in (1, 2)), "both wait"
+            )
+        return segment(frames, confidence)
+
+    node._segmenter.segment_batch = watched
+    cameras = [bench.camera(topic=f"{name}/image") for name in "abc"]
+    image = bench.rgb_image(bench.three_stripes())
+    cameras[0].publish(image)
+    bench.wait_until(lambda: bench.counts(node, 2)["segmented"] == 1, "all three")
+    assert batches == [1, 2]
+
+
+def test_one_bad_camera_does_not_cost_the_others_their_frames(bench):
+    node = bench.started(cameras=["good", "bad"])
+    masks = bench.listen("/segmentation/good/mask")
+    bench.listen("/segmentation/bad/mask")
+    good, bad = bench.camera(topic="good/image"), bench.camera(topic="bad/image")
+    for count in range(1, 4):
+        bad.publish(Image(encoding="made_up", height=3, width=3))
+        good.publish(bench.rgb_image(bench.three_stripes()))
+        bench.wait_until(lambda n=count: len(masks) == n, f"mask {count}")
+        bench.wait_until(lambda n=count: bench.counts(node, 1)["rejected"] == n, f"reject {count}")
+
+
+def test_a_camera_may_have_a_value_of_its_own(bench):
+    node = bench.started(
+        **{"cameras": ["front", "rear"], "output_size": "24x32", "rear.output_size": "image"}
+    )
+    masks = {name: bench.listen(f"/segmentation/{name}/mask") for name in ("front", "rear")}
+    cameras = {name: bench.camera(topic=f"{name}/image") for name in masks}
+    image = bench.rgb_image(bench.three_stripes())
+
+    def sizes():
+        for name, camera in cameras.items():
+            before = len(masks[name])
+            camera.publish(image)
+            bench.wait_until(lambda n=name, b=before: len(masks[n]) > b, name)
+        return [(masks[name][-1].height, masks[name][-1].width) for name in masks]
+
+    assert sizes() == [(24, 32), (96, 128)]
+    assert bench.set_parameter("rear.output_size", "48x64").successful
+    assert sizes() == [(24, 32), (48, 64)]
+    assert bench.set_parameter("output_size", "image").successful
+    assert sizes() == [(96, 128), (48, 64)]
+    refused = bench.set_parameter("rear.output_size", "huge")
+    assert not refused.successful
+    assert "rear.output_size is 'huge', expected" in refused.reason
+    assert not bench.set_parameter("rear.max_rate", -1.0).successful
+    assert node._settings.camera("rear").output_size == "48x64"
+
+
+@pytest.mark.parametrize("names", [["front", "front"], ["front camera"], ["/front"], ["front", ""]])
+def test_camera_names_that_cannot_be_are_refused(bench, names):
+    with pytest.raises(Exception, match="cameras"):
+        bench.start(cameras=names)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "size", "corner"),
+    [
+        ({"region_of_interest": [32, 24, 64, 48]}, (96, 128), 255),
+        ({"horizon": 0.5}, (96, 128), 255),
+        ({"fit": "crop", "network_size": "64x64"}, (96, 128), 255),
+        ({"fit": "letterbox", "network_size": "64x64"}, (96, 128), 0),
+        ({"region_of_interest": [32, 24, 64, 48], "output_size": "24x32"}, (24, 32), 0),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_the_mask_lines_up_with_the_image(bench, parameters, size, corner):
+    bench.started(**parameters)
+    masks = bench.listen("/segmentation/mask")
+    infos = bench.listen("/segmentation/camera_info", CameraInfo)
+    overlays = bench.listen("/segmentation/overlay")
+    info = CameraInfo(height=96, width=128, k=[100.0, 0, 64, 0, 100, 48, 0, 0, 1])
+    info.p = [100.0, 0, 64, 0, 0, 100, 48, 0, 0, 0, 1, 0]
+    calibration = bench.tester.create_publisher(CameraInfo, "camera_info", input_qos())
+    bench.wait_until(calibration.get_subscription_count, "camera_info is heard")
+    calibration.publish(info)
+    camera = bench.camera()
+    rgb = bench.three_stripes()
+    image = bench.rgb_image(rgb)
+
+    def answered():
+        camera.publish(image)
+        return infos and overlays
+
+    bench.wait_until(answered, "mask and camera_info")
+    labels = pixels(masks[-1])
+    assert labels.shape == size == (infos[-1].height, infos[-1].width) or size == (24, 32)
+    assert (overlays[-1].height, overlays[-1].width) == size
+    assert labels[0, 0] == corner
+    if size == (96, 128):
+        # The tiny network's pixels are blocks of 4x4, and the letterbox halves the image.
+        away = [c for c in range(128) if min(abs(c - edge) for edge in (43, 86)) > 8]
+        seen = labels[:, away] != 255
+        truth = rgb.argmax(axis=2)[:, away]
+        np.testing.assert_array_equal(labels[:, away][seen], truth[seen])
+        assert seen.any()
+        assert infos[-1].k[2] == 64
+    assert infos[-1].header == masks[-1].header == image.header
+
+
+def test_a_camera_info_of_another_size_costs_no_frame(bench):
+    bench.started()
+    masks = bench.listen("/segmentation/mask")
+    bench.listen("/segmentation/camera_info", CameraInfo)
+    calibration = bench.tester.create_publisher(CameraInfo, "camera_info", input_qos())
+    bench.wait_until(calibration.get_subscription_count, "camera_info is heard")
+    calibration.publish(CameraInfo(height=7, width=9, k=[1.0, 0, 4, 0, 1, 3, 0, 0, 1]))
+    camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
+    bench.wait_until(lambda: camera.publish(image) or "7x9" in bench.log(), "a warning")
+    bench.wait_until(lambda: masks, "a mask")
+
+
+def test_pacing_skips_and_counts(bench):
+    node = bench.started(every_nth=3)
+    bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    for stamp in range(9):
+        camera.publish(bench.rgb_image(bench.three_stripes(), stamp))
+        bench.wait_until(lambda n=stamp: bench.counts(node)["received"] == n + 1, f"frame {stamp}")
+        bench.wait_until(lambda: bench.counts(node)["pending"] == 0, "done")
+    counts = bench.counts(node)
+    assert (counts["segmented"], counts["skipped"]) == (3, 6)
+
+
+def test_frames_that_are_too_old_are_skipped(bench):
+    node = bench.started(max_age_ms=1000.0)
+    masks = bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    camera.publish(bench.rgb_image(bench.three_stripes(), 7))  # 1970
+    bench.wait_until(lambda: bench.counts(node)["skipped"] == 1, "it is skipped")
+    image = bench.rgb_image(bench.three_stripes())
+    image.header.stamp = bench.tester.get_clock().now().to_msg()
+    camera.publish(image)
+    bench.wait_until(lambda: masks, "a fresh one goes through")
+
+
+def test_latencies_are_published_once_a_second(bench):
+    bench.started()
+    bench.listen("/segmentation/mask")
+    heard = bench.listen("/segmentation/latency/processing", Float64MultiArray)
+    bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+    p50, p95, p99 = bench.wait_until(lambda: heard, "a latency")[0].data
+    assert 0 < p50 <= p95 <= p99 < 10_000
+
+
+def test_a_consumer_like_nav2s_semantic_layer_gets_what_it_demands(bench):
+    """Same size, same stamp, uint8, latched names (ros.md 2.3), each for a late joiner."""
+    bench.started(class_groups="")
+    masks = bench.listen("/segmentation/mask", qos=input_qos())
+    confidences = bench.listen("/segmentation/confidence", qos=input_qos())
+    camera = bench.camera()
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: masks and confidences, "mask and confidence")
+    names = bench.listen("/segmentation/label_map", String, latched_qos())
+    bench.wait_until(lambda: names, "names, although published before")
+    mask, confidence = masks[0], confidences[0]
+    assert mask.header == confidence.header
+    assert (mask.height, mask.width) == (confidence.height, confidence.width)
+    assert (mask.encoding, mask.step) == ("mono8", mask.width)
+    assert len(mask.data) == mask.step * mask.height
+    known = {c["id"] for c in json.loads(names[0].data)["classes"]} | {255}
+    assert set(np.unique(pixels(mask)).tolist()) <= known

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be changed while frames flow: parameters, services, the model."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from sfseg_ros.nodes.middleware import latched_qos
+
+
+@pytest.fixture
+def other_model(tiny_model, tmp_path):
+    """The tiny model under another name, with red and blue exchanged in name and colour."""
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_model, folder)
+    path = folder / "manifest.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["name"] = "other"
+    document["classes"].reverse()
+    path.write_text(yaml.safe_dump(document))
+    return folder
+
+
+@pytest.fixture
+def flow(bench):
+    """Frames at 50 Hz for as long as the test runs, and the masks of them."""
+
+    class Flow:
+        def __init__(self, masks):
+            self.masks = masks
+
+        def go_on(self):
+            """At least three masks more."""
+            bound = len(self.masks) + 3
+            bench.wait_until(lambda: len(self.masks) >= bound, "masks flow")
+
+    ended = threading.Event()
+    threads = []
+
+    def start():
+        masks = bench.listen("/segmentation/mask")
+        camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
+
+        def publish():
+            while not ended.wait(0.02):
+                camera.publish(image)
+
+        threads.append(threading.Thread(target=publish))
+        threads[-1].start()
+        flow = Flow(masks)
+        flow.go_on()
+        return flow
+
+    yield start
+    ended.set()
+    for thread in threads:
+        thread.join()
+
+
+def names_in(label_maps):
+    return [json.loads(message.data)["model"] for message in label_maps]
+
+
+def test_the_model_is_exchanged_while_frames_flow(bench, flow, tiny_model, other_model):
+    node = bench.started()
+    label_maps = bench.listen("/segmentation/label_map", String, latched_qos())
+    flow = flow()
+    for directory, name in ((other_model, "other"), (tiny_model, "tiny_rgb")) * 2:
+        known = len(label_maps)
+        assert bench.set_parameter("model_dir", str(directory)).successful
+        bench.wait_until(lambda n=known: len(label_maps) > n, f"{name} is in use")
+        assert names_in(label_maps)[-1] == name
+        assert node._segmenter.manifest.name == name
+        flow.go_on()
+    assert node.state_label == "active"
+    counts = bench.counts(node)
+    assert counts["rejected"] == 0
+
+
+def test_a_model_that_is_none_is_refused_at_once_and_the_old_one_goes_on(bench, flow, tmp_path):
+    node = bench.started()
+    flow = flow()
+    (tmp_path / "manifest.yaml").write_text("name: nonsense")
+    for directory in ("/no/such/model", str(tmp_path)):
+        result = bench.set_parameter("model_dir", directory)
+        assert not result.successful
+        assert directory in result.reason
+        flow.go_on()
+    assert node._segmenter.manifest.name == "tiny_rgb"
+
+
+def test_a_model_that_fails_to_load_is_said_and_the_parameter_names_the_old_one_again(
+    bench, flow, tiny_model, other_model
+):
+    node = bench.started()
+    flow = flow()
+    onnx = other_model / "model.onnx"
+    onnx.write_bytes(b"no network")
+    document = yaml.safe_load((other_model / "manifest.yaml").read_text())
+    import hashlib
+
+    document["onnx"]["sha256"] = hashlib.sha256(b"no network").hexdigest()
+    (other_model / "manifest.yaml").write_text(yaml.safe_dump(document))
+    assert bench.set_parameter("model_dir", str(other_model)).successful
+    bench.wait_until(
+        lambda: node.get_parameter("model_dir").value == str(tiny_model), "the old name"
+    )
+    flow.go_on()
+    assert "stays in use" in bench.wait_until(
+        lambda: "not a valid ONNX file" in bench.log() and bench.log(), "an error"
+    )
+    bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "ONNX" in s["last_error"]], "diagnostics"
+    )
+
+
+def test_reload_reads_the_folder_again(bench, flow, tiny_model, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_model, folder)
+    bench.started(model_dir=str(folder))
+    label_maps = bench.listen("/segmentation/label_map", String, latched_qos())
+    flow = flow()
+    document = yaml.safe_load((folder / "manifest.yaml").read_text())
+    document["name"] = "exported again"
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(document))
+    response = bench.call(Trigger, "reload_model", Trigger.Request())
+    assert response.success, response.message
+    bench.wait_until(lambda: names_in(label_maps)[-1] == "exported again", "the new name")
+    (folder / "manifest.yaml").unlink()
+    response = bench.call(Trigger, "reload_model", Trigger.Request())
+    assert not response.success
+    assert "manifest.yaml" in response.message
+    flow.go_on()
+
+
+def test_reload_without_a_model_says_so(bench):
+    bench.start(autostart=False)
+    response = bench.call(Trigger, "reload_model", Trigger.Request())
+    assert (response.success, "unconfigured" in response.message) == (False, True)
+
+
+def test_classes_can_be_grouped_while_frames_flow(bench, flow, tmp_path):
+    bench.started()
+    label_maps = bench.listen("/segmentation/label_map", String, latched_qos())
+    flow = flow()
+    groups = tmp_path / "groups.yaml"
+    groups.write_text(
+        "groups:\n  drivable: {classes: [red, blue], color: [1, 2, 3]}\n  ignore: [green]\n"
+    )
+    assert bench.set_parameter("class_groups", str(groups)).successful
+    bench.wait_until(lambda: "drivable" in label_maps[-1].data, "the group's name")
+    flow.go_on()
+    labels = np.array(flow.masks[-1].data, np.uint8).reshape(96, 128)
+    assert [labels[48, column] for column in (10, 64, 120)] == [0, 255, 0]
+    groups.write_text("groups:\n  drivable: [red, bleu]\n")
+    refused = bench.set_parameter("class_groups", str(groups) + "x")
+    assert not refused.successful
+    response = bench.call(Trigger, "reload_model", Trigger.Request())
+    assert not response.success
+    assert "bleu" in response.message
+    flow.go_on()
+
+
+def test_outputs_can_be_switched_off_and_on(bench, flow):
+    node = bench.started()
+    flow = flow()
+    assert bench.set_parameter("outputs", ["overlay"]).successful
+    bench.wait_until(lambda: bench.counts(node)["unwatched"] > 2, "frames are not segmented")
+    assert not bench.set_parameter("outputs", ["mask", "picture"]).successful
+    assert bench.set_parameter("outputs", ["mask"]).successful
+    flow.go_on()
+
+
+def test_disabled_it_skips_and_stays_ready(bench, flow):
+    node = bench.started()
+    flow = flow()
+    assert bench.call(SetBool, "set_enabled", SetBool.Request(data=False)).success
+    bench.wait_until(lambda: bench.counts(node)["skipped"] > 2, "frames are skipped")
+    assert node._segmenter is not None
+    bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "disabled" in s["message"]], "diagnostics"
+    )
+    assert bench.call(SetBool, "set_enabled", SetBool.Request(data=True)).success
+    flow.go_on()
+
+
+def test_a_snapshot_has_image_mask_overlay_and_metadata(bench, flow, tmp_path):
+    bench.started(snapshot_dir=str(tmp_path))
+    flow()
+    response = bench.call(Trigger, "save_snapshot", Trigger.Request())
+    assert response.success, response.message
+    folder = Path(response.message)
+    assert folder.parent == tmp_path
+    rgb = cv2.imread(str(folder / "image.png"))[:, :, ::-1]
+    np.testing.assert_array_equal(rgb, bench.three_stripes())
+    mask = cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED)
+    assert [mask[48, column] for column in (10, 64, 120)] == [0, 1, 2]
+    assert (folder / "overlay.png").is_file()
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["model"] == "tiny_rgb"
+    assert metadata["frame_id"] == "camera_optical"
+    assert metadata["stamp_ns"] == 7_000_000_000
+
+
+def test_a_snapshot_without_frames_says_so(bench, tmp_path):
+    bench.started(snapshot_dir=str(tmp_path))
+    response = bench.call(Trigger, "save_snapshot", Trigger.Request())
+    assert not response.success
+    assert "no frame" in response.message
+
+
+def test_a_snapshot_that_cannot_be_written_says_so(bench, flow, tmp_path):
+    (tmp_path / "file").write_text("")
+    bench.started(snapshot_dir=str(tmp_path / "file"))
+    flow = flow()
+    response = bench.call(Trigger, "save_snapshot", Trigger.Request())
+    assert not response.success
+    assert "cannot be written" in response.message
+    flow.go_on()
+
+
+def test_a_snapshot_needs_no_listener(bench, tmp_path):
+    bench.started(snapshot_dir=str(tmp_path))
+    camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(bench.call(Trigger, "save_snapshot", Trigger.Request()))
+    )
+    thread.start()
+    bench.wait_until(lambda: camera.publish(image) or answers, "an answer")
+    thread.join()
+    assert answers[0].success, answers[0].message
