@@ -41,19 +41,22 @@ THIS_PROGRAM = [sys.executable, "-m", "benchmarks.node_overhead"]
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: frames per second (0: no camera), listeners, input of the network."""
+    """One measurement: frames per second (0: no camera), listeners, input of the network, and
+    whether the node keeps its large buffers (nodes/middleware.py)."""
 
     name: str
     rate: float
     outputs: tuple[str, ...]
     network_size: str = "auto"
     limited: bool = False
+    keeps_buffers: bool = True
 
 
 CASES = (
     Case("idle", 0, ()),
     Case("nobody listens", 10, ()),
     Case("mask at 10 Hz", 10, ("mask",), limited=True),
+    Case("mask at 10 Hz, buffers not kept", 10, ("mask",), keeps_buffers=False),
     Case("mask at 30 Hz", 30, ("mask",), limited=True),
     Case("mask at 10 Hz, network at 1024x2048", 10, ("mask",), "1024x2048", limited=True),
     Case("all images at 10 Hz", 10, OUTPUTS),
@@ -127,12 +130,14 @@ def _stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
-def run_node(tape_file: Path, ros_arguments: Sequence[str]) -> None:
+def run_node(tape_file: Path, keeps_buffers: bool, ros_arguments: Sequence[str]) -> None:
     """The child process: the node with tape and instant backend, until SIGINT."""
     from sfseg_ros import segmenter
     from sfseg_ros.nodes import segmentation_node
 
     segmenter.open_backend = lambda *_, **__: InstantBackend()
+    if not keeps_buffers:
+        segmentation_node.keep_large_buffers = lambda: None
     tape = Tape()
     tape.install()
     segmentation_node.main(list(ros_arguments))
@@ -203,7 +208,9 @@ def measure(case: Case, seconds: float, folder: Path) -> dict[str, Any]:
     """One case in new processes."""
     tape_file = folder / "tape.json"
     parameters = ["backend:=auto", "autostart:=true", f"network_size:={case.network_size}"]
-    node_command = [*THIS_PROGRAM, "--role", str(tape_file), "--ros-args", "--log-level", "warn"]
+    node_command = [*THIS_PROGRAM, "--role", str(tape_file)]
+    node_command += [] if case.keeps_buffers else ["--buffers-not-kept"]
+    node_command += ["--ros-args", "--log-level", "warn"]
     node_command += [word for parameter in parameters for word in ("-p", parameter)]
     frames = round((seconds + WARM_UP_S) * case.rate)
     camera_command = [sys.executable, "-m", "benchmarks.camera", "/image"]
@@ -287,9 +294,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="the cases whose name contains this")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--role", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--buffers-not-kept", action="store_true", help=argparse.SUPPRESS)
     args, ros_arguments = parser.parse_known_args()
     if args.role:
-        run_node(args.role, ros_arguments)
+        run_node(args.role, not args.buffers_not_kept, ros_arguments)
         return 0
     os.environ.update(ros_environment())
     import rclpy
