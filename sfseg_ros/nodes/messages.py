@@ -11,6 +11,9 @@ from sfseg_ros import imaging
 from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.errors import ImageError
 
+LONGEST_SIDE = 65535
+"""Of a calibration: enough for every camera, and scaled it still fits into the message."""
+
 
 def picture_from_message(message: "Image | CompressedImage") -> imaging.Picture:
     """The image of a message. A view of the message's bytes for rgb8 and bgr8, else a new array.
@@ -51,6 +54,16 @@ def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str
 def model_from_camera_info(message: CameraInfo) -> CameraModel:
     """The numbers of a CameraInfo. Raises ImageError where they cannot be a camera's."""
     roi = message.roi
+    if max(message.height, message.width) > LONGEST_SIDE:
+        raise ImageError(
+            f"calibration of {message.height}x{message.width} (height x width): expected at most "
+            f"{LONGEST_SIDE} pixels a side"
+        )
+    if roi.x_offset + roi.width > message.width or roi.y_offset + roi.height > message.height:
+        raise ImageError(
+            f"roi x {roi.x_offset} y {roi.y_offset} width {roi.width} height {roi.height} leaves "
+            f"the {message.height}x{message.width} (height x width) of the calibration"
+        )
     return CameraModel(
         height=message.height,
         width=message.width,

@@ -4,12 +4,21 @@ import array
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from sfseg_ros.errors import ImageError
-from sfseg_ros.nodes.messages import image_from_array, nanoseconds, picture_from_message
+from sfseg_ros.geometry import View, geometry_of
+from sfseg_ros.nodes.messages import (
+    camera_info_from_model,
+    image_from_array,
+    model_from_camera_info,
+    nanoseconds,
+    picture_from_message,
+)
 
 
 @pytest.fixture
@@ -111,3 +120,42 @@ def test_an_encoding_outside_the_table_says_how_to_get_cv_bridge():
 
 def test_stamps_are_integer_nanoseconds(header):
     assert nanoseconds(header.stamp) == 12_000_000_345
+
+
+UINT32 = st.one_of(st.integers(0, 700), st.integers(0, 2**32 - 1), st.integers(0, 70000))
+NUMBERS = st.one_of(st.floats(), st.floats(-1e4, 1e4))
+
+
+@given(
+    info=st.builds(
+        CameraInfo,
+        height=UINT32,
+        width=UINT32,
+        binning_x=UINT32,
+        binning_y=UINT32,
+        roi=st.builds(
+            RegionOfInterest, x_offset=UINT32, y_offset=UINT32, height=UINT32, width=UINT32
+        ),
+        d=st.lists(NUMBERS, max_size=15),
+        k=st.lists(NUMBERS, min_size=9, max_size=9),
+        p=st.lists(NUMBERS, min_size=12, max_size=12),
+        distortion_model=st.text(max_size=20),
+    ),
+    output_size=st.one_of(
+        st.sampled_from(["image", "network"]),
+        st.tuples(st.integers(1, 8000), st.integers(1, 8000)),
+    ),
+    horizon=st.floats(0, 0.9),
+)
+def test_any_camera_info_becomes_that_of_the_mask_or_an_image_error(info, output_size, horizon):
+    view = View(horizon=horizon, output_size=output_size)
+    try:
+        model = model_from_camera_info(info)
+        height, width = model.image_size
+        geometry = geometry_of((height or 48, width or 64), view, lambda size: (32, 64))
+        output = model.for_output(geometry)
+    except ImageError:
+        return
+    message = camera_info_from_model(Header(frame_id="optical"), output)
+    assert serialize_message(message)
+    assert message.header.frame_id == "optical"
