@@ -31,6 +31,8 @@ class Backend(Protocol):
     name: str
     description: str
     """One line for people: library, version, precision, threads."""
+    precision: str
+    """Arithmetic of the network: one of PRECISIONS but "auto"."""
     reason: str
     """Why this backend runs: asked for, or what "auto" found."""
 

@@ -18,6 +18,7 @@ class OnnxRuntimeBackend:
     """See `Backend`. Takes every size from the first frame on; nothing is compiled per size."""
 
     name = "onnxruntime"
+    precision = "fp32"
     reason = "asked for"
 
     def __init__(self, manifest: Manifest, precision: str = "auto", threads: int = 0) -> None:

@@ -45,6 +45,7 @@ class OpenVinoBackend:
         use_bf16 = unit is not None and precision != "fp32"
         threads = thread_count(threads)
         self._manifest = manifest
+        self.precision = "bf16" if use_bf16 else "fp32"
         self._core = ov.Core()
         self._trunk_options = _options("bf16" if use_bf16 else "f32", threads)
         # Interpolation, arg-max and softmax stay fp32 whatever the trunk does.

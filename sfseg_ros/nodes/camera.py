@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -16,12 +17,13 @@ from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import ImageError, SfsegError, one_line
 from sfseg_ros.geometry import View
-from sfseg_ros.health import StreamState
+from sfseg_ros.health import StreamState, Thresholds
 from sfseg_ros.imaging import Picture, Uint8Array
 from sfseg_ros.latency import FrameTimes
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import UNLABELLED, Manifest
 from sfseg_ros.nodes.clouds import CloudOutputs
+from sfseg_ros.nodes.diagnostics import ModelIdentity, camera_status
 from sfseg_ros.nodes.messages import model_from_camera_info, nanoseconds, picture_from_message
 from sfseg_ros.nodes.middleware import (
     LARGE_MESSAGE_BYTES,
@@ -334,6 +336,17 @@ class Camera:
                 + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
             )
         return state
+
+    def status(
+        self, now: StreamState, before: StreamState, model: ModelIdentity, thresholds: Thresholds
+    ) -> DiagnosticStatus:
+        """For /diagnostics, with what became of masks for points and of the lidar's clouds."""
+        clouds = self._clouds
+        counts = {} if clouds is None else clouds.counts
+        more = {f"{cloud}_{k}": n for cloud, row in counts.items() for k, n in vars(row).items()}
+        return camera_status(
+            self._node, self.name, now, before, self.times, model, thresholds, more
+        )
 
     def publish_latency(self) -> None:
         if self._latency is not None:

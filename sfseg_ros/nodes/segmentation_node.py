@@ -31,7 +31,7 @@ from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
 from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of
-from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses, camera_status
+from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
 from sfseg_ros.nodes.middleware import StartError, keep_large_buffers, start_rclpy
 from sfseg_ros.nodes.outputs import SegmentedFrame
 from sfseg_ros.nodes.parameters import (
@@ -298,14 +298,15 @@ class SegmentationNode(ResponsiveLifecycleNode):
         model = ModelIdentity()
         if (segmenter := self._segmenter) is not None:
             manifest = segmenter.manifest
+            backend = segmenter.backend
             model = ModelIdentity(
-                manifest.name, manifest.onnx_sha256, segmenter.backend.description
+                manifest.name, manifest.onnx_sha256, backend.description, backend.precision
             )
         self._diagnostics.publish(
             array_from_statuses(
                 self,
                 [
-                    camera_status(self, camera.name, now, before, camera.times, model, thresholds)
+                    camera.status(now, before, model, thresholds)
                     for camera, now, before in zip(self._cameras, states, self._before, strict=True)
                 ],
             )

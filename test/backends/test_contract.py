@@ -44,6 +44,9 @@ class BackendContract:
     name: str
     precision: str
 
+    def test_it_says_its_precision(self, backend):
+        assert backend.precision == self.precision
+
     def test_it_says_who_it_is_in_one_line(self, backend):
         assert backend.name == self.name
         assert self.precision in backend.description

@@ -229,7 +229,8 @@ def test_diagnostics_come_each_second_and_add_up(bench):
     assert float(status["inference_p50_ms"]) > 0
     parts = ("out", "replaced", "rejected", "unwatched", "skipped", "pending")
     assert int(status["frames_in"]) == sum(int(status[f"frames_{part}"]) for part in parts)
-    assert status["model"] == "tiny_rgb"
+    assert (status["model"], status["precision"]) == ("tiny_rgb", "fp32")
+    assert status["points_made"] == status["labelled_points_rejected"] == "0"
     assert "ONNX Runtime" in status["backend"]
     assert status["name"] == "segmentation: frames"
 
