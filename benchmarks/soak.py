@@ -64,8 +64,9 @@ MIB = 1024 * 1024
 # How often each is done, relative to the others.
 ACTIONS = {"parameter": 8, "listener": 3, "up": 4, "lifecycle": 1, "model": 1, "service": 1}
 ACTIONS |= {"kill camera": 1}
-# Time and the number of threads would make one cycle differ from the next.
-UNTOUCHED = {"use_sim_time", "threads", "autostart", "cameras", "model_dir"}
+# Time and the number of threads would make one cycle differ from the next; the others stay with
+# the soak.
+UNTOUCHED = {"use_sim_time", "threads", "autostart", "cameras", "model_dir", "snapshot_dir"}
 # While one of these is not as at the start, masks need not have the size of their image.
 GEOMETRY = ("output_size", "region_of_interest", "horizon", "fit")
 WORDS = ("", "auto", "raw", "compressed", "64x96", "image", "network", "240x320", "letterbox")
@@ -79,7 +80,7 @@ INTEGERS = (0, 1, 2, 5, -1, 256, 2**40)
 
 def random_value(source: random.Random, like: ParameterValue) -> ParameterValue:
     """A value of the type of `like`, in or out of any range; now and then of another type."""
-    kind = like.type if source.random() < 0.9 else source.randrange(1, 10)
+    kind = like.type if source.random() < 0.9 else source.randrange(10)
     several = range(source.choice((0, 1, 4, 7)))
     value = ParameterValue(type=kind)
     if kind == ParameterType.PARAMETER_BOOL:
@@ -390,7 +391,10 @@ class Node:
             if not with_geometry:
                 return
             self.geometry_changed = True
-        self.set_parameters({name: random_value(self._random, self._initial[name])})
+        like = self._initial[name]
+        if like.type == ParameterType.PARAMETER_NOT_SET:  # of a camera: as that of the node
+            like = self._initial[name.rpartition(".")[2]]
+        self.set_parameters({name: random_value(self._random, like)})
 
     def listener_storm(self) -> None:
         """Somebody begins or ceases to listen."""
@@ -552,6 +556,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     args.log.mkdir(parents=True, exist_ok=True)
     cameras = [CameraProcess(p, options, args.log / "cameras.log", environment) for p in prefixes]
     parameters = [f"model_dir:={models[0]}", f"backend:={args.backend}"]
+    parameters.append(f"snapshot_dir:={folder / 'snapshots'}")
     if args.cameras:
         parameters.append(f"cameras:=[{','.join(args.cameras)}]")
     words = ["--ros-args", *(w for p in parameters for w in ("-p", p))]

@@ -26,6 +26,7 @@ from launch_ros.actions import Node
 from launch_ros.ros_adapters import get_ros_node
 
 from sfseg_ros.bags import BagReader, choose_image_topic
+from sfseg_ros.errors import BagError
 from sfseg_ros.nodes.launch_actions import (
     middleware_profile,
     node_arguments,
@@ -38,11 +39,12 @@ LAST_FRAME_S = 2.0
 """From the end of the bag to the end of all: the last frame is on its way."""
 REASON = "the replay is over"
 IMAGE = "sensor_msgs/msg/Image"
+MESSAGES = {output.name: f"sensor_msgs/msg/{output.message.__name__}" for output in OUTPUTS}
+"""Of each output that can be recorded."""
 
 
 def arguments() -> list[DeclareLaunchArgument]:
     """What `--show-args` lists before the arguments of the node."""
-    outputs = ", ".join(output.topic.removeprefix("~/") for output in OUTPUTS)
     return [
         DeclareLaunchArgument("bag", description="rosbag2 folder, .mcap, .db3 or ROS 1 .bag file."),
         DeclareLaunchArgument(
@@ -68,8 +70,8 @@ def arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             "record_outputs",
             default_value="mask",
-            description=f"Outputs to record, with blanks between: {outputs}. label_map and "
-            "/diagnostics are recorded too.",
+            description=f"Outputs to record, with blanks between: {', '.join(MESSAGES)}; "
+            "label_map and /diagnostics are recorded too.",
         ),
     ]
 
@@ -119,12 +121,14 @@ def player_action(context: LaunchContext, topic: str) -> ExecuteProcess:
     )
 
 
-def recorded_outputs(context: LaunchContext) -> list[str]:
-    """Full names of the image topics to record; none where nothing is recorded."""
+def recorded_outputs(context: LaunchContext) -> dict[str, str]:
+    """Full names of the topics to record, with their types; none where nothing is recorded."""
     if not text_of(context, "record"):
-        return []
+        return {}
     names = text_of(context, "record_outputs").split()
-    return [f"{name_of_node(context)}/{name}" for name in names]
+    if unknown := [name for name in names if name not in MESSAGES]:
+        raise BagError(f"record_outputs: no {unknown[0]}, expected some of {', '.join(MESSAGES)}")
+    return {f"{name_of_node(context)}/{name}": MESSAGES[name] for name in names}
 
 
 def name_of_node(context: LaunchContext) -> str:
@@ -132,8 +136,8 @@ def name_of_node(context: LaunchContext) -> str:
     return "/".join(["", *filter(None, [namespace]), text_of(context, "name")])
 
 
-def recorder_action(context: LaunchContext, outputs: list[str]) -> ExecuteProcess:
-    options = [word for topic in outputs for word in ("--topic", topic, IMAGE)]
+def recorder_action(context: LaunchContext, outputs: dict[str, str]) -> ExecuteProcess:
+    options = [word for topic in outputs.items() for word in ("--topic", *topic)]
     options += ["--topic", "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"]
     options += ["--latched", f"{name_of_node(context)}/label_map", "std_msgs/msg/String"]
     return Node(

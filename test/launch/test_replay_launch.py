@@ -44,6 +44,12 @@ def test_a_bag_that_is_none_is_one_line(launched):
     assert "Traceback" not in output
 
 
+def test_an_output_that_does_not_exist_is_one_line(launched, tmp_path):
+    arguments = (f"record:={tmp_path / 'new'}", "record_outputs:=mask depth")
+    output = launched(FILE, f"bag:={BAG}", *arguments, status=1)
+    assert "record_outputs: no depth, expected some of mask, confidence" in output
+
+
 def test_rosbag2_plays_with_its_clock(launched, launch_environment, tiny_model, tmp_path):
     ros2 = tmp_path / "bin" / "ros2"  # rosbag2 itself is not on PyPI
     ros2.parent.mkdir()
