@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from sfseg_ros.tools.processes import unused_domain
+
 WAIT_S = 60
 
 
@@ -18,7 +20,7 @@ class Process:
 
     def __init__(self, *arguments):
         environment = os.environ | {
-            "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
+            "ROS_DOMAIN_ID": str(unused_domain()),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "PYTHONUNBUFFERED": "1",
         }
