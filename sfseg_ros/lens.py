@@ -2,8 +2,8 @@
 """What a lens does to the direction of a ray, both ways.
 
 The formulas are those of OpenCV's camera models, whose coefficients ROS carries in CameraInfo.d.
-Written out here because cv2.projectPoints takes 20 ms for a lidar's 130,000 points, most of it for
-derivatives that nobody asks for; test/test_lens.py holds both to the same results.
+Written out here because cv2.projectPoints spends most of its time on derivatives that nobody
+asks for, too long for a lidar's 130,000 points; test/test_lens.py holds both to the same results.
 """
 
 import functools

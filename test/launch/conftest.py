@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sfseg_ros.tools.processes import unused_domain
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 LIMIT_S = 60.0
@@ -58,7 +60,7 @@ def launch_environment(prefix: Path) -> dict[str, str]:
     for name, path in ours.items():
         environment[name] = os.pathsep.join(filter(None, [path, os.environ.get(name)]))
     return environment | {
-        "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
+        "ROS_DOMAIN_ID": str(unused_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(prefix / "log"),
         "PYTHONUNBUFFERED": "1",
