@@ -62,7 +62,7 @@ MAX_PENDING = 2
 MIB = 1024 * 1024
 
 # How often each is done, relative to the others.
-ACTIONS = {"parameter": 8, "listener": 3, "up": 4, "lifecycle": 1, "model": 1, "service": 1}
+ACTIONS = {"parameter": 12, "listener": 3, "up": 4, "lifecycle": 1, "model": 1, "service": 1}
 ACTIONS |= {"kill camera": 1}
 # Time and the number of threads would make one cycle differ from the next; the others stay with
 # the soak.
@@ -383,14 +383,17 @@ class Node:
         return self.send(ChangeState, "change_state", request)
 
     def parameter_storm(self, with_geometry: bool) -> None:
-        """One parameter gets some value."""
+        """One parameter gets some value, or that of the start: else soon no frame would pass."""
         names = [name for name in self._initial if name not in UNTOUCHED]
         name = self._random.choice(names)
         if name.endswith(GEOMETRY):
             if not with_geometry:
                 return
             self.geometry_changed = True
-        self.set_parameters({name: random_value(self._random, self._initial_value(name))})
+        value = self._initial_value(name)
+        if self._random.random() < 0.5:
+            value = random_value(self._random, value)
+        self.set_parameters({name: value})
 
     def _initial_value(self, name: str) -> ParameterValue:
         """A camera's that is not set is as the node's."""
@@ -411,7 +414,7 @@ class Node:
         pairs = self._ros.get_service_names_and_types_by_node(NODE.lstrip("/"), "/")
         name, kind = self._random.choice(self._switches(pairs) or [("", None)])
         if kind is SetBool:
-            self.send(kind, name, SetBool.Request(data=self._random.random() < 0.5))
+            self.send(kind, name, SetBool.Request(data=self._random.random() < 0.8))
         elif kind is Trigger:
             self.send(kind, name, Trigger.Request())
 
