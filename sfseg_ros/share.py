@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the files lie that are installed beside the code: `models/`, `config/`, `launch/`."""
 
+import contextlib
 import os
 import site
 import sys
@@ -35,11 +36,13 @@ def find_model(name: str) -> Path:
 
     Raises ManifestError that lists the known names.
     """
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path
-    if name and path.name == name and (found := shared_file(f"models/{name}")) is not None:
-        return found
+    # Path raises for a name that is too long, a folder that is not ours, a user that is unknown.
+    with contextlib.suppress(OSError, RuntimeError):
+        path = Path(name).expanduser()
+        if name and path.is_dir():
+            return path
+        if name and path.name == name and (found := shared_file(f"models/{name}")) is not None:
+            return found
     known = {m.parent.name for f in share_folders() for m in f.glob("models/*/manifest.yaml")}
     raise ManifestError(
         f"model {name!r}: no such folder; expected a folder with manifest.yaml or one of these "

@@ -2,6 +2,7 @@
 """A frame and its result as files, for a bug report or a new training picture."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from sfseg_ros.imaging import Uint8Array
 
 class SnapshotError(SfsegError):
     """A snapshot cannot be written."""
+
+
+def new_folder(parent: str) -> Path:
+    """Absolute path of a folder below `parent`, named by the time; it is not made yet.
+
+    Raises RuntimeError for ~user of a user that does not exist.
+    """
+    return Path(parent).expanduser().absolute() / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
 
 
 def write_snapshot(folder: Path, pictures: dict[str, Uint8Array], metadata: dict[str, Any]) -> None:

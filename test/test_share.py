@@ -39,7 +39,10 @@ def test_a_model_is_found_where_pip_puts_it_outside_an_environment(prefix, monke
     assert find_model("made_up") == prefix / "share" / "sfseg_ros" / "models" / "made_up"
 
 
-@pytest.mark.parametrize("name", ["no_such_model", "models/made_up", "/made_up", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["no_such_model", "models/made_up", "/made_up", "", "~nobody_here/made", "x" * 300, "a\0b"],
+)
 def test_an_unknown_model_names_the_known_ones(prefix, name):
     with pytest.raises(ManifestError, match="made_up"):
         find_model(name)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One camera of the node: its topics, its counters, and its frames before and after the network."""
 
+import contextlib
 import dataclasses
 import queue
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,6 @@ from sfseg_ros.nodes.middleware import (
     LARGE_MESSAGE_BYTES,
     QoSMessageLostInfo,
     image_topic,
-    input_qos,
     missing_profile,
     subscribe,
 )
@@ -91,6 +92,7 @@ class Camera:
         self.times = FrameTimes()
         self.image_size: tuple[int, int] | None = None
         self._infos: StampBuffer[CameraModel] = StampBuffer(CAMERA_INFOS)
+        self._infos_lock = threading.Lock()  # filled by the executor, read by the worker
         self._topic = ""
         self._subscriptions: list[Subscription] = []
         self._outputs: OutputPublishers | None = None
@@ -134,10 +136,9 @@ class Camera:
         self._said.clear()
         self._topic = image_topic(self._node, f"{self._prefix}image", transport)
         kind = CompressedImage if transport == "compressed" else Image
+        info_topic = f"{self._prefix}camera_info"
         self._subscriptions = [
-            self._node.create_subscription(
-                CameraInfo, f"{self._prefix}camera_info", self._on_camera_info, input_qos()
-            ),
+            subscribe(self._node, CameraInfo, info_topic, self._on_camera_info, lambda event: None),
             subscribe(self._node, kind, self._topic, self._on_image, self._on_message_lost),
         ]
         self._node.get_logger().info(f"waiting for images on {self._topic}")
@@ -151,7 +152,9 @@ class Camera:
     def warm_up(self, segmenter: Segmenter) -> None:
         """Prepare a model for the images that this camera has sent so far."""
         if self.image_size is not None:
-            segmenter.warm_up(self.image_size, self.parameters.view())
+            # Images outside the region of interest are rejected, whatever the model.
+            with contextlib.suppress(ImageError):
+                segmenter.warm_up(self.image_size, self.parameters.view())
 
     def release(self) -> None:
         """Back to what the constructor left."""
@@ -173,7 +176,9 @@ class Camera:
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         try:
-            self._infos.add(nanoseconds(message.header.stamp), model_from_camera_info(message))
+            model = model_from_camera_info(message)
+            with self._infos_lock:
+                self._infos.add(nanoseconds(message.header.stamp), model)
         except SfsegError as error:
             self._node.get_logger().warning(
                 f"{self._prefix}camera_info: {error}", throttle_duration_sec=THROTTLE_S
@@ -268,8 +273,9 @@ class Camera:
 
     def _model_for(self, stamp_ns: int, image_size: tuple[int, int]) -> CameraModel | None:
         """The calibration nearest in time; none where it is of another size than the image."""
-        model = self._infos.nearest(stamp_ns, ANY_AGE_NS)
-        if model is None or model.image_size in (image_size, (0, 0)):
+        with self._infos_lock:
+            model = self._infos.nearest(stamp_ns, ANY_AGE_NS)
+        if model is None or model.image_size == image_size or (model.height, model.width) == (0, 0):
             return model
         self._say_once(
             "{}camera_info is of images of {}x{} (height x width), the image has {}x{}: it is "

@@ -3,6 +3,7 @@
 
 import functools
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -206,6 +207,7 @@ class LatencyPublishers:
 
     def __init__(self, node: Any, prefix: str) -> None:
         self._node = node
+        self._lock = threading.Lock()  # the timer publishes what a transition may destroy
         self._publishers: dict[str, Publisher] = {
             step: node.create_publisher(
                 Float64MultiArray, f"~/{prefix}latency/{step}", output_qos()
@@ -215,17 +217,19 @@ class LatencyPublishers:
 
     def publish(self, times: FrameTimes) -> None:
         """Publish the steps that somebody listens to and that have a value."""
-        for step, publisher in self._publishers.items():
-            if publisher.get_subscription_count() and (values := times.percentiles(step)):
-                message = Float64MultiArray(data=values)
-                message.layout.dim = [
-                    MultiArrayDimension(label="p50, p95, p99 in ms", size=3, stride=3)
-                ]
-                publisher.publish(message)
+        with self._lock:
+            for step, publisher in self._publishers.items():
+                if publisher.get_subscription_count() and (values := times.percentiles(step)):
+                    message = Float64MultiArray(data=values)
+                    message.layout.dim = [
+                        MultiArrayDimension(label="p50, p95, p99 in ms", size=3, stride=3)
+                    ]
+                    publisher.publish(message)
 
     def destroy(self) -> None:
-        for publisher in self._publishers.values():
-            self._node.destroy_publisher(publisher)
+        with self._lock:
+            while self._publishers:
+                self._node.destroy_publisher(self._publishers.popitem()[1])
 
 
 def label_map_json(manifest: Manifest, mapping: LabelMapping, threshold: float) -> str:

@@ -4,6 +4,7 @@
 `python -m sfseg_ros.nodes.parameters` prints them as the Markdown table of the README.
 """
 
+import array
 import dataclasses
 import enum
 import math
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
 from sfseg_ros.backends import BACKENDS, PRECISIONS
-from sfseg_ros.errors import SfsegError
+from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import View
 from sfseg_ros.health import Thresholds
 from sfseg_ros.share import DEFAULT_MODEL
@@ -149,14 +150,17 @@ class CameraParameters:
                 "y_offset, width, height with width and height above 0, or all 0"
             )
         size = self.output_size
-        return View(
-            region=(offset[0], offset[1], width, height) if width else None,
-            horizon=self.horizon,
-            fit=self.fit,
-            output_size=size
-            if size in ("image", "network")
-            else _size("output_size", size, "image, network or HEIGHTxWIDTH"),
-        )
+        try:
+            return View(
+                region=(offset[0], offset[1], width, height) if width else None,
+                horizon=self.horizon,
+                fit=self.fit,
+                output_size=size
+                if size in ("image", "network")
+                else _size("output_size", size, "image, network or HEIGHTxWIDTH"),
+            )
+        except ImageError as error:
+            raise ParameterError(f"output_size is {size!r}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,8 +431,10 @@ def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
 
 
 def _value_of(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """What rclpy gives, in the type of the field: arrays come as lists or array.array."""
-    return value if _element_type(field) is None or isinstance(value, str) else tuple(value)
+    """What rclpy gives, in the type of the field: arrays come as lists or array.array. A value of
+    another type, or none at all, stays what it is, for `_check` to refuse."""
+    arrays = (list, tuple, array.array)
+    return tuple(value) if _element_type(field) and isinstance(value, arrays) else value
 
 
 def _check(field: "dataclasses.Field[Any]", value: Any) -> None:

@@ -8,9 +8,9 @@ topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py
 import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import rclpy
@@ -26,7 +26,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from sfseg_ros.class_groups import LabelMapping, identity, load_class_groups
-from sfseg_ros.errors import SfsegError, one_line
+from sfseg_ros.errors import one_line
 from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
@@ -43,7 +43,7 @@ from sfseg_ros.nodes.parameters import (
 from sfseg_ros.nodes.transitions import ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from sfseg_ros.share import find_model
-from sfseg_ros.snapshot import write_snapshot
+from sfseg_ros.snapshot import new_folder, write_snapshot
 
 SNAPSHOT_WAIT_S = 2.0
 
@@ -58,6 +58,8 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._mapping: LabelMapping | None = None
         self._model_dir = ""
         self._model_error = self._loading = ""
+        # Transitions and the frames' thread declare `qos_overrides`, which is setting them.
+        self._settings_lock = threading.RLock()
         self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, _report)
         self._worker.max_batch = self._settings.node.max_batch
         self._cameras = [
@@ -195,7 +197,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         Returns what went wrong, empty where nothing did; then the old model goes on and the
         parameter names it again.
         """
-        old = self._segmenter
+        old, wanted = self._segmenter, self._settings.node.model_dir
         if old is None:
             return f"no model is loaded: the node is {self.state_label}"
         try:
@@ -207,36 +209,40 @@ class SegmentationNode(ResponsiveLifecycleNode):
         except Exception as error:  # also what an inference library may raise
             self._model_error = one_line(error)
             self.get_logger().error(f"{self._model_error}; {self._model_dir} stays in use")
-            if self._settings.node.model_dir != self._model_dir:
-                self.set_parameters([Parameter("model_dir", value=self._model_dir)])
+            with self._settings_lock:  # what was asked for meanwhile stays, its turn is next
+                if self._settings.node.model_dir == wanted != self._model_dir:
+                    self.set_parameters([Parameter("model_dir", value=self._model_dir)])
             return self._model_error
         return ""
 
     # Parameters and services.
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        before = self._settings
         try:
-            settings = changed_settings(before, changes, self.state_label != "unconfigured")
-            new_model = settings.node.model_dir != before.node.model_dir
-            relabelled = settings.node.class_groups != before.node.class_groups
-            if self._segmenter is not None and (new_model or relabelled):
-                # Refused at once where it can be known at once; loading may still fail.
-                manifest = self._segmenter.manifest
-                if new_model:
-                    manifest = load_manifest(find_model(settings.node.model_dir))
-                _label_mapping(settings, manifest)
-        except SfsegError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            with self._settings_lock:
+                self._take_up(changes)
+        except Exception as error:  # any: what leaves a callback ends the node
+            return SetParametersResult(successful=False, reason=one_line(error))
+        return SetParametersResult(successful=True)
+
+    def _take_up(self, changes: list[Parameter]) -> None:
+        before, segmenter = self._settings, self._segmenter
+        settings = changed_settings(before, changes, self.state_label != "unconfigured")
+        new_model = settings.node.model_dir != before.node.model_dir
+        relabelled = settings.node.class_groups != before.node.class_groups
+        if segmenter is not None and (new_model or relabelled):
+            # Refused at once where it can be known at once; loading may still fail.
+            manifest = segmenter.manifest
+            if new_model:
+                manifest = load_manifest(find_model(settings.node.model_dir))
+            _label_mapping(settings, manifest)
         self._settings = settings
         self._worker.max_batch = settings.node.max_batch
         for camera in self._cameras:
             camera.apply(settings)
-        if self._segmenter is not None:
-            threshold = settings.node.confidence_threshold != before.node.confidence_threshold
-            if new_model or relabelled or threshold:
-                self.in_transition_thread(self._exchange_model)
-        return SetParametersResult(successful=True)
+        threshold = settings.node.confidence_threshold != before.node.confidence_threshold
+        if new_model or relabelled or threshold:  # also while the first model is still loading
+            self.in_transition_thread(self._exchange_model)
 
     def _on_set_enabled(
         self, request: SetBool.Request, response: SetBool.Response
@@ -269,13 +275,12 @@ class SegmentationNode(ResponsiveLifecycleNode):
         assert self._segmenter is not None
         manifest = self._segmenter.manifest
         frames: queue.Queue[tuple[str, SegmentedFrame]] = queue.Queue()
-        folder = Path(self._settings.node.snapshot_dir).expanduser().absolute()
-        folder /= f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
         missing = {camera.name for camera in self._cameras}
         end = time.monotonic() + SNAPSHOT_WAIT_S
         for camera in self._cameras:
             camera.send_snapshot_to(frames)
         try:
+            folder = new_folder(self._settings.node.snapshot_dir)
             while missing:
                 name, frame = frames.get(timeout=max(0.0, end - time.monotonic()))
                 missing.discard(name)
@@ -335,6 +340,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         if self._segmenter is not None:
             self._segmenter.close()
             self._segmenter = self._mapping = None
+        self._model_error = ""
 
 
 def _report(frame: ReceivedFrame, error: Exception) -> None:

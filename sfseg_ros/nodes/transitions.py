@@ -56,8 +56,8 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
     def join_transitions(self) -> None:
         """Wait for the transitions that are under way; a library cannot be stopped in the middle
         of compiling a network."""
-        for thread in list(self._transition_threads):
-            thread.join()
+        while threads := list(self._transition_threads):  # one may have begun another
+            threads[0].join()
 
     def destroy_node(self) -> None:
         """Destroy the node with its lifecycle services, after it has left its executor.

@@ -2,6 +2,8 @@
 """Several cameras, their geometry, and what they may each say for themselves."""
 
 import json
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -151,16 +153,54 @@ def test_the_mask_lines_up_with_the_image(bench, parameters, size, corner):
     assert infos[-1].header == masks[-1].header == image.header
 
 
-def test_a_camera_info_of_another_size_costs_no_frame(bench):
-    bench.started()
+@pytest.mark.parametrize(
+    ("info", "size"),
+    [
+        (CameraInfo(height=7, width=9, k=[1.0, 0, 4, 0, 1, 3, 0, 0, 1]), "7x9"),
+        (CameraInfo(height=96, width=128, binning_x=1000, binning_y=1000), "0x0"),
+    ],
+    ids=["other size", "binning to nothing"],
+)
+def test_a_camera_info_of_another_size_costs_no_frame(bench, info, size):
+    node = bench.started()
     masks = bench.listen("/segmentation/mask")
     bench.listen("/segmentation/camera_info", CameraInfo)
     calibration = bench.tester.create_publisher(CameraInfo, "camera_info", input_qos())
     bench.wait_until(calibration.get_subscription_count, "camera_info is heard")
-    calibration.publish(CameraInfo(height=7, width=9, k=[1.0, 0, 4, 0, 1, 3, 0, 0, 1]))
+    calibration.publish(info)
     camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
-    bench.wait_until(lambda: camera.publish(image) or "7x9" in bench.log(), "a warning")
+    warning = f"camera_info is of images of {size}"
+    bench.wait_until(lambda: camera.publish(image) or warning in bench.log(), "a warning")
     bench.wait_until(lambda: masks, "a mask")
+    assert bench.counts(node)["rejected"] == 0
+
+
+def test_camera_infos_may_come_while_the_worker_looks_for_one(bench):
+    camera = bench.started()._cameras[0]
+    info, ended = CameraInfo(height=96, width=128), threading.Event()
+
+    def receive():
+        while not ended.is_set():
+            camera._on_camera_info(info)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20_000):
+            camera._model_for(0, (96, 128))
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        thread.join()
+
+
+def test_what_a_transition_destroys_is_in_no_group_with_what_must_go_on(bench):
+    """Humble's executor leaves the group locked where the two come at the same time."""
+    node = bench.started()
+    for subscription in node._cameras[0]._subscriptions:
+        assert subscription.callback_group is not node.default_callback_group
 
 
 def test_pacing_skips_and_counts(bench):

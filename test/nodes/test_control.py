@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be changed while frames flow: parameters, services, the model."""
 
+import itertools
 import json
 import shutil
+import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from sfseg_ros.errors import BackendError
+from sfseg_ros.nodes import segmentation_node
 from sfseg_ros.nodes.middleware import latched_qos
 
 
@@ -89,7 +95,7 @@ def test_a_model_that_is_none_is_refused_at_once_and_the_old_one_goes_on(bench, 
     node = bench.started()
     flow = flow()
     (tmp_path / "manifest.yaml").write_text("name: nonsense")
-    for directory in ("/no/such/model", str(tmp_path)):
+    for directory in ("/no/such/model", str(tmp_path), "~nobody_here/model", "x" * 300):
         result = bench.set_parameter("model_dir", directory)
         assert not result.successful
         assert directory in result.reason
@@ -120,6 +126,88 @@ def test_a_model_that_fails_to_load_is_said_and_the_parameter_names_the_old_one_
     bench.wait_until(
         lambda: [s for s in bench.diagnostics if "ONNX" in s["last_error"]], "diagnostics"
     )
+
+
+@pytest.fixture
+def hold(monkeypatch):
+    """`hold(folder)`: the model in it does not open until `go_on` is set, and where `fails` it does
+    not open at all."""
+
+    class Held:
+        def __init__(self, folder, fails=False):
+            self.begun, self.go_on = threading.Event(), threading.Event()
+            open_segmenter = segmentation_node.open_segmenter
+
+            def held(directory, *arguments):
+                if str(directory) == str(folder):
+                    self.begun.set()
+                    assert self.go_on.wait(20)
+                    if fails:
+                        raise BackendError("no network")
+                return open_segmenter(directory, *arguments)
+
+            monkeypatch.setattr(segmentation_node, "open_segmenter", held)
+
+    return Held
+
+
+def test_a_model_that_is_asked_for_while_the_first_one_loads_comes_next(
+    bench, hold, tiny_model, other_model
+):
+    first = hold(tiny_model)
+    node = bench.start()
+    assert first.begun.wait(20)
+    assert bench.set_parameter("model_dir", str(other_model)).successful
+    first.go_on.set()
+    bench.wait_until(lambda: (s := node._segmenter) and s.manifest.name == "other", "the other")
+
+
+def test_a_model_that_is_asked_for_while_a_bad_one_loads_comes_next(
+    bench, hold, tiny_model, other_model, tmp_path
+):
+    node = bench.started()
+    bad = shutil.copytree(tiny_model, tmp_path / "bad")
+    loading = hold(bad, fails=True)
+    assert bench.set_parameter("model_dir", str(bad)).successful
+    assert loading.begun.wait(20)
+    assert bench.set_parameter("model_dir", str(other_model)).successful
+    loading.go_on.set()
+    bench.wait_until(lambda: node._segmenter.manifest.name == "other", "the other")
+    assert node.get_parameter("model_dir").value == str(other_model)
+
+
+def test_a_parameter_survives_topics_that_are_made_at_the_same_time(bench):
+    """rclpy declares `qos_overrides` in the thread that makes the topic, and asks the node."""
+    node = bench.started(cameras=["a", "b", "c", "d"])
+    ended = threading.Event()
+
+    def declare():
+        names = (f"qos_overrides.topic_{i}" for i in itertools.count())
+        while not ended.is_set():
+            node.declare_parameter(next(names), 1)
+
+    thread = threading.Thread(target=declare)
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for alpha in np.linspace(0, 1, 100).tolist():
+            node.set_parameters([Parameter("overlay_alpha", value=alpha)])
+            time.sleep(0.001)
+            assert node._settings.node.overlay_alpha == alpha
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        thread.join()
+
+
+def test_a_region_that_a_camera_does_not_have_refuses_no_model(bench):
+    node = bench.started(region_of_interest=[0, 0, 128, 96])
+    bench.listen("/segmentation/mask")
+    bench.camera().publish(bench.rgb_image(bench.three_stripes(32, 32)))
+    bench.wait_until(lambda: bench.counts(node)["rejected"], "the image is refused")
+    response = bench.call(Trigger, "reload_model", Trigger.Request())
+    assert response.success, response.message
 
 
 def test_reload_reads_the_folder_again(bench, flow, tiny_model, tmp_path):
@@ -217,13 +305,20 @@ def test_a_snapshot_without_frames_says_so(bench, tmp_path):
     assert "no frame" in response.message
 
 
-def test_a_snapshot_that_cannot_be_written_says_so(bench, flow, tmp_path):
+@pytest.mark.parametrize(
+    ("folder", "problem"),
+    [("file", "cannot be written"), ("~nobody_here/snapshots", "home directory")],
+)
+def test_a_snapshot_that_cannot_be_written_says_so(
+    bench, flow, tmp_path, monkeypatch, folder, problem
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    bench.started(snapshot_dir=str(tmp_path / "file"))
+    bench.started(snapshot_dir=folder)
     flow = flow()
     response = bench.call(Trigger, "save_snapshot", Trigger.Request())
     assert not response.success
-    assert "cannot be written" in response.message
+    assert problem in response.message
     flow.go_on()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lifecycle and parameters of the real node, through its services."""
 
+import shutil
 import threading
 import time
 
@@ -11,6 +12,7 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters
 from rclpy.exceptions import InvalidHandle
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from sfseg_ros.nodes import segmentation_node
 from sfseg_ros.nodes.parameters import ParameterError
@@ -111,6 +113,22 @@ def test_a_missing_model_leaves_it_alive_and_it_can_be_mended(
     assert change(CONFIGURE)
     assert change(ACTIVATE)
     assert state() == "active"
+
+
+def test_a_model_that_was_refused_is_no_fault_of_a_node_that_was_cleaned_up(
+    bench, tiny_model, tmp_path, change
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "mine")
+    node = bench.started(model_dir=str(folder))
+    (folder / "manifest.yaml").unlink()
+    assert not bench.call(Trigger, "reload_model", Trigger.Request()).success
+    assert node._model_error
+    assert change(DEACTIVATE)
+    assert change(CLEANUP)
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "unconfigured" in s["message"]], "diagnostics"
+    )[-1]
+    assert status["level"] == "0"
 
 
 def test_a_network_size_that_the_model_does_not_take_is_a_failed_configure(bench, state, change):

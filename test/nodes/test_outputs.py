@@ -7,7 +7,8 @@ from std_msgs.msg import Header
 from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.geometry import View, geometry_of
 from sfseg_ros.imaging import Picture
-from sfseg_ros.nodes.outputs import OUTPUTS, SegmentedFrame
+from sfseg_ros.latency import FrameTimes
+from sfseg_ros.nodes.outputs import OUTPUTS, LatencyPublishers, SegmentedFrame
 
 HEADER = Header(frame_id="camera_optical")
 CHANNELS = {"mono8": 1, "rgb8": 3}
@@ -83,3 +84,10 @@ def test_there_is_a_camera_info_where_there_is_a_calibration():
     assert list(same.d) == list(camera.d)
     doubled = output("camera_info").message_from(frame_of(View(output_size=(8, 12)), camera=camera))
     assert (doubled.height, doubled.width, doubled.k[0], doubled.k[2]) == (8, 12, 10.0, 6.0)
+
+
+def test_latencies_that_come_after_the_cleanup_are_dropped(bench):
+    """The timer of the diagnostics does not know when a transition destroys what it publishes."""
+    latencies = LatencyPublishers(bench.tester, "")
+    latencies.destroy()
+    latencies.publish(FrameTimes())
