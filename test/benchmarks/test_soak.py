@@ -88,8 +88,8 @@ def test_pending_frames_explain_nothing():
 
 
 def test_what_the_allocator_takes_at_first_is_no_growth_and_a_slope_is():
-    assert soak.growth([300, 400, 500, 510, 505, 507, 510, 504, 508]) == pytest.approx(1)
-    assert soak.growth([float(10 * i) for i in range(30)]) == pytest.approx(100)
+    assert soak.growth([300, 400, 500, 510, 505, 900, 910, 506, 508]) == 1
+    assert soak.growth([float(10 * i) for i in range(30)]) == 100
 
 
 def test_exceptions_and_errors_are_found_in_a_log():
