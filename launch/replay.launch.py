@@ -27,6 +27,7 @@ from launch_ros.ros_adapters import get_ros_node
 
 from sfseg_ros.bags import BagReader, choose_image_topic
 from sfseg_ros.errors import BagError
+from sfseg_ros.nodes.camera_list import camera_info_beside
 from sfseg_ros.nodes.launch_actions import (
     middleware_profile,
     node_arguments,
@@ -38,7 +39,7 @@ from sfseg_ros.nodes.outputs import OUTPUTS
 LAST_FRAME_S = 2.0
 """From the end of the bag to the end of all: the last frame is on its way."""
 REASON = "the replay is over"
-IMAGE = "sensor_msgs/msg/Image"
+IMAGE, CAMERA_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 MESSAGES = {output.name: f"sensor_msgs/msg/{output.message.__name__}" for output in OUTPUTS}
 """Of each output that can be recorded."""
 
@@ -48,7 +49,9 @@ def arguments() -> list[DeclareLaunchArgument]:
     return [
         DeclareLaunchArgument("bag", description="rosbag2 folder, .mcap, .db3 or ROS 1 .bag file."),
         DeclareLaunchArgument(
-            "topic", default_value="", description="Image topic. Empty: the only one of the bag."
+            "topic",
+            default_value="",
+            description="Image topic. Empty: the only one of the bag. Its camera_info is played too.",
         ),
         DeclareLaunchArgument(
             "player",
@@ -78,10 +81,11 @@ def arguments() -> list[DeclareLaunchArgument]:
 
 def replay(context: LaunchContext) -> list[Any]:
     """Node, recorder, and the player as soon as these two listen; when one ends, all end."""
-    topic, transport = played_topic(context)
-    more = {"image_transport": transport}
-    node = segmentation_node(context, [("image", topic.removesuffix("/compressed"))], more)
-    player = player_action(context, topic)
+    topic, transport, calibrated = played_topic(context)
+    info = camera_info_beside(topic)
+    inputs = [("image", topic.removesuffix("/compressed")), ("camera_info", info)]
+    node = segmentation_node(context, inputs, {"image_transport": transport})
+    player = player_action(context, topic, [info] if calibrated else [])
     outputs = recorded_outputs(context)
     recorders = [recorder_action(context, outputs)] if outputs else []
 
@@ -100,14 +104,17 @@ def replay(context: LaunchContext) -> list[Any]:
     ]
 
 
-def played_topic(context: LaunchContext) -> tuple[str, str]:
-    """The bag's image topic, and the image_transport that its type asks for."""
+def played_topic(context: LaunchContext) -> tuple[str, str, bool]:
+    """The bag's image topic, the image_transport that its type asks for, and whether the bag has
+    the camera_info beside it."""
     with BagReader(Path(text_of(context, "bag"))) as reader:
-        topic = choose_image_topic(reader.topics(), text_of(context, "topic") or None)
-    return topic.name, "raw" if topic.type == IMAGE else "compressed"
+        topics = reader.topics()
+    topic = choose_image_topic(topics, text_of(context, "topic") or None)
+    calibrated = (camera_info_beside(topic.name), CAMERA_INFO) in {(t.name, t.type) for t in topics}
+    return topic.name, "raw" if topic.type == IMAGE else "compressed", calibrated
 
 
-def player_action(context: LaunchContext, topic: str) -> ExecuteProcess:
+def player_action(context: LaunchContext, topic: str, others: list[str]) -> ExecuteProcess:
     bag, rate = text_of(context, "bag"), text_of(context, "rate")
     loop = ["--loop"] if text_of(context, "loop") == "true" else []
     if text_of(context, "player") == "rosbag2":
@@ -116,7 +123,7 @@ def player_action(context: LaunchContext, topic: str) -> ExecuteProcess:
     return Node(
         package="sfseg_ros",
         executable="bag_player",
-        arguments=[bag, "--topic", topic, "--rate", rate, *loop],
+        arguments=[bag, "--topic", topic, "--also", *others, "--rate", rate, *loop],
         output="screen",
     )
 

@@ -248,7 +248,7 @@ class CloudOutputs:
         if model is None:
             self._without_model += 1
             if self._without_model == IN_A_ROW:
-                self._warn(self._info_topic, "nothing came so far, and so there are no points")
+                self._warn(self._info_topic, "nothing for these images came so far: no points")
             return False
         self._without_model = 0
         calibrated = (model.p if settings.rectified else model.k)[0] != 0
