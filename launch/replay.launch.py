@@ -51,7 +51,7 @@ def arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             "topic",
             default_value="",
-            description="Image topic. Empty: the only one of the bag. Its camera_info is played too.",
+            description="Image topic, played with its camera_info. Empty: the bag's only one.",
         ),
         DeclareLaunchArgument(
             "player",
