@@ -36,6 +36,11 @@ OUTPUT_NAMES = (
 """What the parameter `outputs` may name: the topics of nodes/outputs.py and nodes/clouds.py."""
 
 
+UNSET = ("null", "None")
+"""What becomes of a parameter without a value on its way through `ros2 param dump`, and then a
+--params-file or `ros2 param load`. To set it gives a camera the node's value again."""
+
+
 class ParameterError(SfsegError):
     """A parameter has a value that it cannot have."""
 
@@ -332,8 +337,12 @@ def changed_settings(
         camera, _, name = change.name.rpartition(".")
         if camera in current.own and name in CAMERA_FIELDS:
             field = CAMERA_FIELDS[name]
-            own[camera][name] = value = _value_of(field, change.value)
             before = getattr(current.camera(camera), name)
+            if change.value in UNSET:
+                own[camera].pop(name, None)
+                value = getattr(current.node, name)
+            else:
+                own[camera][name] = value = _value_of(field, change.value)
         elif change.name in NODE_FIELDS:
             field = NODE_FIELDS[change.name]
             node_values[change.name] = value = _value_of(field, change.value)
@@ -412,7 +421,7 @@ def _declared(node: "Node", field: "dataclasses.Field[Any]", name: str, optional
         value = node.declare_parameter(name, default, descriptor).value
     except Exception as error:  # rclpy has one exception type per way to be wrong
         raise ParameterError(f"parameter {name}: {error}") from error
-    return None if value is None else _value_of(field, value)
+    return None if value is None or (optional and value in UNSET) else _value_of(field, value)
 
 
 def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:

@@ -233,7 +233,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         if segmenter is not None and (new_model or relabelled):
             # Refused at once where it can be known at once; loading may still fail.
             manifest = segmenter.manifest
-            if new_model:
+            if settings.node.model_dir != self._model_dir:  # new, or still loading
                 manifest = load_manifest(find_model(settings.node.model_dir))
             _label_mapping(settings, manifest)
         self._settings = settings

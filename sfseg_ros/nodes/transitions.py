@@ -14,9 +14,21 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 T = TypeVar("T")
+
+
+class _Parameters(dict[str, Parameter]):
+    """rclpy's table of parameters, which its services read in the executor's thread while another,
+    making a topic, declares its `qos_overrides`. A plain dict then raises, which ends the node."""
+
+    def keys(self) -> Any:
+        return list(super().keys())
+
+    def items(self) -> Any:
+        return list(super().items())
 
 
 class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
@@ -28,6 +40,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         Node.__init__(self, name, **kwargs)
+        self._parameters = _Parameters(self._parameters)
         # Reentrant: `get_state` must be answered while `change_state` waits for its thread.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._one_transition = threading.Lock()

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from rcl_interfaces.srv import ListParameters
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -80,10 +81,8 @@ def test_the_model_is_exchanged_while_frames_flow(bench, flow, tiny_model, other
     label_maps = bench.listen("/segmentation/label_map", String, latched_qos())
     flow = flow()
     for directory, name in ((other_model, "other"), (tiny_model, "tiny_rgb")) * 2:
-        known = len(label_maps)
         assert bench.set_parameter("model_dir", str(directory)).successful
-        bench.wait_until(lambda n=known: len(label_maps) > n, f"{name} is in use")
-        assert names_in(label_maps)[-1] == name
+        bench.wait_until(lambda n=name: names_in(label_maps)[-1:] == [n], f"{name} is in use")
         assert node._segmenter.manifest.name == name
         flow.go_on()
     assert node.state_label == "active"
@@ -199,6 +198,48 @@ def test_a_parameter_survives_topics_that_are_made_at_the_same_time(bench):
         sys.setswitchinterval(interval)
         ended.set()
         thread.join()
+
+
+def test_parameters_are_listed_while_topics_declare_theirs(bench):
+    node = bench.start(autostart=False)
+    ended = threading.Event()
+
+    def declare():
+        for name in (f"qos_overrides.topic_{i}" for i in range(3000)):
+            node.declare_parameter(name, 1)
+        ended.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=declare)
+    thread.start()
+    try:
+        while not ended.is_set():
+            assert bench.call(ListParameters, "list_parameters", ListParameters.Request())
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+
+
+def test_groups_are_compared_with_the_model_that_is_still_loading(
+    bench, hold, other_model, tmp_path
+):
+    node = bench.started()
+    loading = hold(other_model)
+    document = yaml.safe_load((other_model / "manifest.yaml").read_text())
+    document["classes"][0]["name"] = "violet"
+    (other_model / "manifest.yaml").write_text(yaml.safe_dump(document))
+    groups = tmp_path / "groups.yaml"
+    names = [c["name"] for c in document["classes"]]
+    groups.write_text(yaml.safe_dump({"groups": {"all": names}}))
+    assert not bench.set_parameter("class_groups", str(groups)).successful
+    assert bench.set_parameter("model_dir", str(other_model)).successful
+    assert loading.begun.wait(20)
+    result = bench.set_parameter("class_groups", str(groups))
+    assert result.successful, result.reason
+    loading.go_on.set()
+    bench.wait_until(lambda: node._segmenter.manifest.name == "other", "the other")
+    assert [c.name for c in node._mapping.classes] == ["all"]
 
 
 def test_a_region_that_a_camera_does_not_have_refuses_no_model(bench):

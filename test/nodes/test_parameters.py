@@ -148,6 +148,9 @@ def test_a_camera_has_its_own_values_where_it_has_some():
     assert settings.camera("rear").fit == "crop"
     with pytest.raises(ParameterError, match="^rear.horizon is 2.0, expected 0 to 0.95"):
         changed_settings(settings, [Parameter("rear.horizon", value=2.0)], configured=True)
+    for unset in ("null", "None"):  # as `ros2 param dump` and `load` have it
+        again = changed_settings(settings, [Parameter("rear.max_rate", value=unset)], True)
+        assert again.camera("rear").max_rate == 10.0
     late = Parameter("rear.image_transport", value="compressed")
     with pytest.raises(ParameterError, match="^rear.image_transport is read when"):
         changed_settings(settings, [late], configured=True)
