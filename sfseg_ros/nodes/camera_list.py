@@ -63,7 +63,8 @@ def _camera_list(entries: list[Any]) -> CameraList:
         if unknown := sorted(map(str, entry.keys() - {"name", *INPUTS, *fields})):
             known = ", ".join(("name", *INPUTS, *fields))
             raise ParameterError(f"camera {name}: no {unknown[0]}, expected one of {known}")
-        topics = {i: str(entry[i]) for i in INPUTS if i in entry}
+        # `depth:` without a value is no depth, not a topic `None`.
+        topics = {i: str(entry[i]) for i in INPUTS if entry.get(i)}
         if "image" in topics:
             topics.setdefault("camera_info", camera_info_beside(topics["image"]))
         remappings += [(f"{name}/{i}", topics[i]) for i in INPUTS if i in topics]

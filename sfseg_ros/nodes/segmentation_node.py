@@ -287,7 +287,8 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 write_snapshot(folder / name, *snapshot_of(frame, manifest))
         except queue.Empty:
             where = ", ".join(filter(None, sorted(missing))) or "the camera"
-            return False, f"no frame of {where} within {SNAPSHOT_WAIT_S:g} s; others in {folder}"
+            others = f"; others in {folder}" if len(missing) < len(self._cameras) else ""
+            return False, f"no frame of {where} within {SNAPSHOT_WAIT_S:g} s{others}"
         except Exception as error:
             return False, one_line(error)
         finally:

@@ -68,6 +68,14 @@ def test_what_is_wrong_is_said_in_one_line(loaded, text, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_topic_left_empty_is_as_if_it_were_missing(loaded):
+    cameras = loaded("cameras: [{name: front, image: /a/image, camera_info: , depth: }]")
+    assert cameras.remappings == [
+        ("front/image", "/a/image"),
+        ("front/camera_info", "/a/camera_info"),
+    ]
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ParameterError, match="none.yaml"):
         load_cameras(tmp_path / "none.yaml")

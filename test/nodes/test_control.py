@@ -343,7 +343,8 @@ def test_a_snapshot_without_frames_says_so(bench, tmp_path):
     bench.started(snapshot_dir=str(tmp_path))
     response = bench.call(Trigger, "save_snapshot", Trigger.Request())
     assert not response.success
-    assert "no frame" in response.message
+    assert response.message == "no frame of the camera within 2 s"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
