@@ -103,7 +103,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         except Exception as error:  # also what an inference library may raise
             self._release()
             self._model_error = one_line(error)
-            self.get_logger().error(f"cannot load the model: {self._model_error}")
+            self._log_unless_ending(f"cannot load the model: {self._model_error}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -208,7 +208,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 self._worker.between(lambda: self._use(old, mapping))
         except Exception as error:  # also what an inference library may raise
             self._model_error = one_line(error)
-            self.get_logger().error(f"{self._model_error}; {self._model_dir} stays in use")
+            self._log_unless_ending(f"{self._model_error}; {self._model_dir} stays in use")
             with self._settings_lock:  # what was asked for meanwhile stays, its turn is next
                 if self._settings.node.model_dir == wanted != self._model_dir:
                     self.set_parameters([Parameter("model_dir", value=self._model_dir)])
@@ -375,6 +375,7 @@ def main(args: list[str] | None = None) -> None:
     node = None
     try:
         start_rclpy(sys.argv if args is None else args)
+        rclpy.get_global_executor()  # made after a signal it would leave a traceback
         node = SegmentationNode()
         node.autostart()
         spin(node)

@@ -82,12 +82,20 @@ def test_a_signal_ends_it_with_0_and_without_a_traceback(start, number):
     assert "Error" not in process.output
 
 
-def test_so_does_a_signal_before_the_model_is_loaded(start):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "segmentation",  # the first one about the node, long before the model
+        "/segmentation/mask",  # the node is being configured
+    ],
+)
+def test_so_does_a_signal_before_the_model_is_loaded(start, line):
     process = start("--log-level", "rcl:=debug")
-    process.wait_for("segmentation")  # the first line about the node, long before the model
+    process.wait_for(line)
     process.send(signal.SIGINT)
     assert process.returncode() == 0
     assert "Traceback" not in process.output
+    assert "cannot load the model" not in process.output
 
 
 @pytest.mark.parametrize(
