@@ -388,6 +388,7 @@ def main(args: list[str] | None = None) -> None:
             raise
         # A signal shut the context down below what was being made at start.
     finally:
+        rclpy.signals.uninstall_signal_handlers()  # a second Ctrl-C would reach what is gone
         if node is not None:
             node.close()
             node.destroy_node()

@@ -82,6 +82,17 @@ def test_a_signal_ends_it_with_0_and_without_a_traceback(start, number):
     assert "Error" not in process.output
 
 
+def test_ctrl_c_again_and_again_is_one_ctrl_c(start):
+    """A terminal sends it to the node, and ros2 launch sends it once more."""
+    process = start()
+    process.wait_for("waiting for images on /image")
+    for _ in range(10):
+        process.send(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.returncode() == 0
+    assert "rror" not in process.output
+
+
 @pytest.mark.parametrize(
     "line",
     [
