@@ -59,6 +59,9 @@ def receive(case: Case, frames: int) -> None:
     from rclpy.time import Time
     from sensor_msgs.msg import CompressedImage, Image
 
+    from sfseg_ros.nodes.middleware import keep_large_buffers
+
+    keep_large_buffers()
     rclpy.init(args=[])
     node = rclpy.create_node("transport_receiver")
     ages_ms: list[float] = []
