@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality of service of the topics, and what the middleware needs so that large images arrive.
 
-Of 180 frames of 6 MB, 13 to 22 arrive with Fast DDS's defaults and 179 with our profile
+Of 150 images of 6 MB, 6 to 26 arrive with Fast DDS's defaults and all with our profile
 (benchmarks/transport.json). The node cannot mend that from inside: camera and node must both have
 been started with config/fastdds_large_images.xml. It can say so.
 """
