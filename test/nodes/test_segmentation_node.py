@@ -3,6 +3,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -253,3 +254,10 @@ def test_with_simulated_time_the_age_is_that_of_the_simulation(bench):
         lambda: [s for s in bench.diagnostics if s["frames_out"] == "1"], "diagnostics"
     )[-1]
     assert float(status["latency_p50_ms"]) == 7000
+
+
+def test_a_loss_that_cannot_be_is_not_counted(bench):
+    node = bench.start(autostart=False)
+    for change in (2, 2**31, -1, 3):
+        node._cameras[0]._on_message_lost(SimpleNamespace(total_count_change=change))
+    assert node._cameras[0]._lost == 5
