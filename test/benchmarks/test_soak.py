@@ -139,6 +139,7 @@ def test_good_frames_are_good_and_say_their_size():
         assert picture_from_message(soak_camera.good_image((4, 6), encoding)).rgb.shape == (4, 6, 3)
 
 
+@pytest.mark.slow
 def test_a_short_soak_of_the_real_node_passes(tiny_model, tmp_path):
     command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0.07"]
     command += ["--cycle-seconds", "4", "--cameras", "front", "rear"]
