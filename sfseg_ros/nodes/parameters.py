@@ -16,7 +16,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 
 from sfseg_ros.backends import BACKENDS, PRECISIONS
 from sfseg_ros.errors import ImageError, SfsegError
-from sfseg_ros.geometry import View
+from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View
 from sfseg_ros.health import Thresholds
 from sfseg_ros.share import DEFAULT_MODEL
 
@@ -98,7 +98,7 @@ class CameraParameters:
         "stretch",
         "How the image becomes the network's input where their shapes differ; what letterbox adds "
         "or crop leaves out is undone in the mask.",
-        choices=("stretch", "letterbox", "crop"),
+        choices=FITS,
     )
     output_size: str = _parameter(
         "image",
@@ -161,7 +161,7 @@ class CameraParameters:
                 horizon=self.horizon,
                 fit=self.fit,
                 output_size=size
-                if size in ("image", "network")
+                if size in OUTPUT_SIZES
                 else _size("output_size", size, "image, network or HEIGHTxWIDTH"),
             )
         except ImageError as error:

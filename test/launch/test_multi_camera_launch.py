@@ -6,11 +6,6 @@ import pytest
 pytest.importorskip("launch_ros", reason="needs launch_ros: source a ROS 2 workspace")
 pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 workspace")
 
-from sfseg_ros.nodes import parameters
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(parameters, "CameraParameters"), reason="the node has one camera only"
-)
 FILE = "multi_camera.launch.py"
 CAMERAS = """
 cameras:
