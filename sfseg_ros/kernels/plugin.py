@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sfseg_ros.backends import cuda_memory
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
@@ -37,9 +36,9 @@ FEATURE_KINDS: dict[TensorKind, tuple[str, str]] = {
     ("HALF", "LINEAR"): ("float16", "linear"),
     ("HALF", "HWC8"): ("float16", "hwc"),
 }
-# Labels and confidence are uint8, but a plugin may have neither UINT8 nor BOOL outputs (the header of
-# IPluginV3OneBuild::getOutputDataTypes), and a network's UINT8 output must come from a cast of
-# floats. So the library calls these bytes INT8.
+# Labels and confidence are uint8, but a plugin may have neither UINT8 nor BOOL outputs (the header
+# says so at IPluginV3OneBuild::getOutputDataTypes), and a network's UINT8 output must come from a
+# cast of floats. So the library calls these bytes INT8.
 BYTES = "INT8"
 
 
@@ -306,6 +305,8 @@ class Plugin:
         """Inputs and outputs are device addresses, `stream` a handle."""
         if self.launch is None:
             raise BackendError("enqueue before on_shape_change")
+        from sfseg_ros.backends import cuda_memory  # parsing and building need no driver
+
         cuda_memory.launch_kernel(self.launch, inputs, outputs, stream)
 
 
