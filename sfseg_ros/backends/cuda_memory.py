@@ -8,6 +8,7 @@ whoever made them; freeing twice does nothing. Handles and addresses are plain i
 
 import contextlib
 import ctypes
+import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +139,8 @@ class PinnedBuffer:
         if not self.address or size > self.size:
             raise BackendError(f"{size} bytes asked of a buffer of {self.size}: a bug in sfseg_ros")
         buffer = (ctypes.c_uint8 * size).from_address(self.address)
-        return np.frombuffer(buffer, np.uint8).reshape(shape)
+        flat: Uint8Array = np.ctypeslib.as_array(buffer)
+        return flat.reshape(shape)
 
     def free(self) -> None:
         address, self.address = self.address, 0
@@ -304,26 +306,18 @@ def _unload_kernels(context: Any, lost: bool) -> None:
             call("cuCtxPopCurrent")
 
 
-def gpu_count() -> int:
-    """How many devices the driver offers. Raises CudaError where there is no driver or none."""
-    call("cuInit", 0)
-    return int(call("cuDeviceGetCount"))
-
-
+@functools.cache
 def driver() -> Any:
     """`cuda.bindings.driver`. Raises CudaError."""
     try:
         ctypes.CDLL(DRIVER)
-    except OSError as error:
-        raise CudaError(
-            f"no NVIDIA driver here ({one_line(error)}); a container needs --gpus"
-        ) from (error)
-    try:
         from cuda.bindings import driver as module
+    except OSError as error:
+        reason = one_line(error)
+        raise CudaError(f"no NVIDIA driver here ({reason}); a container needs --gpus") from error
     except ImportError as error:
-        raise CudaError(f"cuda.bindings cannot be imported ({one_line(error)}): {INSTALL}") from (
-            error
-        )
+        reason = " ".join(str(error).split())
+        raise CudaError(f"cuda.bindings cannot be imported ({reason}): {INSTALL}") from error
     return module
 
 
