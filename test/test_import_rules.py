@@ -16,7 +16,7 @@ ROS = {
     *("tf2_ros", "vision_msgs"),
 }
 TRAINING = {"torch", "torchvision", "training"}
-# A library that not every machine has is imported by its own module and by no other.
+# The library of a backend is imported by its own modules and by no other.
 BACKEND_LIBRARIES = {
     "onnxruntime": ("onnxruntime_backend.py",),
     "openvino": ("openvino_backend.py",),
@@ -94,8 +94,8 @@ def test_no_module_of_this_repository_breaks_the_import_rules():
         ("sfseg_ros/tools/demo.py", "import rclpy", "nodes/ only"),
         ("sfseg_ros/imaging.py", "from sensor_msgs.msg import Image", "nodes/ only"),
         ("sfseg_ros/segmenter.py", "import openvino as ov", "only openvino_backend.py"),
-        ("sfseg_ros/backends/tensorrt_backend.py", "import tensorrt", "only trt.py"),
-        ("sfseg_ros/kernels/plugin.py", "from cuda.bindings import driver", "cuda_memory.py and"),
+        ("sfseg_ros/backends/tensorrt_backend.py", "import tensorrt", "only trt.py imports"),
+        ("sfseg_ros/trt.py", "from cuda.bindings import driver", "only cuda_memory.py and binaries"),
         ("sfseg_ros/report.py", "from sfseg_ros.nodes import messages", "imports a node"),
         ("sfseg_ros/backends/a.py", "from ..segmenter import Segmenter", "must not know"),
         ("training/train.py", "import rclpy", "no ROS in training"),
