@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sfseg_ros.backends import cuda_memory
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import plugin
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
@@ -217,8 +218,6 @@ def test_a_new_shape_is_a_new_launch(trt):
 
 
 def test_enqueue_launches_on_the_given_stream(trt, monkeypatch):
-    from sfseg_ros.backends import cuda_memory
-
     calls = []
     monkeypatch.setattr(cuda_memory, "launch_kernel", lambda *arguments: calls.append(arguments))
     node = made(trt, "FlowWarp", 1)
