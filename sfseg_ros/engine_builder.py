@@ -93,8 +93,8 @@ def prepare(model: ModelProto, plugins: bool) -> ModelProto:
         for node in model.graph.node:
             if node.domain == plugin.NAMESPACE and (node.domain, node.op_type) not in bodies:
                 raise BackendError(
-                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, which "
-                    "a portable engine needs: export the model again, or build with plugins"
+                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, "
+                    "which a portable engine needs: export the model again, or build with plugins"
                 )
         return inliner.inline_local_functions(model)
     taken = [(plugin.NAMESPACE, operator) for operator in plugin.OPERATORS]
@@ -342,7 +342,8 @@ _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
 
 
 def _precision(data_type: Any) -> str:
-    return _TYPES.get(data_type.name, data_type.name.lower())
+    name: str = data_type.name
+    return _TYPES.get(name, name.lower())
 
 
 def _network_layers(network: Any) -> list[Layer]:

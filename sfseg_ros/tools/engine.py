@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sfseg engine build|list|info|verify MODEL`: TensorRT engines of a model directory.
 
-Engines lie in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros; the node finds them there. Exit status: 0 done,
-1 refused (one line on stderr says why), 2 wrong arguments, 3 `verify` found nothing wrong but could
-not run the engine because there is no GPU.
+Engines lie in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros; the node finds them there. Exit status: 0
+done, 1 refused (one line on stderr says why), 2 wrong arguments, 3 `verify` found nothing wrong but
+could not run the engine because there is no GPU.
 """
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections import Counter
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         status: int = args.run(args, EngineStore(args.cache))
+    except BrokenPipeError:  # of a pager or `head` that has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (SfsegError, OSError) as error:
         print(f"sfseg engine {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
@@ -63,7 +67,8 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
         raise BackendError(
             f"--calibration is for {' and '.join(QUANTIZED_PRECISIONS)}, not {request.precision}"
         )
-    calibration, others = None, []
+    calibration: list[Uint8Array] | None = None
+    others: list[LabelledPicture] = []
     if args.calibration is not None:
         calibration, others = _calibration_pictures(args, request.sizes[1])
     stored, engine = built_engine(
@@ -125,7 +130,9 @@ def _gate(
     on_gpu = gpu_is_there()
     if on_gpu:
         what = "the engine on this GPU"
-        runner = _engine_labeller(manifest, stored, engine)
+        runner: contextlib.AbstractContextManager[Labeller] = _engine_labeller(
+            manifest, stored, engine
+        )
     else:
         what = "the engine's graph in ONNX Runtime, rounded as its types say"
         ranges = (stored.about.get("calibration") or {}).get("ranges")
@@ -144,8 +151,8 @@ def _gate(
     if not accepted:
         print(
             f"sfseg engine: refused: {100 * accuracy.pixel_agreement:.3f} % of the pixels agree "
-            f"with fp32, {100 * threshold:g} % are wanted (--min-agreement); use another precision, "
-            "or calibrate with more pictures of the camera",
+            f"with fp32, {100 * threshold:g} % are wanted (--min-agreement); use another "
+            "precision, or calibrate with more pictures of the camera",
             file=sys.stderr,
         )
     return accepted
@@ -190,7 +197,9 @@ def verify(args: argparse.Namespace, store: EngineStore) -> int:
         try:
             engine = stored.read()
             _check_is_of_here(manifest, stored)
-            print("  whole: size and SHA-256 are those in its JSON; of this model and these kernels")
+            print(
+                "  whole: size and SHA-256 are those in its JSON; of this model and these kernels"
+            )
             library = "tensorrt_rtx" if "RTX" in stored.key.library else "tensorrt"
             print(f"  {engine_is_wellformed(engine, library)}")
             _say(f"comparing on {source}")
@@ -385,7 +394,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             nargs="?" if name == "list" else None,
             help="model directory, or the name of one in models/",
         )
-        command.add_argument("--cache", type=Path, metavar="DIR", help="instead of the cache folder")
+        command.add_argument(
+            "--cache", type=Path, metavar="DIR", help="instead of the cache folder"
+        )
         if name != "list":
             _add_choice(command, default="fp16" if name == "build" else None)
         if name == "build":
@@ -404,11 +415,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_choice(command: argparse.ArgumentParser, default: str | None) -> None:
     command.add_argument(
-        "--precision", choices=ENGINE_PRECISIONS, default=default, help=f"default: {default or 'all'}"
+        "--precision",
+        choices=ENGINE_PRECISIONS,
+        default=default,
+        help=f"default: {default or 'all'}",
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
-        "--plugins", action="store_true", default=None, help="with our CUDA kernels (build: default)"
+        "--plugins",
+        action="store_true",
+        default=None,
+        help="with our CUDA kernels (build: default)",
     )
     form.add_argument(
         "--portable",
