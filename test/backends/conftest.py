@@ -80,6 +80,7 @@ class FakeCuda:
         self.kernels = {}  # name -> function(addresses as ints..., scalars), for cuLaunchKernel
         self._next = 0x1000
         self._stack = threading.local()
+        self._one_at_a_time = threading.RLock()
         self.CUstream = int
 
     # What the tests ask.
@@ -111,7 +112,8 @@ class FakeCuda:
                     return (Result.CUDA_ERROR_INVALID_CONTEXT, None)
                 if self.sticky:
                     return (self.sticky, None)
-            return value(*arguments)
+            with self._one_at_a_time:
+                return value(*arguments)
 
         return checked
 
@@ -229,10 +231,9 @@ class FakeCuda:
         assert size > 0
         # Full of rubbish, as it is on a device.
         data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
-        self._next += 0x100 * (size // 0x100)  # blocks do not overlap
-        return Result.CUDA_SUCCESS, self._handle(
-            self.memory, types.SimpleNamespace(size=size, data=data)
-        )
+        address = self._handle(self.memory, types.SimpleNamespace(size=size, data=data))
+        self._next += size // 0x1000 * 0x1000  # the next block begins behind this one
+        return Result.CUDA_SUCCESS, address
 
     def cuMemFree(self, address):
         assert address in self.memory, "device memory freed twice"
