@@ -242,9 +242,7 @@ def test_int8_without_calibration_names_the_command(open_tensorrt):
         open_tensorrt(precision="int8")
 
 
-def test_without_a_compiler_the_engine_is_portable_and_says_so(
-    open_tensorrt, engines, monkeypatch
-):
+def test_without_a_compiler_the_engine_is_portable_and_says_so(open_tensorrt, engines, monkeypatch):
     def missing(architecture):
         raise BackendError("no compiler for the GPU kernels: pip install cuda-bindings")
 
