@@ -93,8 +93,8 @@ def prepare(model: ModelProto, plugins: bool) -> ModelProto:
         for node in model.graph.node:
             if node.domain == plugin.NAMESPACE and (node.domain, node.op_type) not in bodies:
                 raise BackendError(
-                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, which "
-                    "a portable engine needs: export the model again, or build with plugins"
+                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, "
+                    "which a portable engine needs: export the model again, or build with plugins"
                 )
         return inliner.inline_local_functions(model)
     taken = [(plugin.NAMESPACE, operator) for operator in plugin.OPERATORS]
@@ -226,7 +226,9 @@ def _child(folder: Path) -> None:
     """Read model and request in `folder`, write engine and result there."""
     fields = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     if not (folder / MODEL).exists():
-        (folder / RESULT).write_text(_validity(trt.load(fields["library"]), folder), encoding="utf-8")
+        (folder / RESULT).write_text(
+            _validity(trt.load(fields["library"]), folder), encoding="utf-8"
+        )
         return
     fields |= {
         "shapes": tuple(map(tuple, fields["shapes"])),
@@ -343,7 +345,8 @@ _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
 
 
 def _precision(data_type: Any) -> str:
-    return _TYPES.get(data_type.name, data_type.name.lower())
+    name: str = data_type.name
+    return _TYPES.get(name, name.lower())
 
 
 def _network_layers(network: Any) -> list[Layer]:
@@ -407,7 +410,7 @@ def layers_of_inspector(text: str) -> list[tuple[str, str, str]]:
 
 
 def _inspector_type(text: str) -> str:
-    """"Half", "FP16 NHWC8", "Channel major FP32 format" and the like."""
+    """ "Half", "FP16 NHWC8", "Channel major FP32 format" and the like."""
     words = text.replace(",", " ").upper().split()
     for word, name in (
         *(("FP32", "fp32"), ("FLOAT", "fp32"), ("FP16", "fp16"), ("HALF", "fp16")),
@@ -425,8 +428,10 @@ def gpu_is_there() -> bool:
     except OSError:
         return False
     count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and (
-        count.value > 0
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and (count.value > 0)
     )
 
 
