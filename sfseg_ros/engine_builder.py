@@ -213,7 +213,8 @@ def _failure(code: int, lines: list[str]) -> str:
         name = signal.Signals(-code).name
     how = f"ended by {name}" if code < 0 else f"ended with code {code}"
     said = [line for line in lines if not line.startswith(PROGRESS)]
-    return f"the engine's build {how}; its last words: {' | '.join(said[-3:]) or 'none'}"
+    said = [line for line in said if "[E]" in line or line.startswith("[ERROR]")][-2:] + said[-1:]
+    return f"the engine's build {how}; its last words: {' | '.join(said) or 'none'}"
 
 
 REFUSED = 3  # the child's exit code where its last line is the reason
@@ -241,8 +242,10 @@ def _child(folder: Path) -> None:
     log = _log(library.module)
     builder = library.module.Builder(log)
     network = library.create_network(builder)
-    library.parse(network, log, (folder / MODEL).read_bytes())
-    plugin.raise_noted()
+    try:
+        library.parse(network, log, (folder / MODEL).read_bytes())
+    finally:
+        plugin.raise_noted()  # says more than what the parser makes of it
     layers = _network_layers(network)
     config = _config(library, builder, request)
     profile = builder.create_optimization_profile()
