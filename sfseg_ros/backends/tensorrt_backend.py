@@ -49,8 +49,12 @@ class TensorRtBackend:
         precision: str = "auto",
         threads: int = 0,
         gpu: GpuOptions = DEFAULT_GPU,
+        engine: tuple[Path, bytes] | None = None,
     ) -> None:
-        """Raises BackendUnavailableError without GPU or library, BackendError where the engine
+        """`engine`: the file and the bytes to run, with the library that built them in
+        `precision`; None finds or builds one.
+
+        Raises BackendUnavailableError without GPU or library, BackendError where the engine
         cannot be built or loaded. `threads` says nothing here."""
         self._manifest, self._options = manifest, gpu
         self.precision = "fp16" if precision == "auto" else precision
@@ -75,6 +79,8 @@ class TensorRtBackend:
         form = "" if self._plugins else ", no plugins"
         self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
         try:
+            if engine is not None:
+                self._engines = (self._loaded(*engine),)
             self._engine_for(gpu.network_size or manifest.input_size)
         except BaseException:
             self.close()
