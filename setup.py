@@ -68,6 +68,7 @@ setup(
             "bag_recorder = sfseg_ros.nodes.bag_recorder:main",
             "sfseg_demo = sfseg_ros.tools.demo:main",
             "sfseg_segment = sfseg_ros.tools.segment:main",
+            "sfseg = sfseg_ros.tools.engine:main",
         ]
     },
 )

@@ -118,7 +118,9 @@ class EngineStore:
             raise BackendError(f"{path}: foreign, it was made for something else")
         return stored
 
-    def engines(self, model: str | None = None) -> Iterator[tuple[Path, StoredEngine | BackendError]]:
+    def engines(
+        self, model: str | None = None
+    ) -> Iterator[tuple[Path, StoredEngine | BackendError]]:
         """Every engine of a model, or (None) of all, by path, with what is wrong with it where
         something is. Only the JSON is read; `StoredEngine.read` checks the bytes."""
         pattern = "*" if model is None else _folder_name(model)
@@ -191,8 +193,10 @@ class EngineStore:
 
 
 def load_json(path: Path) -> StoredEngine:
-    """What the JSON beside the engine file `path` says. Raises BackendError for one that is missing,
-    damaged, or of another format; the engine's bytes are not read."""
+    """What the JSON beside the engine file `path` says; the engine's bytes are not read.
+
+    Raises BackendError for one that is missing, damaged, or of another format.
+    """
     json_path = path.with_suffix(".json")
     if not path.is_file():
         raise BackendError(f"{path}: missing, only its JSON is there")
@@ -270,7 +274,7 @@ def _locked(
     say: Callable[[str], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Hold the lock file. It stays where it is: removing it would let two processes hold one each."""
+    """Hold the lock file. It stays: removing it would let two processes hold one each."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -195,7 +195,7 @@ def check_accepted(stored: StoredEngine) -> None:
 
 
 def plugins_digest() -> str:
-    """SHA-256 of the code that a plugin engine calls: an engine built with other code is another."""
+    """SHA-256 of the code that a plugin engine calls."""
     folder = Path(kernels.__file__).parent
     digest = hashlib.sha256()
     for path in sorted((*folder.glob("*.cu*"), Path(plugin.__file__))):
@@ -245,8 +245,8 @@ def _about(
     ranges: dict[str, float] | None,
     pictures: int,
 ) -> dict[str, Any]:
-    def rows(layers: tuple[Layer, ...] | None) -> list[list[str]] | None:
-        return layers and [[layer.name, layer.type, layer.precision] for layer in layers]
+    def rows(layers: tuple[Layer, ...] | None) -> list[list[str]]:
+        return [[layer.name, layer.type, layer.precision] for layer in layers or ()]
 
     return {
         "model": manifest.name,
