@@ -162,6 +162,23 @@ def test_an_engine_that_verify_refused_is_not_used(open_tensorrt, engines, tiny_
     assert len(engines) == 1
 
 
+def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest):
+    open_tensorrt()
+    store = EngineStore()
+    request = EngineRequest(((64, 64),) * 3, (1, 1, 1), "bf16", plugins=False, library="tensorrt")
+    stored, _ = built_engine(tiny_manifest, request, store)
+    accuracy = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
+    stored = store.remember(stored, {"accuracy": accuracy})
+    backend = TensorRtBackend(tiny_manifest, only=stored)
+    assert backend.precision == "bf16"
+    assert "no plugins" in backend.description
+    check(backend, pictures(3, 64, 64))
+    with pytest.raises(BackendError, match=r"bf16-64x64.*is not for 64x96 images"):
+        backend.infer(pictures(1, 64, 96), confidence=False)
+    backend.close()
+    assert len(engines) == 2
+
+
 def test_a_damaged_or_refused_engine_is_built_again_with_a_word(open_tensorrt, engines, tmp_path):
     backend, _ = open_tensorrt()
     backend.close()
@@ -337,7 +354,7 @@ def test_without_gpu_or_library_it_is_unavailable_and_holds_nothing(
         TensorRtBackend(tiny_manifest)
     cuda.devices = 1
 
-    def missing():
+    def missing(name):
         raise BackendError("tensorrt cannot be imported (No module): pip install tensorrt")
 
     monkeypatch.setattr(trt, "load", missing)
