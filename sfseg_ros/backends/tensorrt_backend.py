@@ -24,9 +24,8 @@ from sfseg_ros.kernels import binaries, plugin
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 8
-"""Input shapes kept ready. Each holds the activations of its shape, some 100 MB for 1024x2048 in
-fp16, its buffers and its graphs. A shape is a batch and a size: cameras that share a size make as
-many shapes as there are cameras."""
+"""Input shapes kept ready, each with the activations of its shape, buffers and graphs. A shape is a
+batch and a size: cameras that share a size make as many shapes as there are cameras."""
 MAX_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
