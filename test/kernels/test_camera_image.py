@@ -64,7 +64,9 @@ def views(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(views(), st.sampled_from(list(ENCODINGS)), st.sampled_from(OUTPUTS), st.integers(0, 2**32 - 1))
+@given(
+    views(), st.sampled_from(list(ENCODINGS)), st.sampled_from(OUTPUTS), st.integers(0, 2**32 - 1)
+)
 def test_kernel_is_the_reference_to_the_last_bit(frame, encoding, output, seed):
     (height, width), view, network = frame
     data, step = frame_of(np.random.default_rng(seed), encoding, height, width, padding=3)

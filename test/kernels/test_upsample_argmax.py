@@ -12,7 +12,9 @@ from sfseg_ros.kernels import host
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax, upsample_argmax_launch
 
 SHAPES = st.tuples(
-    st.integers(1, 2), st.sampled_from([1, 2, 3, 4, 5, 8, 11, 19, 24, 40]), *[st.integers(1, 14)] * 2
+    st.integers(1, 2),
+    st.sampled_from([1, 2, 3, 4, 5, 8, 11, 19, 24, 40]),
+    *[st.integers(1, 14)] * 2,
 )
 STRIDES = st.sampled_from([1, 2, 3, 4, 5, 8, 16])
 LAYOUTS = st.sampled_from(["linear", "hwc"])
@@ -152,9 +154,7 @@ def test_the_last_class_can_win_and_equal_classes_share(classes):
     scores[:, -1] = 1
     for layout in ("linear", "hwc"):
         for with_confidence in (False, True):
-            labels, _ = host.upsample_argmax(
-                scores, 3, layout=layout, confidence=with_confidence
-            )
+            labels, _ = host.upsample_argmax(scores, 3, layout=layout, confidence=with_confidence)
             assert (labels == classes - 1).all()
 
 

@@ -110,7 +110,9 @@ def test_warp_is_the_reference_to_the_last_bit(
 @pytest.mark.parametrize("layout", ["linear", "hwc"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize(("channels", "size"), [(8, (4, 8)), (5, (3, 7)), (16, (5, 5)), (1, (1, 1))])
+@pytest.mark.parametrize(
+    ("channels", "size"), [(8, (4, 8)), (5, (3, 7)), (16, (5, 5)), (1, (1, 1))]
+)
 def test_warp_writes_every_element_and_nothing_else_at_any_alignment(
     run_guarded, layout, dtype, offset, channels, size
 ):
@@ -198,7 +200,9 @@ def fusion_inputs(rng, batch, dtypes, reach, special_share=0.0):
 @settings(max_examples=40, deadline=None)
 @given(batches(), st.booleans(), st.sampled_from([0.0, 0.05, 0.5]), st.integers(0, 2**32 - 1))
 def test_reference_of_the_fusion_is_the_definition(batch, align_corners, reach, seed):
-    high, low, flow, gate = fusion_inputs(np.random.default_rng(seed), batch, ("float32",) * 2, reach)
+    high, low, flow, gate = fusion_inputs(
+        np.random.default_rng(seed), batch, ("float32",) * 2, reach
+    )
     expected = gate * slow_warp(high, flow[:, :2], align_corners)
     expected += (1 - gate) * slow_warp(low, flow[:, 2:], align_corners)
     fused = gated_flow_fusion(high, low, flow, gate, align_corners)
@@ -227,7 +231,9 @@ def test_fusion_is_the_reference_to_the_last_bit(
 @pytest.mark.parametrize("layout", ["linear", "hwc"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize(("channels", "size"), [(8, (4, 8)), (5, (3, 7)), (16, (5, 5)), (1, (1, 1))])
+@pytest.mark.parametrize(
+    ("channels", "size"), [(8, (4, 8)), (5, (3, 7)), (16, (5, 5)), (1, (1, 1))]
+)
 def test_fusion_writes_every_element_and_nothing_else_at_any_alignment(
     run_guarded, layout, dtype, offset, channels, size
 ):

@@ -65,7 +65,9 @@ def test_warp_at_the_size_of_a_network(layout, align_corners):
     rng = np.random.default_rng(0)
     features = rng.standard_normal((1, 8, 32, 64)).astype(np.float32)
     flow = (20 * rng.standard_normal((1, 2, 256, 512))).astype(np.float32)
-    expected = operators.flow_warp(torch.from_numpy(features), torch.from_numpy(flow), align_corners)
+    expected = operators.flow_warp(
+        torch.from_numpy(features), torch.from_numpy(flow), align_corners
+    )
     warped = host.flow_warp(features, flow, align_corners, layout=layout)
     np.testing.assert_allclose(warped, expected.numpy(), atol=TOLERANCE["float32"])
 
