@@ -37,7 +37,7 @@ def test_halves_are_rounded_as_numpy_does():
     pairs = rng.integers(0, 0x7C00, (1, 20000, 1, 2)).astype(np.uint16).view(np.float16)
     pairs[:, ::2, :, 1] = np.nextafter(pairs[:, ::2, :, 0], np.float16(np.inf))
     flow = np.zeros((1, 2, 1, 1), np.float32)
-    # A single pixel lies at -1, the first source pixel's centre; a flow of 1 is half a source pixel.
+    # A single pixel lies at -1, the centre of the first; a flow of 1 moves by half a pixel.
     for shift in (1.0, 0.999, 1.001, 0.3):
         flow[:, 0] = shift
         share = np.float32(shift) * np.float32(0.5)
