@@ -54,6 +54,11 @@ class EngineKey:
         return _digest_of(dataclasses.asdict(self))
 
     @property
+    def library_name(self) -> str:
+        """Of trt.LIBRARIES."""
+        return "tensorrt_rtx" if "RTX" in self.library else "tensorrt"
+
+    @property
     def name(self) -> str:
         """A file name without suffix: for people, and the digest's beginning to tell two apart."""
         batch, height, width, _ = self.shapes[1]

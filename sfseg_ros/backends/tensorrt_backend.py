@@ -17,16 +17,15 @@ import numpy as np
 from sfseg_ros import trt
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.cuda_memory import CudaError, DeviceBuffer, Gpu, Graph, PinnedBuffer
-from sfseg_ros.engine_store import EngineStore
+from sfseg_ros.engine_store import EngineStore, StoredEngine
 from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.kernels import binaries, plugin
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 8
-"""Input shapes kept ready. Each holds the activations of its shape, some 100 MB for 1024x2048 in
-fp16, its buffers and its graphs. A shape is a batch and a size: cameras that share a size make as
-many shapes as there are cameras."""
+"""Input shapes kept ready, each with the activations of its shape, buffers and graphs. A shape is a
+batch and a size: cameras that share a size make as many shapes as there are cameras."""
 MAX_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
@@ -49,11 +48,17 @@ class TensorRtBackend:
         precision: str = "auto",
         threads: int = 0,
         gpu: GpuOptions = DEFAULT_GPU,
+        only: StoredEngine | None = None,
     ) -> None:
-        """Raises BackendUnavailableError without GPU or library, BackendError where the engine
-        cannot be built or loaded. `threads` says nothing here."""
-        self._manifest, self._options = manifest, gpu
+        """`threads` says nothing here. `only`: this engine and no other, whatever the arguments and
+        its accuracy. Raises BackendUnavailableError without GPU or library, BackendError where the
+        engine cannot be built or loaded."""
+        self._manifest, self._options, self._only = manifest, gpu, only
         self.precision = "fp16" if precision == "auto" else precision
+        usual_size, library = gpu.network_size or manifest.input_size, "auto"
+        if only is not None:
+            self.precision, library = only.key.precision, only.key.library_name
+            usual_size = only.key.shapes[1][1:3]
         self._pipelines: OrderedDict[tuple[int, ...], _Pipeline] = OrderedDict()
         self._engines: tuple[_Engine, ...] = ()
         self._lock = threading.Lock()  # _pipelines, _closed
@@ -64,18 +69,18 @@ class TensorRtBackend:
         except CudaError as error:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         try:
-            self._library = trt.load()
+            self._library = trt.load(library)
         except BackendError as error:
             self._gpu.close()
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         self._log = _log(self._library.module)
-        self._plugins = self._our_kernels_run()
+        self._plugins = self._our_kernels_run() if only is None else bool(only.key.plugins)
         if self._plugins:
             self._library.register(plugin.creators(self._library.module))
         form = "" if self._plugins else ", no plugins"
         self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
         try:
-            self._engine_for(gpu.network_size or manifest.input_size)
+            self._engine_for(usual_size)
         except BaseException:
             self.close()
             raise
@@ -152,6 +157,10 @@ class TensorRtBackend:
 
     def _opened_engine(self, size: tuple[int, int]) -> "_Engine":
         """The stored engine that is best for `size`, or one built now."""
+        if self._only is not None:
+            if self._engines:
+                raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
+            return self._loaded(self._only.path, self._only.read())
         store, request = EngineStore(), self._request(size)
         stored = fitting_engine(self._manifest, request, size, store)
         if stored is not None:

@@ -71,7 +71,7 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
     others: list[LabelledPicture] = []
     if args.calibration is not None:
         calibration, others = _calibration_pictures(args, request.sizes[1])
-    stored, engine = built_engine(
+    stored, _ = built_engine(
         manifest,
         request,
         store,
@@ -82,7 +82,7 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
     for line in (*_description(stored), *_layer_summary(stored)):
         print(line)
     if quantised and others:
-        accuracy = _gate(manifest, stored, engine, others, args.min_agreement, store)
+        accuracy = _gate(manifest, stored, others, args.min_agreement, store)
         if not accuracy:
             return 1
     elif quantised:
@@ -117,7 +117,6 @@ def _calibration_pictures(
 def _gate(
     manifest: Manifest,
     stored: StoredEngine,
-    engine: bytes,
     pictures: Sequence[LabelledPicture] | Iterator[LabelledPicture],
     threshold: float | None,
     store: EngineStore,
@@ -130,9 +129,7 @@ def _gate(
     on_gpu = gpu_is_there()
     if on_gpu:
         what = "the engine on this GPU"
-        runner: contextlib.AbstractContextManager[Labeller] = _engine_labeller(
-            manifest, stored, engine
-        )
+        runner: contextlib.AbstractContextManager[Labeller] = _engine_labeller(manifest, stored)
     else:
         what = "the engine's graph in ONNX Runtime, rounded as its types say"
         ranges = (stored.about.get("calibration") or {}).get("ranges")
@@ -175,8 +172,15 @@ def _remember(
 
 
 @contextlib.contextmanager
-def _engine_labeller(manifest: Manifest, stored: StoredEngine, engine: bytes) -> Iterator[Labeller]:
-    raise BackendError("running engines comes with the tensorrt backend")
+def _engine_labeller(manifest: Manifest, stored: StoredEngine) -> Iterator[Labeller]:
+    """The engine on this GPU. Not run on a GPU."""
+    from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+
+    backend = TensorRtBackend(manifest, only=stored)
+    try:
+        yield lambda rgb: backend.infer(rgb, confidence=False)[0]
+    finally:
+        backend.close()
 
 
 # --- verify -------------------------------------------------------------------------------------
@@ -200,11 +204,11 @@ def verify(args: argparse.Namespace, store: EngineStore) -> int:
             print(
                 "  whole: size and SHA-256 are those in its JSON; of this model and these kernels"
             )
-            library = "tensorrt_rtx" if "RTX" in stored.key.library else "tensorrt"
+            library = stored.key.library_name
             print(f"  {engine_is_wellformed(engine, library)}")
             _say(f"comparing on {source}")
             pictures = sampled_pictures(source, args.pictures, args.topic, args.truth)
-            accepted = _gate(manifest, stored, engine, pictures, args.min_agreement, store)
+            accepted = _gate(manifest, stored, pictures, args.min_agreement, store)
         except SfsegError as error:
             statuses.append(_refused(error))
         else:
@@ -230,7 +234,7 @@ def _check_is_of_here(manifest: Manifest, stored: StoredEngine) -> None:
         batches=batches,  # type: ignore[arg-type]
         precision=key.precision,
         plugins=bool(key.plugins),
-        library="tensorrt_rtx" if "RTX" in key.library else "tensorrt",
+        library=key.library_name,
         compute_capabilities=tuple(int(major + minor) for major, minor in named),
     )
     here = engine_key(manifest, request, key.calibration)

@@ -15,8 +15,12 @@ import types
 import numpy as np
 import pytest
 
-from sfseg_ros import trt
-from sfseg_ros.backends import cuda_memory
+from sfseg_ros import engine_builder, trt
+from sfseg_ros.backends import GpuOptions, cuda_memory
+from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+from sfseg_ros.engine_builder import BuildResult
+from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels import binaries, plugin
 
 
 class Result(enum.IntEnum):
@@ -502,7 +506,7 @@ class FakeTensorRt:
 
         return types.SimpleNamespace(deserialize_cuda_engine=deserialize)
 
-    engine_class = FakeEngine
+    engine_class, context_class = FakeEngine, FakeContext
 
 
 class FakeRtxEngine(FakeEngine):
@@ -560,3 +564,44 @@ def tensorrt_library(cuda, monkeypatch):
         return module
 
     return install
+
+
+@pytest.fixture
+def engines(tmp_path, monkeypatch):
+    """What was built: BuildRequests; the store is empty at first."""
+    requests = []
+
+    def engine_from_onnx(model, request, progress, cancelled):
+        requests.append(request)
+        progress("building")
+        if cancelled():
+            raise BackendError("the build was cancelled")
+        return b"engine" + np.array(request.shapes, np.int32).tobytes(), BuildResult(
+            "TensorRT 10.3.0", ()
+        )
+
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine_builder, "engine_from_onnx", engine_from_onnx)
+    monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
+    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: None)
+    monkeypatch.setattr(plugin, "creators", lambda module: [])
+    return requests
+
+
+@pytest.fixture
+def open_tensorrt_with(cuda, tensorrt_library, engines, tiny_manifest):
+    """A function that opens the backend of an engine that computes `network`; in the end they are
+    closed, and nothing may be left."""
+    opened = []
+
+    def open_it(network, rtx=False, configure=lambda engine: None, precision="auto", **options):
+        module = tensorrt_library(network, rtx)
+        module.configure = configure
+        backend = TensorRtBackend(tiny_manifest, precision, gpu=GpuOptions(**options))
+        opened.append(backend)
+        return backend, module
+
+    yield open_it
+    for backend in opened:
+        backend.close()
+    assert cuda.everything_is_freed()

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decisions of the backend, with a driver and a TensorRT of plain Python (conftest.py)."""
 
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from sfseg_ros import engine_builder, trt
-from sfseg_ros.backends import GpuOptions, open_backend
+from sfseg_ros.backends import open_backend
 from sfseg_ros.backends.tensorrt_backend import MAX_PIPELINES, TensorRtBackend
 from sfseg_ros.engine_builder import BuildResult
 from sfseg_ros.engine_store import EngineStore
 from sfseg_ros.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
-from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.kernels import binaries
 
 
 def network(image):
@@ -28,50 +30,9 @@ def pictures(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
 
 
-def engine_bytes(shapes):
-    return b"engine" + np.array(shapes, np.int32).tobytes()
-
-
-def build_result(*_):
-    return BuildResult("TensorRT 10.3.0", ())
-
-
 @pytest.fixture
-def engines(tmp_path, monkeypatch):
-    """What was built: BuildRequests; the store is empty at first."""
-    requests = []
-
-    def engine_from_onnx(model, request, progress, cancelled):
-        requests.append(request)
-        progress("building")
-        if cancelled():
-            raise BackendError("the build was cancelled")
-        return engine_bytes(request.shapes), build_result()
-
-    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(engine_builder, "engine_from_onnx", engine_from_onnx)
-    monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
-    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: None)
-    monkeypatch.setattr(plugin, "creators", lambda module: [])
-    return requests
-
-
-@pytest.fixture
-def open_tensorrt(cuda, tensorrt_library, engines, tiny_manifest):
-    """A function that opens the backend and, at the end, closes it and looks for what is left."""
-    opened = []
-
-    def open_it(rtx=False, configure=lambda engine: None, precision="auto", **options):
-        module = tensorrt_library(network, rtx)
-        module.configure = configure
-        backend = TensorRtBackend(tiny_manifest, precision, gpu=GpuOptions(**options))
-        opened.append(backend)
-        return backend, module
-
-    yield open_it
-    for backend in opened:
-        backend.close()
-    assert cuda.everything_is_freed()
+def open_tensorrt(open_tensorrt_with):
+    return partial(open_tensorrt_with, network)
 
 
 def check(backend, rgb, confidence=True):
@@ -199,6 +160,23 @@ def test_an_engine_that_verify_refused_is_not_used(open_tensorrt, engines, tiny_
     with pytest.raises(BackendError, match="refused by sfseg engine verify"):
         open_tensorrt()
     assert len(engines) == 1
+
+
+def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest):
+    open_tensorrt()
+    store = EngineStore()
+    request = EngineRequest(((64, 64),) * 3, (1, 1, 1), "bf16", plugins=False, library="tensorrt")
+    stored, _ = built_engine(tiny_manifest, request, store)
+    accuracy = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
+    stored = store.remember(stored, {"accuracy": accuracy})
+    backend = TensorRtBackend(tiny_manifest, only=stored)
+    assert backend.precision == "bf16"
+    assert "no plugins" in backend.description
+    check(backend, pictures(3, 64, 64))
+    with pytest.raises(BackendError, match=r"bf16-64x64.*is not for 64x96 images"):
+        backend.infer(pictures(1, 64, 96), confidence=False)
+    backend.close()
+    assert len(engines) == 2
 
 
 def test_a_damaged_or_refused_engine_is_built_again_with_a_word(open_tensorrt, engines, tmp_path):
@@ -376,7 +354,7 @@ def test_without_gpu_or_library_it_is_unavailable_and_holds_nothing(
         TensorRtBackend(tiny_manifest)
     cuda.devices = 1
 
-    def missing():
+    def missing(name):
         raise BackendError("tensorrt cannot be imported (No module): pip install tensorrt")
 
     monkeypatch.setattr(trt, "load", missing)
@@ -388,7 +366,7 @@ def test_without_gpu_or_library_it_is_unavailable_and_holds_nothing(
 def test_an_engine_that_is_refused_after_its_build_leaves_nothing_behind(
     cuda, open_tensorrt, monkeypatch, engines
 ):
-    garbage = b"garbage", build_result()
+    garbage = b"garbage", BuildResult("TensorRT 10.3.0", ())
     monkeypatch.setattr(engine_builder, "engine_from_onnx", lambda *_: garbage)
     with pytest.raises(BackendError, match=r"refuses .*engine: serialization failed") as caught:
         open_tensorrt()
@@ -449,3 +427,41 @@ def test_rtx_finds_the_kernels_that_it_compiled_the_last_time(open_tensorrt, tmp
     check(backend, pictures(1, 64, 96))
     assert module.engines[0].contexts[0].config.cache.accepted is True
     assert not list(tmp_path.rglob("*.new"))
+
+
+def test_the_pretended_library_has_no_name_that_the_real_one_lacks(tensorrt_library):
+    real = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    module = tensorrt_library(network, rtx=True)
+    assert hasattr(real.Runtime, "deserialize_cuda_engine")
+    config = module.engine_class(module, None, None, None, None).create_runtime_config()
+    own = {"allocation", "cache"}  # what the pretended object remembers
+    for real_class, names in (
+        (real.IExecutionContext, public_methods(module.context_class)),
+        (real.ICudaEngine, public_methods(module.engine_class)),
+        (real.IRuntimeConfig, set(vars(config)) - own),
+        (real.IRuntimeCache, set(vars(config.create_runtime_cache())) - {"blob", "accepted"}),
+    ):
+        assert not {name for name in names if not hasattr(real_class, name)}, real_class
+    for setting in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+        assert hasattr(real.IRuntimeConfig, setting)
+    for pretended, enumeration in (
+        (module.ILogger.Severity, real.ILogger.Severity),
+        (module.ExecutionContextAllocationStrategy, real.ExecutionContextAllocationStrategy),
+        (module.CudaGraphStrategy, real.CudaGraphStrategy),
+        (
+            module.DynamicShapesKernelSpecializationStrategy,
+            real.DynamicShapesKernelSpecializationStrategy,
+        ),
+    ):
+        for member in pretended:
+            assert int(getattr(enumeration, member.name)) == int(member), member
+    assert {"INT8", "UINT8"} <= set(real.DataType.__members__)
+
+
+def public_methods(kind):
+    return {
+        name
+        for base in kind.__mro__[:-1]
+        for name, value in vars(base).items()
+        if not name.startswith("_") and inspect.isfunction(value)
+    }
