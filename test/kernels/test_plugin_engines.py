@@ -54,7 +54,8 @@ def random_model(seed: int, half: bool, gated: bool) -> ModelProto:
         return output
 
     def conv(source: str, output: str, sizes: tuple[int, ...], stride: int = 1) -> str:
-        weight = random.normal(0, 0.3, sizes).astype(dtype)
+        scale = {"stem": 1 / 60, "flow": 4.0, "scores": 4.0}.get(output, 1.4)
+        weight = random.normal(0, scale / np.sqrt(np.prod(sizes[1:])), sizes).astype(dtype)
         weights.append(numpy_helper.from_array(weight, f"{output}_weight"))
         kernel = sizes[2:]
         return node(
