@@ -78,7 +78,7 @@ class Gpu:
         self.name = _text(call("cuDeviceGetName", 256, self._device))
         self.architecture = _architecture(self._device)
         self.lost: CudaError | None = None
-        """The error that lost the context."""
+        """What lost the context."""
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -93,7 +93,7 @@ class Gpu:
                 call("cuCtxPopCurrent")
         except CudaError as error:
             if error.lost:
-                self.lost = error
+                self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
                 _lost.add(int(self._context))
             raise
 
