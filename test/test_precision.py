@@ -13,9 +13,12 @@ from sfseg_ros import precision
 from sfseg_ros.calibration import calibrate, run, session_of
 from sfseg_ros.engine_accuracy import MIN_AGREEMENT, labeller_of
 from sfseg_ros.errors import BackendError
+from sfseg_ros.imaging import resized_rgb
+from sfseg_ros.pictures import sampled_pictures
 from sfseg_ros.precision import element_types, emulated, plain_model, typed_model
 
-MODEL = Path(__file__).resolve().parents[1] / "models/sfnet_lite_r18_camvid/model.onnx"
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models/sfnet_lite_r18_camvid/model.onnx"
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -32,6 +35,13 @@ def images():
     for axis in (1, 2):
         rows = (rows + np.roll(rows, 3, axis) + np.roll(rows, 5, axis)) / 3
     return rows.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def drive():
+    """Pictures of the recorded drive, uint8 (352, 480, 3)."""
+    pictures = sampled_pictures(ROOT / "test/data/town_drive", 3)
+    return [np.ascontiguousarray(resized_rgb(p.rgb, (352, 480))) for p in pictures]
 
 
 def ranges_of(model, name, images):
@@ -75,7 +85,9 @@ def test_normalisation_and_pooling_weights_stay_fp32(shipped, name):
 def test_fp32_is_the_same_network(shipped, images):
     plain = typed_model(shipped, "fp32")
     weights = {w.name for w in plain.graph.initializer}
-    assert not [n for n in plain.graph.node if n.op_type == "Constant" or n.input[0] in weights]
+    stored = [n for n in plain.graph.node if n.op_type == "Cast" and n.input[0] in weights]
+    assert not stored
+    assert not [n for n in plain.graph.node if n.op_type == "Constant"]
     assert len(plain.functions) == len(shipped.functions)
     for a, b in zip(run(session_of(shipped), images), run(session_of(plain), images)):
         np.testing.assert_array_equal(a, b)
@@ -114,10 +126,8 @@ def agreement(model, name, images):
 
 
 @pytest.mark.parametrize("name", precision.ENGINE_PRECISIONS)
-def test_labels_of_the_shipped_model_agree_with_fp32(shipped, images, name):
-    """On noise, where the thresholds for pictures are hard to keep: fp8 gets a percent more."""
-    slack = 0.01 if name == "fp8" else 0.0
-    assert agreement(shipped, name, images[:2]) >= MIN_AGREEMENT[name] - slack
+def test_labels_of_the_shipped_model_agree_with_fp32(shipped, drive, name):
+    assert agreement(shipped, name, drive) >= MIN_AGREEMENT[name]
 
 
 def test_the_emulation_rounds_every_half_precision_tensor(shipped, images):
@@ -211,7 +221,7 @@ def test_missing_ranges_are_named(shipped):
 
 # --- models that nobody has seen ----------------------------------------------------------------
 
-SEEDS = range(8)
+SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 24))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
