@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sfseg_ros import engine_builder, trt
-from sfseg_ros.backends import open_backend, tensorrt_backend
+from sfseg_ros.backends import GpuOptions, open_backend, tensorrt_backend
 from sfseg_ros.backends.tensorrt_backend import MAX_PIPELINES, TensorRtBackend
 from sfseg_ros.engine_builder import BuildResult
 from sfseg_ros.engine_store import EngineStore
@@ -336,6 +336,7 @@ def test_a_lost_context_is_one_clear_error_until_the_backend_is_opened_anew(
         with pytest.raises(BackendError, match="ILLEGAL_ADDRESS.*open the backend again") as caught:
             backend.infer(pictures(1, 64, 96), confidence=True)
         assert caught.value.lost
+    assert len(caught.traceback) < 8, "a traceback that grows keeps the images of all frames"
     backend.close()
     fresh, _ = open_tensorrt()
     check(fresh, pictures(1, 64, 96))
@@ -565,3 +566,23 @@ def public_methods(kind):
         for name, value in vars(base).items()
         if not name.startswith("_") and inspect.isfunction(value)
     }
+
+
+@pytest.mark.slow
+def test_the_real_rtx_builds_what_the_backend_asks_for_and_says_why_it_cannot_load_it(
+    cuda, tiny_manifest, monkeypatch, tmp_path
+):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    real = trt.load("tensorrt_rtx")
+    monkeypatch.setattr(trt, "load", lambda name="auto": real)
+    monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
+    said = []
+    # The driver is a pretended one, so the library finds none.
+    with pytest.raises(BackendError, match=r"TensorRT-RTX .* refuses .*plugins.*cudaError"):
+        TensorRtBackend(tiny_manifest, gpu=GpuOptions(progress=said.append))
+    ((path, stored),) = EngineStore().engines()
+    assert stored.key.shapes == ((1, 32, 32, 3), (1, 64, 96, 3), (8, 160, 160, 3))
+    assert path.stat().st_size > 1000
+    assert any("building an engine" in line for line in said)
+    assert cuda.everything_is_freed()

@@ -167,6 +167,17 @@ def test_features_of_a_type_without_a_kernel_fail_the_build():
         built(model, True, FIXED)
 
 
+def test_rtx_cannot_store_kernels_and_stored_kernels_have_one_shape():
+    model = random_model(3, half=False, gated=False)
+    for shapes, said in (
+        (FIXED, "cannot store kernels in an engine, TensorRT 10.9 or newer can"),
+        (DYNAMIC, "an engine with stored kernels has one"),
+    ):
+        request = BuildRequest(shapes, True, "tensorrt_rtx", stored_kernels=True)
+        with pytest.raises(BackendError, match=re.escape(said)):
+            engine_from_onnx(model, request)
+
+
 # The builder's own list of the engine's layers, which only a verbose log has without a GPU.
 VERBOSE = """
 import sys
