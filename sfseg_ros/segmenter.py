@@ -3,12 +3,12 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sfseg_ros.backends import Backend, open_backend
+from sfseg_ros.backends import DEFAULT_GPU, Backend, GpuOptions, open_backend
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
 from sfseg_ros.imaging import Picture, Uint8Array
@@ -171,6 +171,7 @@ def open_segmenter(
     precision: str = "auto",
     threads: int = 0,
     network_size: tuple[int, int] | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
 ) -> Segmenter:
     """Load the model directory into a backend; arguments as in `open_backend` and `Segmenter`.
 
@@ -179,4 +180,6 @@ def open_segmenter(
     manifest = load_manifest(model_dir)
     if network_size is not None:
         manifest.check_network_size(network_size)  # before the seconds that loading takes
-    return Segmenter(manifest, open_backend(backend, manifest, precision, threads), network_size)
+    gpu = replace(gpu, network_size=network_size)
+    opened = open_backend(backend, manifest, precision, threads, gpu)
+    return Segmenter(manifest, opened, network_size)
