@@ -46,6 +46,8 @@ setup(
     maintainer_email="maintainers@sfseg-ros.example",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    # The kernels are compiled where they run.
+    package_data={f"{PACKAGE}.kernels": ["*.cu", "*.cuh", "*.h"]},
     data_files=data_files(),
     zip_safe=False,
     # Lower bounds only: on a robot these come from the distribution (ROS 2 Humble has numpy 1.21),

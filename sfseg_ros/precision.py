@@ -13,7 +13,7 @@ ONNX Runtime can say on the processor what it costs in labels (`emulated`).
   zero points, no quantised bias, because TensorRT takes nothing else.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ Float32Array = npt.NDArray[np.float32]
 ENGINE_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED_PRECISIONS = ("int8", "fp8")
 DOMAIN = "sfseg"
+RECIPE = 1
+"""Part of an engine's key: raise it when the same file and precision give another graph."""
 
 # The largest value of each quantised type; int8 leaves -128 out and so is symmetric.
 QUANTIZED_MAX = {"int8": 127.0, "fp8": 448.0}
@@ -224,11 +226,8 @@ class _Halver:
     def _typed_inputs(self, node: NodeProto) -> list[int]:
         """The inputs that are fp32 or half and must have the type in which the node computes."""
         if node.domain == DOMAIN:
-            # A flow may have any type: the node computes coordinates in fp32.
-            flow = {"FlowWarp": 1, "GatedFlowFusion": 2}.get(node.op_type)
-            indices = [i for i in range(len(node.input)) if i != flow]
-            if flow is not None and self._half == TensorProto.BFLOAT16:
-                indices.append(flow)  # the kernels read fp32 and fp16
+            # Flow and gate in the features' type; the node computes coordinates in fp32 anyway.
+            indices = list(range(len(node.input)))
         elif node.op_type == "QuantizeLinear":
             indices = [0, 1]
         elif node.domain or node.op_type == "Cast":

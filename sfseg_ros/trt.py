@@ -179,5 +179,4 @@ def _parser_finds(library: Path) -> bool:
 
 def _parser_error(error: Any) -> str:
     """One parser error as one line: what, and at which node."""
-    node = error.node_name() if hasattr(error, "node_name") else f"node {error.node()}"
-    return " ".join(f"{error.desc()} (at {node or 'the graph'})".split())
+    return " ".join(f"{error.desc()} (at {error.node_name() or 'the graph'})".split())

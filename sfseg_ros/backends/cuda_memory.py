@@ -77,7 +77,8 @@ class Gpu:
         _users[int(self._context)] += 1
         self.name = _text(call("cuDeviceGetName", 256, self._device))
         self.architecture = _architecture(self._device)
-        self.lost = False
+        self.lost: CudaError | None = None
+        """The error that lost the context."""
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -91,7 +92,8 @@ class Gpu:
             finally:
                 call("cuCtxPopCurrent")
         except CudaError as error:
-            self.lost = self.lost or error.lost
+            if error.lost:
+                self.lost = error
             raise
 
     def pinned(self, size: int) -> "PinnedBuffer":
@@ -113,7 +115,7 @@ class Gpu:
             return
         _users[int(context)] -= 1
         if self.lost or not _users[int(context)]:
-            _unload_kernels(context, self.lost)
+            _unload_kernels(context, self.lost is not None)
         call("cuDevicePrimaryCtxRelease", self._device)
         if self.lost:
             call("cuDevicePrimaryCtxReset", self._device)

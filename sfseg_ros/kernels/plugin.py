@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sfseg_ros.backends import cuda_memory
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
@@ -305,8 +306,6 @@ class Plugin:
         """Inputs and outputs are device addresses, `stream` a handle."""
         if self.launch is None:
             raise BackendError("enqueue before on_shape_change")
-        from sfseg_ros.backends import cuda_memory  # parsing and building need no driver
-
         cuda_memory.launch_kernel(self.launch, inputs, outputs, stream)
 
 
