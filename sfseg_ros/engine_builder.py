@@ -225,7 +225,9 @@ def _child(folder: Path) -> None:
     """Read model and request in `folder`, write engine and result there."""
     fields = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     if not (folder / MODEL).exists():
-        (folder / RESULT).write_text(_validity(trt.load(fields["library"]), folder), encoding="utf-8")
+        (folder / RESULT).write_text(
+            _validity(trt.load(fields["library"]), folder), encoding="utf-8"
+        )
         return
     fields |= {
         "shapes": tuple(map(tuple, fields["shapes"])),
@@ -404,7 +406,7 @@ def layers_of_inspector(text: str) -> list[tuple[str, str, str]]:
 
 
 def _inspector_type(text: str) -> str:
-    """"Half", "FP16 NHWC8", "Channel major FP32 format" and the like."""
+    """ "Half", "FP16 NHWC8", "Channel major FP32 format" and the like."""
     words = text.replace(",", " ").upper().split()
     for word, name in (
         *(("FP32", "fp32"), ("FLOAT", "fp32"), ("FP16", "fp16"), ("HALF", "fp16")),
@@ -422,8 +424,10 @@ def gpu_is_there() -> bool:
     except OSError:
         return False
     count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and (
-        count.value > 0
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and (count.value > 0)
     )
 
 

@@ -118,7 +118,9 @@ class EngineStore:
             raise BackendError(f"{path}: foreign, it was made for something else")
         return stored
 
-    def engines(self, model: str | None = None) -> Iterator[tuple[Path, StoredEngine | BackendError]]:
+    def engines(
+        self, model: str | None = None
+    ) -> Iterator[tuple[Path, StoredEngine | BackendError]]:
         """Every engine of a model, or (None) of all, by path, with what is wrong with it where
         something is. Only the JSON is read; `StoredEngine.read` checks the bytes."""
         pattern = "*" if model is None else _folder_name(model)

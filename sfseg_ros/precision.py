@@ -118,7 +118,11 @@ def _constant(node: NodeProto, weights: Mapping[str, TensorProto]) -> npt.NDArra
     if node.domain:
         return None
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Cast" and node.input[0] in weights and attributes["to"] == TensorProto.FLOAT:
+    if (
+        node.op_type == "Cast"
+        and node.input[0] in weights
+        and attributes["to"] == TensorProto.FLOAT
+    ):
         return np.asarray(numpy_helper.to_array(weights[node.input[0]]).astype(np.float32))
     if node.op_type != "Constant":
         return None
@@ -220,7 +224,9 @@ class _Halver:
         if node.op_type == "QuantizeLinear":
             return first_is_half
         if node.op_type in HALF_OPERATORS or _is_channel_mean(node, self._weights):
-            return any(self._types.get(node.input[i]) == self._half for i in self._typed_inputs(node))
+            return any(
+                self._types.get(node.input[i]) == self._half for i in self._typed_inputs(node)
+            )
         return False
 
     def _typed_inputs(self, node: NodeProto) -> list[int]:
@@ -358,7 +364,10 @@ def _quantize(model: ModelProto, precision: str, ranges: Mapping[str, float]) ->
         """`name` rounded to the quantised type, by a Q and a DQ node; the same for all readers."""
         rounded = f"{name}.dequantized"
         if rounded not in weights and not any(rounded in n.output for n in added):
-            stored, zero = f"{name}.{precision}", f"{precision}.zero{len(scale.shape)}.{len(scale) if scale.shape else 0}"
+            stored, zero = (
+                f"{name}.{precision}",
+                f"{precision}.zero{len(scale.shape)}.{len(scale) if scale.shape else 0}",
+            )
             weights[f"{name}.scale"] = numpy_helper.from_array(scale, f"{name}.scale")
             count = int(scale.size)
             weights[zero] = helper.make_tensor(
@@ -442,7 +451,9 @@ def emulated(model: ModelProto) -> ModelProto:
     types = element_types(model)
     copy = ModelProto()
     copy.CopyFrom(model)
-    weights = [_float_tensor(w) if w.data_type in _HALF_TYPES else w for w in copy.graph.initializer]
+    weights = [
+        _float_tensor(w) if w.data_type in _HALF_TYPES else w for w in copy.graph.initializer
+    ]
     nodes = []
     for node in copy.graph.node:
         nodes.append(node)
