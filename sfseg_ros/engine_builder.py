@@ -93,8 +93,8 @@ def prepare(model: ModelProto, plugins: bool) -> ModelProto:
         for node in model.graph.node:
             if node.domain == plugin.NAMESPACE and (node.domain, node.op_type) not in bodies:
                 raise BackendError(
-                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, which "
-                    "a portable engine needs: export the model again, or build with plugins"
+                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, "
+                    "which a portable engine needs: export the model again, or build with plugins"
                 )
         return inliner.inline_local_functions(model)
     taken = [(plugin.NAMESPACE, operator) for operator in plugin.OPERATORS]
@@ -215,7 +215,8 @@ def _failure(code: int, lines: list[str]) -> str:
         name = signal.Signals(-code).name
     how = f"ended by {name}" if code < 0 else f"ended with code {code}"
     said = [line for line in lines if not line.startswith(PROGRESS)]
-    return f"the engine's build {how}; its last words: {' | '.join(said[-3:]) or 'none'}"
+    said = [line for line in said if "[E]" in line or line.startswith("[ERROR]")][-2:] + said[-1:]
+    return f"the engine's build {how}; its last words: {' | '.join(said) or 'none'}"
 
 
 REFUSED = 3  # the child's exit code where its last line is the reason
@@ -243,8 +244,10 @@ def _child(folder: Path) -> None:
     log = library.module.Logger(library.module.Logger.WARNING)
     builder = library.module.Builder(log)
     network = library.create_network(builder)
-    library.parse(network, log, (folder / MODEL).read_bytes())
-    plugin.raise_noted()
+    try:
+        library.parse(network, log, (folder / MODEL).read_bytes())
+    finally:
+        plugin.raise_noted()  # says more than what the parser makes of it
     layers = _network_layers(network)
     config = _config(library, builder, request)
     profile = builder.create_optimization_profile()
@@ -342,7 +345,8 @@ _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
 
 
 def _precision(data_type: Any) -> str:
-    return _TYPES.get(data_type.name, data_type.name.lower())
+    name: str = data_type.name
+    return _TYPES.get(name, name.lower())
 
 
 def _network_layers(network: Any) -> list[Layer]:

@@ -54,6 +54,11 @@ class EngineKey:
         return _digest_of(dataclasses.asdict(self))
 
     @property
+    def library_name(self) -> str:
+        """Of trt.LIBRARIES."""
+        return "tensorrt_rtx" if "RTX" in self.library else "tensorrt"
+
+    @property
     def name(self) -> str:
         """A file name without suffix: for people, and the digest's beginning to tell two apart."""
         batch, height, width, _ = self.shapes[1]
@@ -193,8 +198,10 @@ class EngineStore:
 
 
 def load_json(path: Path) -> StoredEngine:
-    """What the JSON beside the engine file `path` says. Raises BackendError for one that is missing,
-    damaged, or of another format; the engine's bytes are not read."""
+    """What the JSON beside the engine file `path` says; the engine's bytes are not read.
+
+    Raises BackendError for one that is missing, damaged, or of another format.
+    """
     json_path = path.with_suffix(".json")
     if not path.is_file():
         raise BackendError(f"{path}: missing, only its JSON is there")
@@ -272,7 +279,7 @@ def _locked(
     say: Callable[[str], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Hold the lock file. It stays where it is: removing it would let two processes hold one each."""
+    """Hold the lock file. It stays: removing it would let two processes hold one each."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

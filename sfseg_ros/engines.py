@@ -111,6 +111,26 @@ def find_engine(
     return max(found, key=lambda stored: str(stored.about.get("built", "")), default=None)
 
 
+def fitting_engine(
+    manifest: Manifest, request: EngineRequest, size: tuple[int, int], store: EngineStore
+) -> StoredEngine | None:
+    """The stored engine that is as `request` says but for its shapes, which are to include images
+    of `size` (height, width); None where there is none.
+
+    Of several that for this size alone, then that for the largest batch, then the newest.
+    """
+    wanted = engine_key(manifest, request)
+    found = []
+    for _, stored in store.engines(manifest.name):
+        if not isinstance(stored, StoredEngine):
+            continue
+        (_, *low, _), _, (batch, *high, _) = stored.key.shapes
+        takes = all(a <= side <= b for a, side, b in zip(low, size, high, strict=True))
+        if takes and replace(stored.key, calibration="", shapes=wanted.shapes) == wanted:
+            found.append((low == high, batch, str(stored.about.get("built", "")), stored))
+    return max(found, key=lambda row: row[:3])[3] if found else None
+
+
 def built_engine(
     manifest: Manifest,
     request: EngineRequest,
@@ -175,7 +195,7 @@ def check_accepted(stored: StoredEngine) -> None:
 
 
 def plugins_digest() -> str:
-    """SHA-256 of the code that a plugin engine calls: an engine built with other code is another."""
+    """SHA-256 of the code that a plugin engine calls."""
     folder = Path(kernels.__file__).parent
     digest = hashlib.sha256()
     for path in sorted((*folder.glob("*.cu*"), Path(plugin.__file__))):
@@ -225,8 +245,8 @@ def _about(
     ranges: dict[str, float] | None,
     pictures: int,
 ) -> dict[str, Any]:
-    def rows(layers: tuple[Layer, ...] | None) -> list[list[str]] | None:
-        return layers and [[layer.name, layer.type, layer.precision] for layer in layers]
+    def rows(layers: tuple[Layer, ...] | None) -> list[list[str]]:
+        return [[layer.name, layer.type, layer.precision] for layer in layers or ()]
 
     return {
         "model": manifest.name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fp32 ONNX file in other arithmetic: explicit types and Q/DQ nodes for a strongly typed engine.
+"""The fp32 ONNX file in other arithmetic: explicit types and Q/DQ for a strongly typed engine.
 
 What a layer computes in stands in the graph, so every TensorRT version builds the same network and
 ONNX Runtime can say on the processor what it costs in labels (`emulated`).
@@ -48,13 +48,8 @@ HALF_OPERATORS = {
     *("Concat", "Split", "Slice", "Gather", "Pad", "Expand", "Tile", "Identity", "Transpose"),
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
 }
-_HALF_TYPES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
-_NAMES = {
-    **_HALF_TYPES,
-    TensorProto.FLOAT: "fp32",
-    TensorProto.INT8: "int8",
-    TensorProto.FLOAT8E4M3FN: "fp8",
-}
+_HALF_TYPES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+_NAMES = {**_HALF_TYPES, int(TensorProto.FLOAT): "fp32"}
 
 
 def typed_model(
@@ -250,7 +245,7 @@ class _Halver:
         if self._types[name] == wanted:
             return name
         if (name, wanted) not in self._casts:
-            cast = f"{name}.{_NAMES[wanted]}"
+            cast = f"{name}::{_NAMES[wanted]}"
             self._casts[name, wanted] = cast
             self._types[cast] = wanted
             if name in self._weights and wanted == self._half:
@@ -355,47 +350,41 @@ def _quantize(model: ModelProto, precision: str, ranges: Mapping[str, float]) ->
             f"{precision} needs the range of {missing[0]} and {len(missing) - 1} more: calibrate"
         )
     _raise_opset(model, 19)  # fp16 scales and fp8
-    quantized_type = TensorProto.INT8 if precision == "int8" else TensorProto.FLOAT8E4M3FN
+    quantized = TensorProto.INT8 if precision == "int8" else TensorProto.FLOAT8E4M3FN
     limit = QUANTIZED_MAX[precision]
     weights = {w.name: w for w in model.graph.initializer}
-    added: list[NodeProto] = []
+    chosen = {conv.output[0] for conv in convs}
+    nodes: list[NodeProto] = []
+    rounded: dict[str, str] = {}
 
-    def through(name: str, scale: Float32Array, axis: dict[str, int]) -> str:
+    def through(name: str, scale: Float32Array, **axis: Any) -> str:
         """`name` rounded to the quantised type, by a Q and a DQ node; the same for all readers."""
-        rounded = f"{name}.dequantized"
-        if rounded not in weights and not any(rounded in n.output for n in added):
-            stored, zero = (
-                f"{name}.{precision}",
-                f"{precision}.zero{len(scale.shape)}.{len(scale) if scale.shape else 0}",
-            )
-            weights[f"{name}.scale"] = numpy_helper.from_array(scale, f"{name}.scale")
-            count = int(scale.size)
-            weights[zero] = helper.make_tensor(
-                zero, quantized_type, scale.shape, bytes(count), raw=True
-            )
-            added.append(
-                helper.make_node(
-                    "QuantizeLinear", [name, f"{name}.scale", zero], [stored], stored, **axis
-                )
-            )
-            added.append(
-                helper.make_node(
-                    "DequantizeLinear", [stored, f"{name}.scale", zero], [rounded], rounded, **axis
-                )
-            )
-        return rounded
+        if name not in rounded:
+            stored, scale_name, zero = (f"{name}::{s}" for s in (precision, "scale", "zero"))
+            rounded[name] = f"{name}::dequantized"
+            weights[scale_name] = numpy_helper.from_array(scale, scale_name)
+            zeros = bytes(scale.size)
+            weights[zero] = helper.make_tensor(zero, quantized, scale.shape, zeros, raw=True)
+            for operator, source, target in (
+                ("QuantizeLinear", name, stored),
+                ("DequantizeLinear", stored, rounded[name]),
+            ):
+                inputs = [source, scale_name, zero]
+                nodes.append(helper.make_node(operator, inputs, [target], target, **axis))
+        return rounded[name]
 
-    for conv in convs:
-        weight = np.abs(np.asarray(numpy_helper.to_array(weights[conv.input[1]]), np.float32))
-        # fp8 has its own exponent: one scale for the layer is as good, and all that TensorRT's
-        # convolution takes.
-        per_channel = precision == "int8"
-        reach = weight.max(axis=(1, 2, 3)) if per_channel else weight.max()
-        activation_scale = _scale(np.float32(ranges[conv.input[0]]), limit)
-        weight_scale = _scale(np.asarray(reach, np.float32), limit)
-        conv.input[0] = through(conv.input[0], activation_scale, {})
-        conv.input[1] = through(conv.input[1], weight_scale, {"axis": 0} if per_channel else {})
-    _replace_nodes(model, _in_order([*model.graph.node, *added], model), weights.values())
+    for node in list(model.graph.node):
+        if node.output[0] in chosen:
+            weight = np.abs(np.asarray(numpy_helper.to_array(weights[node.input[1]]), np.float32))
+            reach = np.float32(ranges[node.input[0]])
+            node.input[0] = through(node.input[0], _scale(reach, limit))
+            if precision == "int8":
+                channels = weight.max(axis=tuple(range(1, weight.ndim)))
+                node.input[1] = through(node.input[1], _scale(channels, limit), axis=0)
+            else:  # fp8 has its own exponent: one scale for the layer serves
+                node.input[1] = through(node.input[1], _scale(weight.max(), limit))
+        nodes.append(node)
+    _replace_nodes(model, nodes, weights.values())
 
 
 def _scale(reach: Any, limit: float) -> Float32Array:
@@ -403,30 +392,6 @@ def _scale(reach: Any, limit: float) -> Float32Array:
     exact = np.maximum(np.asarray(reach, np.float64) / limit, MIN_SCALE)
     half = exact.astype(np.float16)
     return np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
-
-
-def _in_order(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
-    """The nodes, each after those it reads from."""
-    producer = {output: node for node in nodes for output in node.output}
-    ordered: list[NodeProto] = []
-    done: set[str] = set()
-
-    def visit(node: NodeProto) -> None:
-        stack: list[tuple[NodeProto, bool]] = [(node, False)]
-        while stack:
-            current, ready = stack.pop()
-            if current.output[0] in done:
-                continue
-            if ready:
-                done.update(current.output)
-                ordered.append(current)
-                continue
-            stack.append((current, True))
-            stack += [(producer[n], False) for n in current.input if n in producer]
-
-    for node in nodes:
-        visit(node)
-    return ordered
 
 
 def _raise_opset(model: ModelProto, version: int) -> None:
@@ -462,10 +427,10 @@ def emulated(model: ModelProto) -> ModelProto:
             if half not in _HALF_TYPES:
                 continue
             if node.op_type == "Cast":
-                node.output[index] = rounded = f"{name}.rounded"
+                node.output[index] = rounded = f"{name}::rounded"
             else:
-                node.output[index], rounded = f"{name}.exact", f"{name}.rounded"
-                nodes.append(helper.make_node("Cast", [f"{name}.exact"], [rounded], to=half))
+                node.output[index], rounded = f"{name}::exact", f"{name}::rounded"
+                nodes.append(helper.make_node("Cast", [f"{name}::exact"], [rounded], to=half))
             nodes.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
     _replace_nodes(copy, nodes, weights)
     return copy
@@ -478,29 +443,3 @@ def _float_tensor(tensor: TensorProto) -> TensorProto:
         bits = np.frombuffer(tensor.raw_data, np.uint16).astype(np.uint32) << 16
         value = bits.view(np.float32).reshape(tuple(tensor.dims))
     return numpy_helper.from_array(value, tensor.name)
-
-
-# --- for people ---------------------------------------------------------------------------------
-
-
-def layer_precisions(model: ModelProto) -> list[tuple[str, str, str]]:
-    """(name, operator, precision) of each layer that computes on floats, by the types of the tensors
-    in the graph: what a strongly typed build promises, not what an inspector saw.
-
-    A convolution between Q and DQ nodes counts as the quantised type.
-    """
-    types = element_types(model)
-    producer = {output: node for node in model.graph.node for output in node.output}
-    rows = []
-    for node in model.graph.node:
-        if node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear"):
-            continue
-        data = node.output[0] if node.op_type != "UpsampleArgmax" else node.input[0]
-        kind = types.get(data)
-        if kind not in _NAMES:
-            continue
-        before = producer.get(node.input[0]) if node.input else None
-        if node.op_type == "Conv" and before is not None and before.op_type == "DequantizeLinear":
-            kind = types[before.input[0]]
-        rows.append((node.name or node.output[0], node.op_type, _NAMES[kind]))
-    return rows

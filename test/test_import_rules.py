@@ -18,7 +18,7 @@ ROS = {
 TRAINING = {"torch", "torchvision", "training"}
 # The library of a backend is imported by its own modules and by no other.
 BACKEND_LIBRARIES = {
-    "onnxruntime": ("onnxruntime_backend.py",),
+    "onnxruntime": ("onnxruntime_backend.py", "calibration.py"),
     "openvino": ("openvino_backend.py",),
     "tensorrt": ("trt.py",),
     "tensorrt_rtx": ("trt.py",),

@@ -69,18 +69,24 @@ def _ignore(text: str) -> None:
     pass
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class GpuOptions:
     """What only the backends on a GPU want to know; the others ignore it.
 
     wait: one of GPU_WAITS. network_size: (height, width) of all images to come, None where they may
     differ. progress hears, in one line, what takes long while it goes on, and an empty line at its
-    end; warn what works less well than it could. Both may be called from any thread that infers.
+    end; cancelled is asked meanwhile whether to give it up. warn hears what works less well than it
+    could. All may be called from any thread that opens a backend or infers.
     """
 
     wait: str = "block"
     network_size: tuple[int, int] | None = None
     progress: Callable[[str], None] = _ignore
+    cancelled: Callable[[], bool] = _never
     warn: Callable[[str], None] = logging.getLogger("sfseg_ros").warning
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ _ADVICE = {
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, it is older than the compiler",
 }
 # After one of these every later call in the same context fails: only a new context works.
-_LOST = {
+_LOST_NAMES = {
     f"CUDA_ERROR_{name}"
     for name in (
         *("ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE"),
@@ -57,7 +57,7 @@ class CudaError(BackendError):
     def __init__(self, text: str, name: str = "") -> None:
         super().__init__(text)
         self.name = name
-        self.lost = name in _LOST
+        self.lost = name in _LOST_NAMES
 
 
 class Gpu:
@@ -94,6 +94,7 @@ class Gpu:
         except CudaError as error:
             if error.lost:
                 self.lost = error
+                _lost.add(int(self._context))
             raise
 
     def pinned(self, size: int) -> "PinnedBuffer":
@@ -109,15 +110,18 @@ class Gpu:
         return Stream(self._blocking)
 
     def close(self) -> None:
-        """Release the context; a lost one is destroyed, so that the next Gpu gets a new one."""
+        """Release the context. A lost one is destroyed with its last user here, so that the next
+        Gpu gets a new one."""
         context, self._context = self._context, None
         if context is None:
             return
-        _users[int(context)] -= 1
-        if self.lost or not _users[int(context)]:
-            _unload_kernels(context, self.lost is not None)
+        handle = int(context)
+        _users[handle] -= 1
+        if not _users[handle]:
+            _unload_kernels(context)
         call("cuDevicePrimaryCtxRelease", self._device)
-        if self.lost:
+        if not _users[handle] and handle in _lost:
+            _lost.discard(handle)
             call("cuDevicePrimaryCtxReset", self._device)
 
     def _set_spinning(self) -> None:
@@ -269,9 +273,10 @@ def _int32(value: int) -> ctypes.c_int32:
     return ctypes.c_int32(value)
 
 
-# By context: how many Gpu objects share it (a model loads beside the one in use), the module with
-# all kernels, and the functions in it.
+# By context: how many Gpu objects share it (a model loads beside the one in use), whether it is
+# lost, the module with all kernels, and the functions in it.
 _users: Counter[int] = Counter()
+_lost: set[int] = set()
 _modules: dict[int, Any] = {}
 _functions: dict[tuple[int, str], Any] = {}
 _modules_lock = threading.Lock()
@@ -294,13 +299,13 @@ def _kernel(name: str) -> Any:
         return _functions[context, name]
 
 
-def _unload_kernels(context: Any, lost: bool) -> None:
+def _unload_kernels(context: Any) -> None:
     """The next context may have the same handle. A lost one takes its modules along."""
     with _modules_lock:
         module = _modules.pop(int(context), None)
         for key in [key for key in _functions if key[0] == int(context)]:
             del _functions[key]
-    if module is not None and not lost:
+    if module is not None and int(context) not in _lost:
         call("cuCtxPushCurrent", context)
         try:
             call("cuModuleUnload", module)
@@ -347,7 +352,9 @@ def _error(cuda: Any, call_name: str, status: Any) -> CudaError:
         _text(found) if known == cuda.CUresult.CUDA_SUCCESS and found else f"error {int(status)}"
         for known, found in (cuda.cuGetErrorName(status), cuda.cuGetErrorString(status))
     )
-    advice = _LOST_ADVICE if name in _LOST else _ADVICE.get(name, "look at nvidia-smi and dmesg")
+    advice = (
+        _LOST_ADVICE if name in _LOST_NAMES else _ADVICE.get(name, "look at nvidia-smi and dmesg")
+    )
     return CudaError(f"{call_name}: {name} ({text}); {advice}", name)
 
 

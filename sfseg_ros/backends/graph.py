@@ -70,7 +70,8 @@ def _tail_of(model: ModelProto) -> NodeProto:
     ]
     if len(tails) != 1:
         raise ValueError(f"has {len(tails)} {TAIL_DOMAIN}::{TAIL_OPERATOR} nodes, expected one")
-    return tails[0]
+    tail: NodeProto = tails[0]
+    return tail
 
 
 def _split(model: ModelProto) -> SplitModel:

@@ -28,14 +28,21 @@ NAMESPACE, VERSION = "sfseg", "1"
 # Of an input or output, by the library's names: (type, format).
 TensorKind = tuple[str, str]
 
-# Storage of the features: linear is (N, C, H, W); the others are channels last, (N, H, W, C), HWC8
-# with the channels padded to a multiple of 8. One channels-last format for each type keeps the
-# combinations that a builder times few.
+# Storage of the features, by kind -> (dtype, layout): linear is (N, C, H, W); the others are
+# channels last, (N, H, W, C), HWC8 with the channels padded to a multiple of 8.
 FEATURE_KINDS: dict[TensorKind, tuple[str, str]] = {
     ("FLOAT", "LINEAR"): ("float32", "linear"),
     ("FLOAT", "HWC"): ("float32", "hwc"),
     ("HALF", "LINEAR"): ("float16", "linear"),
+    ("HALF", "HWC"): ("float16", "hwc"),
     ("HALF", "HWC8"): ("float16", "hwc"),
+}
+# What a builder may choose from, few so that it has little to time. TensorRT times two for each
+# type; its HWC is for fp32. RTX times nothing and takes the first; its convolutions give HWC, so
+# that it would transpose maps for linear, and for HWC8 too.
+OFFERED: dict[str, tuple[TensorKind, ...]] = {
+    "tensorrt": (("FLOAT", "LINEAR"), ("FLOAT", "HWC"), ("HALF", "LINEAR"), ("HALF", "HWC8")),
+    "tensorrt_rtx": (("FLOAT", "HWC"), ("HALF", "HWC")),
 }
 # Labels and confidence are uint8, but a plugin may have neither UINT8 nor BOOL outputs (the header
 # says so at IPluginV3OneBuild::getOutputDataTypes), and a network's UINT8 output must come from a
@@ -64,20 +71,41 @@ class Operator:
     upsamples: bool
     launch: Callable[[Sequence[Shape], int, "Storage"], Launch]
 
-    def kind_is_supported(self, position: int, kinds: Sequence[TensorKind]) -> bool:
-        """Whether the tensor at `position` may have the last of `kinds`, given those before it."""
+    def kind_is_supported(
+        self, position: int, kinds: Sequence[TensorKind], offered: Sequence[TensorKind]
+    ) -> bool:
+        """Whether the tensor at `position` may have the last of `kinds`, given those before it.
+
+        `offered` are the kinds of features to choose from.
+        """
         kind, features = kinds[position], kinds[self.features[0]]
         if position in self.features:
-            return kind in FEATURE_KINDS and kind == features
+            return kind in offered and kind == features
         if position >= self.inputs:
             return kind == (BYTES, "LINEAR")
         others = [kinds[p] for p in range(position) if p not in self.features]
         return kind in (others[:1] or [("FLOAT", "LINEAR"), (features[0], "LINEAR")])
 
     def output_types(self, input_types: Sequence[str]) -> list[str]:
-        """The type of each output from the types of the inputs."""
-        positions = range(self.inputs, self.inputs + self.outputs)
+        """The type of each output. Raises BackendError for inputs that no kernel takes."""
         features = input_types[self.features[0]]
+        others = {kind for p, kind in enumerate(input_types) if p not in self.features}
+        same = all(input_types[p] == features for p in self.features if p < self.inputs)
+        if (
+            features not in ("FLOAT", "HALF")
+            or not same
+            or others
+            not in (
+                set(),
+                {"FLOAT"},
+                {features},
+            )
+        ):
+            raise BackendError(
+                f"{self.name} of {', '.join(input_types)}: expected features all FLOAT or all "
+                "HALF, and the other inputs all FLOAT or all of that type"
+            )
+        positions = range(self.inputs, self.inputs + self.outputs)
         return [features if position in self.features else BYTES for position in positions]
 
     def launch_for(
@@ -265,7 +293,7 @@ class Plugin:
         self, position: int, in_out: Sequence[Any], _num_inputs: int
     ) -> bool:
         kinds = [_kind(tensor.desc) for tensor in in_out[: position + 1]]
-        return self.operator.kind_is_supported(position, kinds)
+        return self.operator.kind_is_supported(position, kinds, OFFERED[self.trt.__name__])
 
     @_noting
     def configure_plugin(self, _inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:

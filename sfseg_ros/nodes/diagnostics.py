@@ -21,12 +21,13 @@ from sfseg_ros.latency import FrameTimes
 @dataclass(frozen=True)
 class ModelIdentity:
     """Which model runs on what: `sha256` that of the ONNX file, `backend` its description for
-    people. All empty while no model is loaded."""
+    people, `reason` why that one. All empty while no model is loaded."""
 
     name: str = ""
     sha256: str = ""
     backend: str = ""
     precision: str = ""
+    reason: str = ""
 
 
 def camera_status(
@@ -73,6 +74,7 @@ def camera_status(
                 values[f"{step}_{name}_ms"] = f"{value_ms:.2f}"
     values |= {
         "backend": model.backend,
+        "backend_reason": model.reason,
         "precision": model.precision,
         "model": model.name,
         "model_sha256": model.sha256[:12],

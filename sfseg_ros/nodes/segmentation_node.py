@@ -5,6 +5,7 @@ It only connects: frames wait in sfseg_ros.mailbox, the network is behind sfseg_
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
 """
 
+import math
 import queue
 import signal
 import sys
@@ -25,8 +26,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
+from sfseg_ros.backends import GpuOptions
 from sfseg_ros.class_groups import LabelMapping, identity, load_class_groups
-from sfseg_ros.errors import one_line
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
@@ -46,6 +48,8 @@ from sfseg_ros.share import find_model
 from sfseg_ros.snapshot import new_folder, write_snapshot
 
 SNAPSHOT_WAIT_S = 2.0
+RECOVERY_PAUSE_S = 60.0
+"""A GPU that is lost again this soon after the model was loaded anew is not tried once more."""
 
 
 class SegmentationNode(ResponsiveLifecycleNode):
@@ -58,9 +62,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._mapping: LabelMapping | None = None
         self._model_dir = ""
         self._model_error = self._loading = ""
+        self._recovering = False
+        self._recovered_s = -math.inf
         # Transitions and the frames' thread declare `qos_overrides`, which is setting them.
         self._settings_lock = threading.RLock()
-        self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, _report)
+        self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, self._on_frame_error)
         self._worker.max_batch = self._settings.node.max_batch
         self._cameras = [
             Camera(self, camera, self._settings, self._worker)
@@ -162,6 +168,12 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 settings.precision,
                 settings.threads,
                 settings.fixed_network_size(),
+                GpuOptions(
+                    settings.gpu_wait,
+                    progress=self._on_progress,
+                    cancelled=lambda: not self.context.ok(),
+                    warn=self.get_logger().warning,
+                ),
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
@@ -183,6 +195,13 @@ class SegmentationNode(ResponsiveLifecycleNode):
             f"{new.backend.description} ({new.backend.reason}); ready after "
             f"{time.monotonic() - begin:.1f} s"
         )
+
+    def _on_progress(self, text: str) -> None:
+        """In the thread that builds an engine: that of a transition, or the frames' for a camera
+        of an unusual size. For /diagnostics once a second, and the log."""
+        self._loading = text
+        if text:
+            self.get_logger().info(text)
 
     def _use(self, segmenter: Segmenter, mapping: LabelMapping) -> None:
         """Between two frames: masks from now on are of this model, and so is what they mean."""
@@ -214,6 +233,32 @@ class SegmentationNode(ResponsiveLifecycleNode):
                     self.set_parameters([Parameter("model_dir", value=self._model_dir)])
             return self._model_error
         return ""
+
+    def _on_frame_error(self, frame: ReceivedFrame, error: Exception) -> None:
+        """In the frames' thread."""
+        frame.camera.on_frame_error(error)
+        if isinstance(error, BackendError) and error.lost and not self._recovering:
+            self._recovering = True
+            self.in_transition_thread(lambda: self._recover(error))
+
+    def _recover(self, error: BackendError) -> None:
+        """The device below the backend is lost: through the lifecycle to a new one. Soon after the
+        last time it stays unconfigured, where a lifecycle manager and people see it."""
+        again = time.monotonic() - self._recovered_s < RECOVERY_PAUSE_S
+        try:
+            if self.state_label != "active":
+                return
+            what = "giving up" if again else "loading the model anew"
+            self._log_unless_ending(f"{error}; {what}")
+            self.trigger_deactivate()
+            self.trigger_cleanup()
+            if again:
+                self._model_error = f"{error}; lost again: restart the process, then the machine"
+            elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        finally:
+            self._recovered_s = time.monotonic()
+            self._recovering = False
 
     # Parameters and services.
 
@@ -306,7 +351,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
             manifest = segmenter.manifest
             backend = segmenter.backend
             model = ModelIdentity(
-                manifest.name, manifest.onnx_sha256, backend.description, backend.precision
+                manifest.name,
+                manifest.onnx_sha256,
+                backend.description,
+                backend.precision,
+                backend.reason,
             )
         self._diagnostics.publish(
             array_from_statuses(
@@ -342,10 +391,6 @@ class SegmentationNode(ResponsiveLifecycleNode):
             self._segmenter.close()
             self._segmenter = self._mapping = None
         self._model_error = ""
-
-
-def _report(frame: ReceivedFrame, error: Exception) -> None:
-    frame.camera.on_frame_error(error)
 
 
 def _label_mapping(settings: Settings, manifest: Manifest) -> LabelMapping:

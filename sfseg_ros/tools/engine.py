@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sfseg engine build|list|info|verify MODEL`: TensorRT engines of a model directory.
 
-Engines lie in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros; the node finds them there. Exit status: 0 done,
-1 refused (one line on stderr says why), 2 wrong arguments, 3 `verify` found nothing wrong but could
-not run the engine because there is no GPU.
+Engines lie in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros; the node finds them there. Exit status: 0
+done, 1 refused (one line on stderr says why), 2 wrong arguments, 3 `verify` found nothing wrong but
+could not run the engine because there is no GPU.
 """
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections import Counter
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         status: int = args.run(args, EngineStore(args.cache))
+    except BrokenPipeError:  # of a pager or `head` that has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (SfsegError, OSError) as error:
         print(f"sfseg engine {args.command}: {one_line(error)}", file=sys.stderr)
         return 1
@@ -63,10 +67,11 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
         raise BackendError(
             f"--calibration is for {' and '.join(QUANTIZED_PRECISIONS)}, not {request.precision}"
         )
-    calibration, others = None, []
+    calibration: list[Uint8Array] | None = None
+    others: list[LabelledPicture] = []
     if args.calibration is not None:
         calibration, others = _calibration_pictures(args, request.sizes[1])
-    stored, engine = built_engine(
+    stored, _ = built_engine(
         manifest,
         request,
         store,
@@ -77,7 +82,7 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
     for line in (*_description(stored), *_layer_summary(stored)):
         print(line)
     if quantised and others:
-        accuracy = _gate(manifest, stored, engine, others, args.min_agreement, store)
+        accuracy = _gate(manifest, stored, others, args.min_agreement, store)
         if not accuracy:
             return 1
     elif quantised:
@@ -112,7 +117,6 @@ def _calibration_pictures(
 def _gate(
     manifest: Manifest,
     stored: StoredEngine,
-    engine: bytes,
     pictures: Sequence[LabelledPicture] | Iterator[LabelledPicture],
     threshold: float | None,
     store: EngineStore,
@@ -125,7 +129,7 @@ def _gate(
     on_gpu = gpu_is_there()
     if on_gpu:
         what = "the engine on this GPU"
-        runner = _engine_labeller(manifest, stored, engine)
+        runner: contextlib.AbstractContextManager[Labeller] = _engine_labeller(manifest, stored)
     else:
         what = "the engine's graph in ONNX Runtime, rounded as its types say"
         ranges = (stored.about.get("calibration") or {}).get("ranges")
@@ -144,8 +148,8 @@ def _gate(
     if not accepted:
         print(
             f"sfseg engine: refused: {100 * accuracy.pixel_agreement:.3f} % of the pixels agree "
-            f"with fp32, {100 * threshold:g} % are wanted (--min-agreement); use another precision, "
-            "or calibrate with more pictures of the camera",
+            f"with fp32, {100 * threshold:g} % are wanted (--min-agreement); use another "
+            "precision, or calibrate with more pictures of the camera",
             file=sys.stderr,
         )
     return accepted
@@ -168,8 +172,15 @@ def _remember(
 
 
 @contextlib.contextmanager
-def _engine_labeller(manifest: Manifest, stored: StoredEngine, engine: bytes) -> Iterator[Labeller]:
-    raise BackendError("running engines comes with the tensorrt backend")
+def _engine_labeller(manifest: Manifest, stored: StoredEngine) -> Iterator[Labeller]:
+    """The engine on this GPU. Not run on a GPU."""
+    from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+
+    backend = TensorRtBackend(manifest, only=stored)
+    try:
+        yield lambda rgb: backend.infer(rgb, confidence=False)[0]
+    finally:
+        backend.close()
 
 
 # --- verify -------------------------------------------------------------------------------------
@@ -190,12 +201,14 @@ def verify(args: argparse.Namespace, store: EngineStore) -> int:
         try:
             engine = stored.read()
             _check_is_of_here(manifest, stored)
-            print("  whole: size and SHA-256 are those in its JSON; of this model and these kernels")
-            library = "tensorrt_rtx" if "RTX" in stored.key.library else "tensorrt"
+            print(
+                "  whole: size and SHA-256 are those in its JSON; of this model and these kernels"
+            )
+            library = stored.key.library_name
             print(f"  {engine_is_wellformed(engine, library)}")
             _say(f"comparing on {source}")
             pictures = sampled_pictures(source, args.pictures, args.topic, args.truth)
-            accepted = _gate(manifest, stored, engine, pictures, args.min_agreement, store)
+            accepted = _gate(manifest, stored, pictures, args.min_agreement, store)
         except SfsegError as error:
             statuses.append(_refused(error))
         else:
@@ -221,7 +234,7 @@ def _check_is_of_here(manifest: Manifest, stored: StoredEngine) -> None:
         batches=batches,  # type: ignore[arg-type]
         precision=key.precision,
         plugins=bool(key.plugins),
-        library="tensorrt_rtx" if "RTX" in key.library else "tensorrt",
+        library=key.library_name,
         compute_capabilities=tuple(int(major + minor) for major, minor in named),
     )
     here = engine_key(manifest, request, key.calibration)
@@ -385,7 +398,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             nargs="?" if name == "list" else None,
             help="model directory, or the name of one in models/",
         )
-        command.add_argument("--cache", type=Path, metavar="DIR", help="instead of the cache folder")
+        command.add_argument(
+            "--cache", type=Path, metavar="DIR", help="instead of the cache folder"
+        )
         if name != "list":
             _add_choice(command, default="fp16" if name == "build" else None)
         if name == "build":
@@ -404,11 +419,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_choice(command: argparse.ArgumentParser, default: str | None) -> None:
     command.add_argument(
-        "--precision", choices=ENGINE_PRECISIONS, default=default, help=f"default: {default or 'all'}"
+        "--precision",
+        choices=ENGINE_PRECISIONS,
+        default=default,
+        help=f"default: {default or 'all'}",
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
-        "--plugins", action="store_true", default=None, help="with our CUDA kernels (build: default)"
+        "--plugins",
+        action="store_true",
+        default=None,
+        help="with our CUDA kernels (build: default)",
     )
     form.add_argument(
         "--portable",

@@ -15,8 +15,12 @@ import types
 import numpy as np
 import pytest
 
-from sfseg_ros import trt
-from sfseg_ros.backends import cuda_memory
+from sfseg_ros import engine_builder, trt
+from sfseg_ros.backends import GpuOptions, cuda_memory
+from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+from sfseg_ros.engine_builder import BuildResult
+from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels import binaries, plugin
 
 
 class Result(enum.IntEnum):
@@ -80,6 +84,7 @@ class FakeCuda:
         self.kernels = {}  # name -> function(addresses as ints..., scalars), for cuLaunchKernel
         self._next = 0x1000
         self._stack = threading.local()
+        self._one_at_a_time = threading.RLock()
         self.CUstream = int
 
     # What the tests ask.
@@ -111,7 +116,8 @@ class FakeCuda:
                     return (Result.CUDA_ERROR_INVALID_CONTEXT, None)
                 if self.sticky:
                     return (self.sticky, None)
-            return value(*arguments)
+            with self._one_at_a_time:
+                return value(*arguments)
 
         return checked
 
@@ -229,10 +235,9 @@ class FakeCuda:
         assert size > 0
         # Full of rubbish, as it is on a device.
         data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
-        self._next += 0x100 * (size // 0x100)  # blocks do not overlap
-        return Result.CUDA_SUCCESS, self._handle(
-            self.memory, types.SimpleNamespace(size=size, data=data)
-        )
+        address = self._handle(self.memory, types.SimpleNamespace(size=size, data=data))
+        self._next += size // 0x1000 * 0x1000  # the next block begins behind this one
+        return Result.CUDA_SUCCESS, address
 
     def cuMemFree(self, address):
         assert address in self.memory, "device memory freed twice"
@@ -501,7 +506,7 @@ class FakeTensorRt:
 
         return types.SimpleNamespace(deserialize_cuda_engine=deserialize)
 
-    engine_class = FakeEngine
+    engine_class, context_class = FakeEngine, FakeContext
 
 
 class FakeRtxEngine(FakeEngine):
@@ -559,3 +564,44 @@ def tensorrt_library(cuda, monkeypatch):
         return module
 
     return install
+
+
+@pytest.fixture
+def engines(tmp_path, monkeypatch):
+    """What was built: BuildRequests; the store is empty at first."""
+    requests = []
+
+    def engine_from_onnx(model, request, progress, cancelled):
+        requests.append(request)
+        progress("building")
+        if cancelled():
+            raise BackendError("the build was cancelled")
+        return b"engine" + np.array(request.shapes, np.int32).tobytes(), BuildResult(
+            "TensorRT 10.3.0", ()
+        )
+
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine_builder, "engine_from_onnx", engine_from_onnx)
+    monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
+    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: None)
+    monkeypatch.setattr(plugin, "creators", lambda module: [])
+    return requests
+
+
+@pytest.fixture
+def open_tensorrt_with(cuda, tensorrt_library, engines, tiny_manifest):
+    """A function that opens the backend of an engine that computes `network`; in the end they are
+    closed, and nothing may be left."""
+    opened = []
+
+    def open_it(network, rtx=False, configure=lambda engine: None, precision="auto", **options):
+        module = tensorrt_library(network, rtx)
+        module.configure = configure
+        backend = TensorRtBackend(tiny_manifest, precision, gpu=GpuOptions(**options))
+        opened.append(backend)
+        return backend, module
+
+    yield open_it
+    for backend in opened:
+        backend.close()
+    assert cuda.everything_is_freed()

@@ -184,6 +184,26 @@ def test_a_lost_context_is_noted_and_reset_when_it_is_closed(cuda):
     assert cuda.everything_is_freed()
 
 
+def test_a_lost_context_stays_until_nobody_here_uses_it(cuda):
+    old, new = Gpu(), Gpu()
+    with old.current():
+        memory = old.memory(16)
+    cuda.fail["cuMemAlloc"] = cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(CudaError), new.current():
+        new.memory(16)
+    new.close()
+    # Handles of a context that was reset could be anything by now.
+    with pytest.raises(CudaError, match="ILLEGAL_ADDRESS"), old.current():
+        memory.free()
+    assert old.lost
+    old.close()
+    fresh = Gpu()
+    with fresh.current():
+        fresh.memory(16).free()
+    fresh.close()
+    assert cuda.everything_is_freed()
+
+
 def test_spinning_is_asked_of_the_context_and_blocking_of_the_event(cuda):
     flags = cuda.CUctx_flags
     cuda.flags = int(flags.CU_CTX_SCHED_BLOCKING_SYNC) | 8  # 8: another flag, which stays

@@ -30,9 +30,9 @@ class Field:
         self.name, self.data, self.type = name, data, kind
 
 
-def fake_trt() -> types.ModuleType:
+def fake_trt(name: str) -> types.ModuleType:
     bases = ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime")
-    module = types.ModuleType("fake_trt")
+    module = types.ModuleType(name)
     vars(module).update(
         **{name: type(name, (), {}) for name in (*bases, "IPluginCreatorV3One")},
         PluginField=Field,
@@ -54,7 +54,12 @@ def nothing_noted():
 
 @pytest.fixture(scope="module")
 def trt():
-    return fake_trt()
+    return fake_trt("tensorrt")
+
+
+@pytest.fixture(scope="module")
+def rtx():
+    return fake_trt("tensorrt_rtx")
 
 
 def creator(trt, name):
@@ -129,6 +134,21 @@ def test_a_fusion_has_both_maps_in_one_storage_and_flow_and_gate_in_one_type(trt
     ]
 
 
+def test_rtx_which_takes_the_first_is_offered_only_channels_last(rtx):
+    f32, f16 = ("FLOAT", "LINEAR"), ("HALF", "LINEAR")
+    hwc32, hwc16, bytes_ = ("FLOAT", "HWC"), ("HALF", "HWC"), ("INT8", "LINEAR")
+    assert accepted(rtx, "FlowWarp") == [
+        (hwc32, f32, hwc32),
+        (hwc16, f32, hwc16),
+        (hwc16, f16, hwc16),
+    ]
+    assert len(accepted(rtx, "GatedFlowFusion")) == 3
+    assert accepted(rtx, "UpsampleArgmax", 4) == [
+        (hwc32, bytes_, bytes_),
+        (hwc16, bytes_, bytes_),
+    ]
+
+
 def test_labels_and_confidence_are_linear_bytes(trt):
     bytes_ = ("INT8", "LINEAR")
     storages = [("FLOAT", "LINEAR"), ("FLOAT", "HWC"), ("HALF", "LINEAR"), ("HALF", "HWC8")]
@@ -142,6 +162,25 @@ def test_output_types_follow_the_features(trt, features):
     four = [kind, kind, DataType.FLOAT, DataType.FLOAT]
     assert made(trt, "GatedFlowFusion", 1).get_output_data_types(four) == [kind]
     assert made(trt, "UpsampleArgmax", 4).get_output_data_types([kind]) == [DataType.INT8] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "input_types"),
+    [
+        ("FlowWarp", "BF16 FLOAT"),
+        ("FlowWarp", "FLOAT HALF"),
+        ("GatedFlowFusion", "HALF FLOAT FLOAT FLOAT"),
+        ("GatedFlowFusion", "HALF HALF FLOAT HALF"),
+        ("UpsampleArgmax", "INT8"),
+    ],
+)
+def test_types_without_a_kernel_are_refused_and_noted(trt, name, input_types):
+    """In time: RTX ends its process where no format fits."""
+    kinds = [DataType[kind] for kind in input_types.split()]
+    with pytest.raises(BackendError, match="expected features all FLOAT or all HALF"):
+        made(trt, name, 1).get_output_data_types(kinds)
+    with pytest.raises(BackendError, match=rf"{name} of {', '.join(input_types.split())}: "):
+        plugin.raise_noted()
 
 
 class Symbols:
@@ -181,6 +220,7 @@ def test_a_warps_launch_counts_channels_as_they_are_in_memory(trt):
         (f16, 19, "float16", "linear", f32, "float32"),
         (f16, 19, "float16", "linear", f16, "float16"),
         (("HALF", "HWC8"), 24, "float16", "hwc", f32, "float32"),
+        (("HALF", "HWC"), 19, "float16", "hwc", f16, "float16"),
     ]:
         for align in (0, 1):
             launch = shape_change(made(trt, "FlowWarp", align), (kind, shapes), (flow_kind, flow))

@@ -1,0 +1,457 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT on an NVIDIA GPU: host image to host labels as one CUDA graph.
+
+One upload, the engine, one download of a byte per pixel and output, one synchronisation. The rules
+of TensorRT's execution API are those of its headers from 10.3 to 11, and of TensorRT-RTX 1.7.
+"""
+
+import contextlib
+import math
+import threading
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfseg_ros import trt
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
+from sfseg_ros.backends.cuda_memory import CudaError, DeviceBuffer, Gpu, Graph, PinnedBuffer
+from sfseg_ros.engine_store import EngineStore, StoredEngine
+from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
+from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.manifest import Manifest
+
+MAX_PIPELINES = 8
+"""Input shapes kept ready. Each holds the activations of its shape, some 100 MB for 1024x2048 in
+fp16, its buffers and its graphs. A shape is a batch and a size: cameras that share a size make as
+many shapes as there are cameras."""
+MAX_BATCH = 8
+"""Images that an engine takes at once where the backend has it built; more go in parts."""
+LONGEST_SIDE = 2.0
+"""Such an engine takes sides up to this many times that of a square with the model's usual pixel
+count, which is an aspect ratio of 4 (`Manifest.network_size_for` keeps the pixel count). A larger
+range would only make the engine slower to build and its memory larger."""
+IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
+
+
+class TensorRtBackend:
+    """See `Backend`. Builds its engine when it is opened and none is stored: minutes, or less."""
+
+    name = "tensorrt"
+    precisions = ("fp32", "fp16", "bf16", "int8", "fp8")
+    reason = "asked for"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        precision: str = "auto",
+        threads: int = 0,
+        gpu: GpuOptions = DEFAULT_GPU,
+        only: StoredEngine | None = None,
+    ) -> None:
+        """`threads` says nothing here. `only`: this engine and no other, whatever the arguments and
+        its accuracy. Raises BackendUnavailableError without GPU or library, BackendError where the
+        engine cannot be built or loaded."""
+        self._manifest, self._options, self._only = manifest, gpu, only
+        self.precision = "fp16" if precision == "auto" else precision
+        usual_size, library = gpu.network_size or manifest.input_size, "auto"
+        if only is not None:
+            self.precision, library = only.key.precision, only.key.library_name
+            usual_size = only.key.shapes[1][1:3]
+        self._pipelines: OrderedDict[tuple[int, ...], _Pipeline] = OrderedDict()
+        self._engines: tuple[_Engine, ...] = ()
+        self._lock = threading.Lock()  # _pipelines, _closed
+        self._building = threading.Lock()  # _engines
+        self._closed = self._told = False
+        try:
+            self._gpu = Gpu(wait=gpu.wait)
+        except CudaError as error:
+            raise BackendUnavailableError(f"tensorrt: {error}") from error
+        try:
+            self._library = trt.load(library)
+        except BackendError as error:
+            self._gpu.close()
+            raise BackendUnavailableError(f"tensorrt: {error}") from error
+        self._log = _log(self._library.module)
+        self._plugins = self._our_kernels_run() if only is None else bool(only.key.plugins)
+        if self._plugins:
+            self._library.register(plugin.creators(self._library.module))
+        form = "" if self._plugins else ", no plugins"
+        self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
+        try:
+            self._engine_for(usual_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
+        check_images(self._manifest, rgb)
+        labels = np.empty(rgb.shape[:3], np.uint8)
+        certainty = np.empty_like(labels) if confidence else None
+        engine = self._engine_for((rgb.shape[1], rgb.shape[2]))
+        for begin in range(0, len(rgb), engine.max_batch):
+            part = slice(begin, begin + engine.max_batch)
+            self._run(
+                engine, rgb[part], labels[part], None if certainty is None else certainty[part]
+            )
+        return labels, certainty
+
+    def close(self) -> None:
+        with self._lock:
+            closed, self._closed = self._closed, True
+            pipelines = list(self._pipelines.values())
+            self._pipelines.clear()
+        if closed:
+            return
+        try:
+            with self._gpu.current():
+                for pipeline in pipelines:
+                    pipeline.free()
+                self._engines = ()
+        except CudaError:
+            if not self._gpu.lost:  # what belongs to a lost context goes with it
+                raise
+        finally:
+            self._gpu.close()
+
+    def _run(
+        self, engine: "_Engine", rgb: Uint8Array, labels: Uint8Array, certainty: Uint8Array | None
+    ) -> None:
+        while True:
+            pipeline = self._pipeline(engine, rgb.shape)
+            with pipeline.lock, self._gpu.current():
+                if pipeline.freed:  # another thread's sizes pushed it out before its turn here
+                    continue
+                pipeline.run(rgb, labels, certainty)
+                return
+
+    def _pipeline(self, engine: "_Engine", shape: tuple[int, ...]) -> "_Pipeline":
+        pushed_out = None
+        with self._lock:
+            self._check_usable()
+            if shape not in self._pipelines:
+                self._pipelines[shape] = _Pipeline(engine, self._gpu, shape, self._tell_once)
+            self._pipelines.move_to_end(shape)
+            if len(self._pipelines) > MAX_PIPELINES:
+                _, pushed_out = self._pipelines.popitem(last=False)
+            pipeline = self._pipelines[shape]
+        if pushed_out is not None:
+            with self._gpu.current():
+                pushed_out.free()
+        return pipeline
+
+    def _engine_for(self, size: tuple[int, int]) -> "_Engine":
+        """The engine that takes images of `size`, opened where no other does."""
+        for engine in self._engines:
+            if engine.takes(size):
+                return engine
+        with self._building:
+            for engine in self._engines:  # another thread was faster
+                if engine.takes(size):
+                    return engine
+            self._check_usable()
+            engine = self._opened_engine(size)
+            self._engines = (*self._engines, engine)
+            return engine
+
+    def _opened_engine(self, size: tuple[int, int]) -> "_Engine":
+        """The stored engine that is best for `size`, or one built now."""
+        if self._only is not None:
+            if self._engines:
+                raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
+            return self._loaded(self._only.path, self._only.read())
+        store, request = EngineStore(), self._request(size)
+        stored = fitting_engine(self._manifest, request, size, store)
+        if stored is not None:
+            check_accepted(stored)
+            try:
+                return self._loaded(stored.path, stored.read())
+            except CudaError:
+                raise
+            except BackendError as error:
+                self._options.warn(f"{error}; building another")
+        say = self._options.progress
+        try:
+            built, data = built_engine(
+                self._manifest,
+                request,
+                store,
+                say=lambda line: say(f"TensorRT engine: {line}"),
+                cancelled=lambda: self._closed or self._options.cancelled(),
+                rebuild=stored is not None and stored.key.shapes == request.shapes,
+            )
+        finally:
+            say("")
+        return self._loaded(built.path, data)
+
+    def _request(self, size: tuple[int, int]) -> EngineRequest:
+        """For all sizes that cameras are usually fitted to, if this is one; else for it alone."""
+        sizes = usual_sizes(self._manifest)
+        takes = all(low <= side <= high for low, side, high in zip(sizes[0], size, sizes[2]))
+        return EngineRequest(
+            sizes=sizes if takes and self._options.network_size is None else (size, size, size),
+            batches=(1, 1, MAX_BATCH),
+            precision=self.precision,
+            plugins=self._plugins,
+            library=self._library.name,
+        )
+
+    def _loaded(self, path: Path, data: bytes) -> "_Engine":
+        with self._gpu.current():
+            return _Engine(self._library, self._log, path, data)
+
+    def _our_kernels_run(self) -> bool:
+        """Whether this machine can compile them; else the engine is built without plugins."""
+        try:
+            self._library.check_plugins()
+            binaries.compiled(self._gpu.architecture)
+        except BackendError as error:
+            self._options.warn(f"the engine is slower, without our own kernels: {error}")
+            return False
+        return True
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise BackendError("backend tensorrt is closed: open it again")
+        if self._gpu.lost:
+            raise self._gpu.lost
+
+    def _tell_once(self, text: str) -> None:
+        """That there is no CUDA graph."""
+        if not self._told:
+            self._told = True
+            self.description += ", no CUDA graph"
+            self._options.warn(text)
+
+
+class _Engine:
+    """A deserialised engine. Its context is current in the thread that makes one."""
+
+    def __init__(self, library: trt.TensorRt, log: Any, path: Path, data: bytes) -> None:
+        self.library, self.log = library, log
+        self._runtime = library.module.Runtime(log)
+        self.engine = self._runtime.deserialize_cuda_engine(data)
+        plugin.raise_noted()
+        if self.engine is None:
+            raise BackendError(f"{library.title} refuses {path}: {log.reason()}")
+        self._check_contract(path)
+        low, _, high = self.engine.get_tensor_profile_shape(IMAGE, 0)
+        self._low, self._high = tuple(low), tuple(high)
+        self.max_batch = self._high[0]
+        self._cache_path = path.with_suffix(".runtime_cache")
+        self._cache: Any = None
+        self._cache_size = 0
+
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether images of (height, width) are within the profile."""
+        return all(
+            low <= side <= high for low, side, high in zip(self._low[1:3], size, self._high[1:3])
+        )
+
+    def context(self, whole_graph: bool) -> Any:
+        """An execution context that has no memory yet. `whole_graph`: TensorRT-RTX captures its
+        part in a graph of its own, for where we cannot."""
+        module = self.library.module
+        own_memory = module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.library.is_rtx:
+            config = self.engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(own_memory)
+            strategy = module.CudaGraphStrategy
+            config.cuda_graph_strategy = (
+                strategy.WHOLE_GRAPH_CAPTURE if whole_graph else strategy.DISABLED
+            )
+            # Lazy ones would be exchanged behind the back of a captured graph.
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                module.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            config.set_runtime_cache(self._runtime_cache(config))
+            context = self.engine.create_execution_context(config)
+        else:
+            context = self.engine.create_execution_context(own_memory)
+        if context is None:
+            raise BackendError(f"{self.library.title} makes no context: {self.log.reason()}")
+        return context
+
+    def save_runtime_cache(self) -> None:
+        """TensorRT-RTX compiles kernels when it first meets a shape; the next start finds them."""
+        if self._cache is None:
+            return
+        data = bytes(self._cache.serialize())
+        if len(data) != self._cache_size:
+            self._cache_size = len(data)
+            temporary = self._cache_path.with_suffix(".runtime_cache.new")
+            with contextlib.suppress(OSError):  # a cache: the next start compiles again
+                temporary.write_bytes(data)
+                temporary.replace(self._cache_path)
+
+    def _runtime_cache(self, config: Any) -> Any:
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            with contextlib.suppress(OSError):
+                # It refuses what is damaged or from another machine, and is empty then.
+                self._cache.deserialize(self._cache_path.read_bytes())
+        return self._cache
+
+    def _check_contract(self, path: Path) -> None:
+        names = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
+        if names != {IMAGE, LABELS, CONFIDENCE}:
+            raise BackendError(f"{path}: its tensors are {', '.join(sorted(names))}")
+        kinds = self.library.module.DataType
+        for name in names:
+            # Plugins have no uint8 outputs: theirs are int8 with the same bytes.
+            if self.engine.get_tensor_dtype(name) not in (kinds.UINT8, kinds.INT8):
+                raise BackendError(f"{path}: {name} is not of bytes")
+
+
+class _Pipeline:
+    """All that one input shape (N, H, W, 3) needs, made when it first runs.
+
+    The lock is the caller's to hold, and the GPU's context to make current.
+    """
+
+    def __init__(self, engine: _Engine, gpu: Gpu, shape: tuple[int, ...], tell: Any) -> None:
+        self._engine, self._gpu, self._shape, self._tell = engine, gpu, shape, tell
+        self.lock = threading.Lock()
+        self.freed = False
+        self._pixels = int(np.prod(shape[:3]))
+        self._context: Any = None
+        self._owned: list[Any] = []
+        self._graphs: dict[bool, Graph] = {}
+        self._capturable = True
+
+    def run(self, rgb: Uint8Array, labels: Uint8Array, certainty: Uint8Array | None) -> None:
+        """From and to host memory: uint8 (N, H, W, 3), (N, H, W) and, where wanted, (N, H, W)."""
+        confidence = certainty is not None
+        if self._context is None:
+            self._set_up()
+        self._host[IMAGE].array(self._shape)[...] = rgb
+        if confidence in self._graphs:
+            self._stream.launch(self._graphs[confidence])
+            self._stream.wait()
+        else:
+            try:
+                self._enqueue(confidence)
+            finally:
+                self._stream.wait()  # where the device failed, this knows the reason
+            self._capture(confidence)
+        labels[...] = self._host[LABELS].array(self._shape[:3])
+        if certainty is not None:
+            certainty[...] = self._host[CONFIDENCE].array(self._shape[:3])
+
+    def free(self) -> None:
+        """Waits for the run under way; then nothing may run any more."""
+        with self.lock:
+            self.freed = True
+            self._graphs, graphs = {}, self._graphs
+            self._context = None  # TensorRT's, before the memory that it was given
+            for owned in [*graphs.values(), *reversed(self._owned)]:
+                owned.free()
+            self._owned.clear()
+
+    def _set_up(self, whole_graph: bool = False) -> None:
+        try:
+            self._stream = self._own(self._gpu.stream())
+            sizes = {IMAGE: 3 * self._pixels, LABELS: self._pixels, CONFIDENCE: self._pixels}
+            self._host: dict[str, PinnedBuffer] = {
+                name: self._own(self._gpu.pinned(size)) for name, size in sizes.items()
+            }
+            self._device: dict[str, DeviceBuffer] = {
+                name: self._own(self._gpu.memory(size)) for name, size in sizes.items()
+            }
+            self._context = self._new_context(whole_graph=False)
+        except BaseException:
+            self._context = None
+            while self._owned:
+                self._owned.pop().free()
+            raise
+
+    def _new_context(self, whole_graph: bool) -> Any:
+        context = self._engine.context(whole_graph)
+        self._check(context.set_input_shape(IMAGE, self._shape), "the input's shape")
+        missing = context.infer_shapes()
+        self._check(not missing, f"its tensors {', '.join(missing)}")
+        for name in (LABELS, CONFIDENCE):
+            shape = tuple(context.get_tensor_shape(name))
+            self._check(shape == self._shape[:3], f"{name} of {shape}")
+        # Memory for this shape, not for the largest that the engine takes.
+        size = context.update_device_memory_size_for_shapes()
+        if size:
+            memory = self._own(self._gpu.memory(size))
+            context.set_device_memory(memory.address, size)
+        for name, buffer in self._device.items():
+            self._check(context.set_tensor_address(name, buffer.address), f"{name}'s address")
+        return context
+
+    def _enqueue(self, confidence: bool) -> None:
+        """Everything from the pinned image to the pinned results, in the stream."""
+        self._stream.upload(self._device[IMAGE], self._host[IMAGE], 3 * self._pixels)
+        if not self._context.execute_async_v3(self._stream.handle):
+            plugin.raise_noted()
+            raise BackendError(f"{self._engine.library.title} failed: {self._engine.log.reason()}")
+        for name in (LABELS, CONFIDENCE)[: 2 if confidence else 1]:
+            self._stream.download(self._host[name], self._device[name], self._pixels)
+
+    def _capture(self, confidence: bool) -> None:
+        """After a run, which is when TensorRT has loaded what it needs."""
+        if not self._capturable:
+            return
+        try:
+            if self._engine.library.is_rtx and not self._context.is_stream_capturable(
+                self._stream.handle
+            ):
+                raise BackendError("this engine cannot be captured")
+            self._graphs[confidence] = self._stream.captured(lambda: self._enqueue(confidence))
+        except BackendError as error:
+            if error.lost:
+                raise
+            self._capturable = False
+            self._tell(f"no CUDA graph, frames cost some launches more: {error}")
+            if self._engine.library.is_rtx:
+                self._context = self._new_context(whole_graph=True)
+        self._engine.save_runtime_cache()
+
+    def _own(self, resource: Any) -> Any:
+        self._owned.append(resource)
+        return resource
+
+    def _check(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            batch, height, width, _ = self._shape
+            raise BackendError(
+                f"{self._engine.library.title} refuses {what} for {batch} images of "
+                f"{height}x{width}: {self._engine.log.reason()}"
+            )
+
+
+def usual_sizes(
+    manifest: Manifest,
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Smallest, usual and largest (height, width) of the network's input where cameras decide."""
+    multiple = manifest.size_multiple
+    longest = LONGEST_SIDE * math.sqrt(math.prod(manifest.input_size))
+    side = multiple * math.ceil(longest / multiple)
+    usual = manifest.input_size
+    height, width = (
+        max(at_usual, min(side, most)) for at_usual, most in zip(usual, manifest.max_size)
+    )
+    return manifest.min_size, usual, (height, width)
+
+
+def _log(module: Any) -> Any:
+    """A logger that keeps the last errors, which the API itself does not return."""
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self._errors: deque[str] = deque(maxlen=3)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(module.ILogger.Severity.ERROR):
+                self._errors.append(" ".join(message.split()))
+
+        def reason(self) -> str:
+            return "; ".join(self._errors)[:500] or "it gives no reason"
+
+    return Log()

@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decisions of the backend, with a driver and a TensorRT of plain Python (conftest.py)."""
+
+import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from sfseg_ros import engine_builder, trt
+from sfseg_ros.backends import open_backend
+from sfseg_ros.backends.tensorrt_backend import MAX_PIPELINES, TensorRtBackend
+from sfseg_ros.engine_builder import BuildResult
+from sfseg_ros.engine_store import EngineStore
+from sfseg_ros.engines import EngineRequest, built_engine
+from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.kernels import binaries
+
+
+def network(image):
+    """uint8 (N, H, W, 3) -> labels, confidence: a function that no mix-up of bytes survives."""
+    labels = (image[..., 0].astype(int) * 3 + image[..., 1] * 5 + image[..., 2]) % 251
+    return labels.astype(np.uint8), (255 - labels).astype(np.uint8)
+
+
+def pictures(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+@pytest.fixture
+def open_tensorrt(open_tensorrt_with):
+    return partial(open_tensorrt_with, network)
+
+
+def check(backend, rgb, confidence=True):
+    labels, certainty = backend.infer(rgb, confidence)
+    expected = network(rgb)
+    np.testing.assert_array_equal(labels, expected[0])
+    if confidence:
+        np.testing.assert_array_equal(certainty, expected[1])
+    else:
+        assert certainty is None
+
+
+def test_every_frame_of_a_shape_after_the_first_is_one_graph(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    for frame in range(4):
+        check(backend, pictures(1, 64, 96, seed=frame))
+        check(backend, pictures(1, 64, 96, seed=-frame % 7), confidence=False)
+    assert cuda.calls.count("cuGraphInstantiate") == 2  # with and without confidence
+    assert cuda.calls.count("cuGraphLaunch") == 6
+    cuda.calls.clear()
+    check(backend, pictures(1, 64, 96), confidence=False)
+    assert cuda.calls == [
+        "cuCtxPushCurrent",
+        "cuGraphLaunch",
+        "cuEventRecord",
+        "cuEventSynchronize",
+        "cuCtxPopCurrent",
+    ]
+    assert "CUDA graph" not in backend.description
+
+
+def test_only_what_was_asked_for_is_downloaded(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    check(backend, pictures(1, 64, 96), confidence=False)
+    assert cuda.calls.count("cuMemcpyDtoHAsync") == 2  # one that ran, one in the graph
+    check(backend, pictures(1, 64, 96), confidence=True)
+    assert cuda.calls.count("cuMemcpyDtoHAsync") == 6
+    assert cuda.calls.count("cuMemcpyHtoDAsync") == 4
+
+
+def test_a_change_of_shape_captures_again_and_the_old_graph_stays_good(cuda, open_tensorrt):
+    backend, module = open_tensorrt()
+    for _ in range(2):
+        for shape in ((1, 64, 96), (2, 64, 96), (1, 32, 32), (4, 96, 64)):
+            check(backend, pictures(*shape))
+    assert cuda.calls.count("cuGraphInstantiate") == 4
+    assert len(module.engines) == 1
+    assert len(module.engines[0].contexts) == 4
+
+
+def test_shapes_beyond_those_kept_are_freed_and_come_back(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    sizes = [(32 * row, 32 * column) for row in range(1, 5) for column in range(1, 5)]
+    check(backend, pictures(1, *sizes[0]))
+    each = tuple(count for count in cuda.pinned_and_device_memory())
+    for size in sizes * 2:
+        check(backend, pictures(1, *size))
+    assert cuda.pinned_and_device_memory() == tuple(MAX_PIPELINES * count for count in each)
+    assert len(cuda.execs) == MAX_PIPELINES
+
+
+def test_a_batch_larger_than_the_engine_takes_goes_in_parts(open_tensorrt):
+    backend, module = open_tensorrt()
+    check(backend, pictures(11, 32, 64))
+    shapes = {context.shape for context in module.engines[0].contexts}
+    assert shapes == {(8, 32, 64, 3), (3, 32, 64, 3)}
+
+
+def test_one_engine_serves_the_usual_sizes_and_another_size_gets_its_own(open_tensorrt, engines):
+    backend, _ = open_tensorrt()
+    # Of the size of a square of as many pixels, at most twice the side; rounded to 32.
+    usual = ((1, 32, 32, 3), (1, 64, 96, 3), (8, 160, 160, 3))
+    assert [request.shapes for request in engines] == [usual]
+    for size in ((64, 64), (160, 32), (96, 160)):
+        check(backend, pictures(1, *size))
+    assert len(engines) == 1
+    for batch in (1, 2):
+        check(backend, pictures(batch, 256, 160))
+    check(backend, pictures(1, 64, 64))
+    assert engines[1].shapes == ((1, 256, 160, 3), (1, 256, 160, 3), (8, 256, 160, 3))
+    assert len(engines) == 2
+
+
+def test_a_fixed_network_size_is_what_the_engine_is_made_for(open_tensorrt, engines):
+    backend, _ = open_tensorrt(network_size=(96, 160), precision="bf16")
+    assert engines[0].shapes == ((1, 96, 160, 3), (1, 96, 160, 3), (8, 96, 160, 3))
+    assert backend.precision == "bf16"
+    assert "bf16" in backend.description
+
+
+def test_the_next_start_builds_nothing(open_tensorrt, engines):
+    for _ in range(3):
+        backend, _ = open_tensorrt()
+        check(backend, pictures(1, 64, 96))
+        backend.close()
+    assert len(engines) == 1
+
+
+def test_an_engine_that_the_user_built_for_the_size_is_preferred(
+    open_tensorrt, engines, tiny_manifest
+):
+    backend, _ = open_tensorrt()
+    backend.close()
+    request = EngineRequest(((64, 96),) * 3, (1, 2, 2), "fp16", library="tensorrt")
+    built_engine(tiny_manifest, request, EngineStore())
+    for other in (
+        {"precision": "fp32"},
+        {"plugins": False},
+        {"batches": (1, 1, 1)},
+        {"sizes": ((64, 64), (64, 96), (64, 96))},
+    ):
+        built_engine(tiny_manifest, replace(request, **other), EngineStore())
+    backend, module = open_tensorrt()
+    assert module.engines[-1].profile == [[1, 64, 96, 3], [2, 64, 96, 3], [2, 64, 96, 3]]
+    check(backend, pictures(3, 64, 96))
+    assert len(engines) == 6
+
+
+def test_an_engine_that_verify_refused_is_not_used(open_tensorrt, engines, tiny_manifest):
+    open_tensorrt()
+    store = EngineStore()
+    ((_, stored),) = store.engines()
+    accuracy = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
+    store.remember(stored, {"accuracy": accuracy})
+    with pytest.raises(BackendError, match="refused by sfseg engine verify"):
+        open_tensorrt()
+    assert len(engines) == 1
+
+
+def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest):
+    open_tensorrt()
+    store = EngineStore()
+    request = EngineRequest(((64, 64),) * 3, (1, 1, 1), "bf16", plugins=False, library="tensorrt")
+    stored, _ = built_engine(tiny_manifest, request, store)
+    accuracy = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
+    stored = store.remember(stored, {"accuracy": accuracy})
+    backend = TensorRtBackend(tiny_manifest, only=stored)
+    assert backend.precision == "bf16"
+    assert "no plugins" in backend.description
+    check(backend, pictures(3, 64, 64))
+    with pytest.raises(BackendError, match=r"bf16-64x64.*is not for 64x96 images"):
+        backend.infer(pictures(1, 64, 96), confidence=False)
+    backend.close()
+    assert len(engines) == 2
+
+
+def test_a_damaged_or_refused_engine_is_built_again_with_a_word(open_tensorrt, engines, tmp_path):
+    backend, _ = open_tensorrt()
+    backend.close()
+    (path,) = tmp_path.rglob("*.engine")
+    whole = path.read_bytes()
+    said = []
+    path.write_bytes(whole[:-1])
+    open_tensorrt(warn=said.append)
+    assert "truncated" in said[0]
+    assert path.read_bytes() == whole
+    # Whole, but the library of today does not take it.
+    ((_, stored),) = EngineStore().engines()
+    EngineStore()._write(path, stored.key, b"of a time long gone", stored.about)
+    backend, _ = open_tensorrt(warn=said.append)
+    assert "TensorRT 10.3.0 refuses" in said[1]
+    assert "serialization failed (magic tag); building another" in said[1]
+    check(backend, pictures(1, 64, 96))
+    assert len(engines) == 3
+
+
+def test_progress_is_heard_while_building_and_ends_empty(open_tensorrt):
+    said = []
+    open_tensorrt(progress=said.append)
+    assert said[0].startswith("TensorRT engine: ")
+    assert "TensorRT engine: building" in said
+    assert said[-1] == ""
+
+
+def test_building_can_be_given_up(cuda, open_tensorrt, engines):
+    said = []
+    with pytest.raises(BackendError, match="cancelled"):
+        open_tensorrt(cancelled=lambda: True, progress=said.append)
+    assert said[-1] == ""
+    assert cuda.everything_is_freed()
+
+
+def test_int8_without_calibration_names_the_command(open_tensorrt):
+    with pytest.raises(BackendError, match="sfseg engine build .* --precision int8 --calibration"):
+        open_tensorrt(precision="int8")
+
+
+def test_without_a_compiler_the_engine_is_portable_and_says_so(open_tensorrt, engines, monkeypatch):
+    def missing(architecture):
+        raise BackendError("no compiler for the GPU kernels: pip install cuda-bindings")
+
+    monkeypatch.setattr(binaries, "compiled", missing)
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    assert not engines[0].plugins
+    assert "no plugins" in backend.description
+    assert len(said) == 1
+    assert "without our own kernels: no compiler" in said[0]
+
+
+def test_results_are_the_callers(open_tensorrt):
+    backend, _ = open_tensorrt()
+    first, _ = backend.infer(pictures(1, 64, 96), confidence=False)
+    before = first.copy()
+    check(backend, pictures(1, 64, 96, seed=1))
+    np.testing.assert_array_equal(first, before)
+
+
+def test_strided_and_read_only_images_are_uploaded_as_they_look(open_tensorrt):
+    backend, _ = open_tensorrt()
+    wide = pictures(1, 64, 128)
+    check(backend, wide[:, :, 5:101])
+    check(backend, wide[:, ::-1, :96, ::-1])
+    wide.flags.writeable = False
+    check(backend, wide)
+
+
+def test_threads_of_different_and_equal_shapes_do_not_mix(open_tensorrt):
+    backend, _ = open_tensorrt()
+    shapes = [(1, 32 * (1 + i % 4), 32 * (1 + i % 3)) for i in range(40)]
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [
+            pool.submit(check, backend, pictures(*shape, seed=i)) for i, shape in enumerate(shapes)
+        ]
+        for job in jobs:
+            job.result()
+
+
+def test_a_shape_that_another_thread_pushes_out_meanwhile_is_made_again(open_tensorrt):
+    backend, _ = open_tensorrt()
+    check(backend, pictures(1, 32, 32))
+    (pipeline,) = backend._pipelines.values()
+    others = [pictures(1, 32, 32 * width) for width in (2, 3, 4)]
+    others += [pictures(1, 64, 32 * width) for width in range(1, 5)] + [pictures(1, 96, 32)]
+    with pipeline.lock:  # as if a frame were under way
+        frame = threading.Thread(target=check, args=(backend, pictures(1, 32, 32, seed=3)))
+        frame.start()
+        pushing = threading.Thread(target=lambda: [check(backend, rgb) for rgb in others])
+        pushing.start()
+        while pipeline in backend._pipelines.values():
+            pass
+    frame.join(20)
+    pushing.join(20)
+    assert not frame.is_alive()
+    assert not pushing.is_alive()
+    assert pipeline.freed
+
+
+# What goes wrong.
+
+
+def test_an_engine_that_cannot_be_captured_runs_without_and_says_so_once(cuda, open_tensorrt):
+    said = []
+    backend, _ = open_tensorrt(
+        configure=lambda engine: setattr(engine, "capturable", False), warn=said.append
+    )
+    for shape in ((1, 64, 96), (1, 64, 96), (2, 32, 32)):
+        check(backend, pictures(*shape))
+        check(backend, pictures(*shape), confidence=False)
+    assert len(said) == 1
+    assert said[0].startswith("no CUDA graph, frames cost some launches more: ")
+    assert "\n" not in said[0]
+    assert backend.description.endswith(", no CUDA graph")
+    assert "cuGraphLaunch" not in cuda.calls
+
+
+def test_what_tensorrt_refuses_is_its_reason_in_one_line(open_tensorrt):
+    def refuse(engine):
+        engine.refuses = "enqueueV3: invalid\n  state"
+
+    backend, _ = open_tensorrt(configure=refuse)
+    with pytest.raises(BackendError, match="TensorRT 10.3.0 failed: enqueueV3: invalid state"):
+        backend.infer(pictures(1, 64, 96), confidence=False)
+
+
+def test_memory_that_is_not_there_costs_this_frame_and_leaves_nothing(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    for call in ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate"):
+        cuda.fail[call] = cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+        with pytest.raises(BackendError, match="use a smaller network_size") as caught:
+            backend.infer(pictures(1, 64, 96), confidence=False)
+        assert not caught.value.lost
+        assert cuda.pinned_and_device_memory() == (0, 0)
+    check(backend, pictures(1, 64, 96))
+
+
+@pytest.mark.parametrize("frames_before", [0, 1, 3])
+def test_a_lost_context_is_one_clear_error_until_the_backend_is_opened_anew(
+    cuda, open_tensorrt, frames_before
+):
+    backend, module = open_tensorrt()
+    for _ in range(frames_before):
+        check(backend, pictures(1, 64, 96))
+    module.engines[0].crash = cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    for _ in range(3):
+        with pytest.raises(BackendError, match="ILLEGAL_ADDRESS.*open the backend again") as caught:
+            backend.infer(pictures(1, 64, 96), confidence=True)
+        assert caught.value.lost
+    backend.close()
+    fresh, _ = open_tensorrt()
+    check(fresh, pictures(1, 64, 96))
+
+
+def test_a_closed_backend_says_so_and_frees_all(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    check(backend, pictures(1, 64, 96))
+    backend.close()
+    backend.close()
+    assert cuda.everything_is_freed()
+    with pytest.raises(BackendError, match="backend tensorrt is closed"):
+        backend.infer(pictures(1, 64, 96), confidence=False)
+
+
+def test_without_gpu_or_library_it_is_unavailable_and_holds_nothing(
+    cuda, engines, tiny_manifest, monkeypatch
+):
+    cuda.devices = 0
+    with pytest.raises(BackendUnavailableError, match="tensorrt: .*NO_DEVICE"):
+        TensorRtBackend(tiny_manifest)
+    cuda.devices = 1
+
+    def missing(name):
+        raise BackendError("tensorrt cannot be imported (No module): pip install tensorrt")
+
+    monkeypatch.setattr(trt, "load", missing)
+    with pytest.raises(BackendUnavailableError, match="pip install tensorrt"):
+        TensorRtBackend(tiny_manifest)
+    assert cuda.everything_is_freed()
+
+
+def test_an_engine_that_is_refused_after_its_build_leaves_nothing_behind(
+    cuda, open_tensorrt, monkeypatch, engines
+):
+    garbage = b"garbage", BuildResult("TensorRT 10.3.0", ())
+    monkeypatch.setattr(engine_builder, "engine_from_onnx", lambda *_: garbage)
+    with pytest.raises(BackendError, match=r"refuses .*engine: serialization failed") as caught:
+        open_tensorrt()
+    assert not isinstance(caught.value, BackendUnavailableError)
+    assert "\n" not in str(caught.value)
+    assert cuda.everything_is_freed()
+
+
+def test_auto_takes_it(open_tensorrt, tiny_manifest):
+    open_tensorrt()
+    backend = open_backend("auto", tiny_manifest)
+    assert backend.name == "tensorrt"
+    assert backend.description == "TensorRT 10.3.0, fp16, Pretend 1000"
+    backend.close()
+
+
+# TensorRT-RTX.
+
+
+def test_rtx_specialises_at_once_and_captures_with_us(cuda, open_tensorrt):
+    backend, module = open_tensorrt(rtx=True)
+    for seed in range(3):
+        check(backend, pictures(1, 64, 96, seed=seed))
+    (context,) = module.engines[0].contexts
+    assert context.config.cuda_graph_strategy == module.CudaGraphStrategy.DISABLED
+    eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert context.config.dynamic_shapes_kernel_specialization_strategy == eager
+    assert cuda.calls.count("cuGraphLaunch") == 2
+
+
+def test_rtx_that_cannot_be_captured_captures_its_own_part(cuda, open_tensorrt):
+    said = []
+    backend, module = open_tensorrt(
+        rtx=True,
+        configure=lambda engine: setattr(engine, "capturable", False),
+        warn=said.append,
+    )
+    for seed in range(3):
+        check(backend, pictures(1, 64, 96, seed=seed))
+    contexts = module.engines[0].contexts
+    assert len(contexts) == 2
+    whole = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    assert contexts[1].config.cuda_graph_strategy == whole
+    assert len(said) == 1
+    assert "cuStreamBeginCapture" not in cuda.calls
+
+
+def test_rtx_finds_the_kernels_that_it_compiled_the_last_time(open_tensorrt, tmp_path):
+    backend, module = open_tensorrt(rtx=True)
+    (engine,) = tmp_path.rglob("*.engine")
+    path = engine.with_suffix(".runtime_cache")
+    path.write_bytes(b"of another GPU")
+    check(backend, pictures(1, 64, 96))
+    assert module.engines[0].contexts[0].config.cache.accepted is False
+    assert path.read_bytes().startswith(b"cache")
+    backend.close()
+    backend, module = open_tensorrt(rtx=True)
+    check(backend, pictures(1, 64, 96))
+    assert module.engines[0].contexts[0].config.cache.accepted is True
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_the_pretended_library_has_no_name_that_the_real_one_lacks(tensorrt_library):
+    real = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    module = tensorrt_library(network, rtx=True)
+    assert hasattr(real.Runtime, "deserialize_cuda_engine")
+    config = module.engine_class(module, None, None, None, None).create_runtime_config()
+    own = {"allocation", "cache"}  # what the pretended object remembers
+    for real_class, names in (
+        (real.IExecutionContext, public_methods(module.context_class)),
+        (real.ICudaEngine, public_methods(module.engine_class)),
+        (real.IRuntimeConfig, set(vars(config)) - own),
+        (real.IRuntimeCache, set(vars(config.create_runtime_cache())) - {"blob", "accepted"}),
+    ):
+        assert not {name for name in names if not hasattr(real_class, name)}, real_class
+    for setting in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+        assert hasattr(real.IRuntimeConfig, setting)
+    for pretended, enumeration in (
+        (module.ILogger.Severity, real.ILogger.Severity),
+        (module.ExecutionContextAllocationStrategy, real.ExecutionContextAllocationStrategy),
+        (module.CudaGraphStrategy, real.CudaGraphStrategy),
+        (
+            module.DynamicShapesKernelSpecializationStrategy,
+            real.DynamicShapesKernelSpecializationStrategy,
+        ),
+    ):
+        for member in pretended:
+            assert int(getattr(enumeration, member.name)) == int(member), member
+    assert {"INT8", "UINT8"} <= set(real.DataType.__members__)
+
+
+def public_methods(kind):
+    return {
+        name
+        for base in kind.__mro__[:-1]
+        for name, value in vars(base).items()
+        if not name.startswith("_") and inspect.isfunction(value)
+    }
