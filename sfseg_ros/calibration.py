@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
+from sfseg_ros.backends.processor import thread_count
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.precision import QUANTIZED_MAX, plain_model, tensors_to_calibrate
@@ -122,11 +123,17 @@ class Histogram:
         return best
 
 
-def session_of(model: ModelProto, threads: int = 0) -> Any:
-    """An ONNX Runtime session on the processor. Raises BackendError where it refuses the model."""
+def session_of(model: ModelProto, literal: bool = False) -> Any:
+    """An ONNX Runtime session on the processor. Raises BackendError where it refuses the model.
+
+    `literal`: node by node, as a rounded graph must run. ONNX Runtime 1.31.1 takes a Relu before an
+    fp8 QuantizeLinear away, as if fp8 had no negative numbers.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = thread_count(0)
+    if literal:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -69,7 +69,7 @@ class Accuracy:
 
 def labeller_of(model: ModelProto) -> Labeller:
     """The graph in ONNX Runtime on the processor; a typed one is emulated."""
-    session = session_of(emulated(model))
+    session = session_of(emulated(model), literal=True)
     return lambda rgb: np.asarray(run(session, rgb)[0], np.uint8)
 
 
@@ -95,7 +95,10 @@ def measure(
             raise BackendError(f"labels have shape {found.shape}, expected {expected.shape}")
         equal += int((found == expected).sum())
         total += expected.size
-        between.update(found, expected)
+        try:
+            between.update(found, expected)
+        except ValueError as error:
+            raise BackendError(f"the model gives labels without a class: {error}") from error
         if picture.truth is not None:
             for matrix, labels in zip(matrices, (expected, found)):
                 try:

@@ -207,9 +207,7 @@ def _read_lines(stream: Any, arrived: "queue.SimpleQueue[str | None]") -> None:
 
 def _failure(code: int, lines: list[str]) -> str:
     if code == REFUSED and lines:
-        # What the library logged before says why, where it said anything.
-        errors = [line for line in lines[:-1] if "[E]" in line]
-        return " | ".join([lines[-1], *errors[-2:]])
+        return lines[-1]
     name = f"signal {-code}"
     if -code in signal.Signals.__members__.values():
         name = signal.Signals(-code).name
@@ -241,7 +239,7 @@ def _child(folder: Path) -> None:
         library.check_parser_link()
         library.register(plugin.creators(library.module))
     _say(f"{library.title}: reading the network")
-    log = library.module.Logger(library.module.Logger.WARNING)
+    log = _log(library.module)
     builder = library.module.Builder(log)
     network = library.create_network(builder)
     try:
@@ -259,7 +257,8 @@ def _child(folder: Path) -> None:
     engine = builder.build_serialized_network(network, config)
     plugin.raise_noted()
     if engine is None:
-        raise BackendError(f"{library.title} cannot build an engine of this model")
+        reason = " | ".join(log.errors[-3:]) or "it gives no reason"
+        raise BackendError(f"{library.title} cannot build an engine of this model: {reason}")
     (folder / ENGINE).write_bytes(engine)
     _save_timing_cache(config, request.timing_cache)
     result = {
@@ -312,6 +311,25 @@ def _save_timing_cache(config: Any, name: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(cache.serialize())
     temporary.replace(path)
+
+
+def _log(module: Any) -> Any:
+    """A logger that writes warnings and errors to stdout, the caller's to read, and keeps errors,
+    which the API itself does not return."""
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            line = " ".join(message.split())
+            if int(severity) <= int(module.ILogger.Severity.ERROR):
+                self.errors.append(line)
+            if int(severity) <= int(module.ILogger.Severity.WARNING):
+                print(f"[{severity.name}] {line}", flush=True)
+
+    return Log()
 
 
 def _monitor(module: Any) -> Any:

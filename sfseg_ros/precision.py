@@ -48,6 +48,11 @@ HALF_OPERATORS = {
     *("Concat", "Split", "Slice", "Gather", "Pad", "Expand", "Tile", "Identity", "Transpose"),
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
 }
+# Exporters write "no bound" and "masked" as numbers beyond fp16: its own largest means the same.
+_BOUNDS = {"Clip", "Max", "Min", "Where", "Pad"}
+# TensorRT's parser refuses them in bf16.
+_NOT_BF16 = {"HardSwish"}
+FP16_MAX = 65504.0
 _HALF_TYPES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 _NAMES = {**_HALF_TYPES, int(TensorProto.FLOAT): "fp32"}
 
@@ -201,8 +206,8 @@ class _Halver:
         for node in list(self._model.graph.node):
             half = self._is_half(node)
             wanted = self._half if half else int(TensorProto.FLOAT)
-            for index in self._typed_inputs(node):
-                node.input[index] = self._as(node.input[index], wanted)
+            for index in self._typed_inputs(node) if half else self._half_inputs(node):
+                node.input[index] = self._as(node.input[index], wanted, node.op_type)
             self._nodes.append(node)
             if half and node.op_type != "QuantizeLinear":
                 for name in node.output:
@@ -218,6 +223,8 @@ class _Halver:
             return node.output[0] not in self._kept
         if node.op_type == "QuantizeLinear":
             return first_is_half
+        if self._half == TensorProto.BFLOAT16 and node.op_type in _NOT_BF16:
+            return False
         if node.op_type in HALF_OPERATORS or _is_channel_mean(node, self._weights):
             return any(
                 self._types.get(node.input[i]) == self._half for i in self._typed_inputs(node)
@@ -240,8 +247,14 @@ class _Halver:
         floats = (TensorProto.FLOAT, self._half)
         return [i for i in indices if self._types.get(node.input[i]) in floats]
 
-    def _as(self, name: str, wanted: int) -> str:
-        """The name under which `name` can be had as `wanted`."""
+    def _half_inputs(self, node: NodeProto) -> list[int]:
+        """The inputs that must become fp32 for a node that computes in it."""
+        if not node.domain and node.op_type in ("Cast", "Shape", "Size"):
+            return []
+        return [i for i, name in enumerate(node.input) if self._types.get(name) == self._half]
+
+    def _as(self, name: str, wanted: int, reader: str) -> str:
+        """The name under which an operator `reader` can have `name` as `wanted`."""
         if self._types[name] == wanted:
             return name
         if (name, wanted) not in self._casts:
@@ -250,6 +263,8 @@ class _Halver:
             self._types[cast] = wanted
             if name in self._weights and wanted == self._half:
                 value = np.asarray(numpy_helper.to_array(self._weights[name]), np.float32)
+                if reader in _BOUNDS and wanted == TensorProto.FLOAT16:
+                    value = np.clip(value, -FP16_MAX, FP16_MAX)
                 self._weights[cast] = _half_tensor(cast, value, wanted)
             else:
                 self._nodes.append(helper.make_node("Cast", [name], [cast], cast, to=wanted))
@@ -273,7 +288,8 @@ def _half_tensor(name: str, value: Float32Array, half_type: int) -> TensorProto:
             half = value.astype(np.float16)
         if np.isinf(half).any() and not np.isinf(value).any():
             raise BackendError(
-                f"weight {name} reaches {np.abs(value).max():.3g}, fp16 ends at 65504: use bf16"
+                f"weight {name} reaches {np.abs(value).max():.3g}, fp16 ends at {FP16_MAX:.0f}: use "
+                "bf16"
             )
         return numpy_helper.from_array(half, name)
     # Round to nearest, ties to even; NaN and infinity do not occur in a weight that is any good.
@@ -313,7 +329,7 @@ def quantized_convs(model: ModelProto, precision: str) -> list[NodeProto]:
 
     Left in fp16: those that see the image (3 channels feed no matrix unit), those that make flow,
     gate and scores (few channels, and labels depend on them), and in fp8 those whose channels are
-    no multiple of 16 or in groups, for which TensorRT has no kernels.
+    no multiple of 16 or in groups, which fit no fp8 matrix instruction.
     """
     weights = {w.name: w for w in model.graph.initializer}
     sensitive = _sensitive_convs(model)
