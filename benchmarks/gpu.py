@@ -43,13 +43,15 @@ class Part:
 
 
 def _tests(*arguments: str) -> tuple[str, ...]:
-    return ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *arguments)
+    options = ("-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+    return ("-m", "pytest", *options, "--durations=5", *arguments)
 
 
 # In the order of what is wanted most, cheap ones first.
 PARTS = (
     Part("machine", 60, ("-m", "benchmarks.gpu_machine")),
-    Part("tests", 150, _tests("test"), measures=False),
+    # Not all of test/: without ROS not all of it can be collected.
+    Part("tests", 150, _tests("test/gpu", "test/backends", "test/kernels"), measures=False),
     Part("kernels", 170, ("-m", "benchmarks.gpu_kernels")),
     Part("end to end", 110, ("-m", "benchmarks.gpu_networks", "end_to_end")),
     Part("network, batch 1", 150, ("-m", "benchmarks.gpu_networks", "network")),

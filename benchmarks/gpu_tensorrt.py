@@ -55,7 +55,8 @@ def main() -> None:
             )
             if found is not None:
                 report.add("steps", found)
-                print(f"{step}: {'ok' if found['status'] == 0 else found}", flush=True)
+                last = found["said"].splitlines()[-1:]
+                print(f"{step}: status {found['status']}, {last}", flush=True)
                 if step == "import" and found["status"]:
                     break  # no library, so no steps
 
@@ -109,7 +110,7 @@ def validity(_manifest: Manifest, folder: Path) -> None:
 
 
 def load(_manifest: Manifest, folder: Path) -> None:
-    _, _, runtime = _runtime()
+    _, _, runtime = _runtime("VERBOSE")
     if runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes()) is None:
         sys.exit("deserialize_cuda_engine returned None")
     print("loaded")
@@ -158,11 +159,11 @@ def _model(manifest: Manifest) -> onnx.ModelProto:
     return typed_model(onnx.load(manifest.onnx_path), "fp16")
 
 
-def _runtime() -> tuple[trt.TensorRt, Any, Any]:
-    """(library, log that prints everything, runtime), our plugins registered."""
+def _runtime(level: str = "INFO") -> tuple[trt.TensorRt, Any, Any]:
+    """(library, log that prints all from `level` on, runtime), our plugins registered."""
     library = trt.load()
     library.register(plugin.creators(library.module))
-    log = library.module.Logger(library.module.Logger.VERBOSE)
+    log = library.module.Logger(getattr(library.module.Logger, level))
     return library, log, library.module.Runtime(log)
 
 
