@@ -34,9 +34,9 @@ endif
 help:
 	@echo "make demo                      play the recorded drive through the node; prints the report's path"
 	@echo "make demo INPUT=<path>         the same with your bag, video file or image folder (TOPIC=/a/topic to choose)"
-	@echo "make test                      all quick tests, with the training's (downloads PyTorch)"
+	@echo "make test                      all quick tests (downloads PyTorch and TensorRT-RTX)"
 	@echo "make test-runtime              the tests that need no PyTorch"
-	@echo "make test-slow test-render     minutes of tests (downloads TensorRT-RTX too); the renderer's (Python 3.11)"
+	@echo "make test-slow test-render     minutes of tests; the renderer's (Python 3.11)"
 	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
 	@echo "make lint format               ruff and mypy"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
@@ -76,7 +76,7 @@ demo: $(STAMPS)/runtime
 	@$(PY) -m sfseg_ros.tools.demo --output "$$OUTPUT" --backend "$$BACKEND" \
 	  $${MODEL:+--model "$$MODEL"} $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $(ARGS)
 
-test: $(STAMPS)/training
+test: $(STAMPS)/tensorrt
 	$(PY) -m pytest $(ARGS)
 
 test-runtime: $(STAMPS)/test

@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sfseg_ros import engine_builder, kernels, trt
+from sfseg_ros import engine_builder, trt
 from sfseg_ros.backends.graph import model_of
 from sfseg_ros.engine_builder import BuildRequest, BuildResult, Layer
 from sfseg_ros.engine_store import EngineKey, EngineStore, Shape, StoredEngine
 from sfseg_ros.errors import BackendError, ManifestError
 from sfseg_ros.imaging import Uint8Array
-from sfseg_ros.kernels import plugin
+from sfseg_ros.kernels import binaries, plugin
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.precision import (
     ENGINE_PRECISIONS,
@@ -195,12 +195,9 @@ def check_accepted(stored: StoredEngine) -> None:
 
 
 def plugins_digest() -> str:
-    """SHA-256 of the code that a plugin engine calls."""
-    folder = Path(kernels.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted((*folder.glob("*.cu*"), Path(plugin.__file__))):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    """SHA-256 of the code that a plugin engine calls: kernels and plugins."""
+    plugin_code = Path(plugin.__file__).read_bytes()
+    return hashlib.sha256(binaries.source_digest().encode() + plugin_code).hexdigest()
 
 
 def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:

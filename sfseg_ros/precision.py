@@ -288,8 +288,8 @@ def _half_tensor(name: str, value: Float32Array, half_type: int) -> TensorProto:
             half = value.astype(np.float16)
         if np.isinf(half).any() and not np.isinf(value).any():
             raise BackendError(
-                f"weight {name} reaches {np.abs(value).max():.3g}, fp16 ends at {FP16_MAX:.0f}: use "
-                "bf16"
+                f"weight {name} reaches {np.abs(value).max():.3g}, fp16 ends at "
+                f"{FP16_MAX:.0f}: use bf16"
             )
         return numpy_helper.from_array(half, name)
     # Round to nearest, ties to even; NaN and infinity do not occur in a weight that is any good.

@@ -108,10 +108,14 @@ class TensorRt:
             ):
                 raise BackendError(f"{self.title} refuses the plugin creator {'/'.join(key)}")
 
-    def layer_types(self, network: Any) -> list[tuple[str, str]]:
-        """(name, type) of every layer that the parser made; plugins have the type PLUGIN_V3."""
-        layers = (network.get_layer(i) for i in range(network.num_layers))
-        return [(layer.name, layer.type.name) for layer in layers]
+    def quick_plugins(self) -> Any:
+        """The module `tensorrt.plugin`. Raises BackendError where it cannot store kernels."""
+        if self.is_rtx or self.version < OLDEST_WITH_AOT:
+            raise BackendError(
+                f"{self.title} cannot store kernels in an engine, TensorRT 10.9 or newer can; "
+                "build with plugins that are not stored"
+            )
+        return importlib.import_module(f"{self.name}.plugin")
 
 
 @functools.cache

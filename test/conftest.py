@@ -163,7 +163,7 @@ class _RandomNetwork:
         x = self.node("Div", [x, self.weight(np.array([60, 58, 55]))])
         x = self.node("Transpose", [x], perm=[0, 3, 1, 2])
         stride, channels, low = rng.choice([2, 4, 8]), 3, x
-        for step in range(stride.bit_length() - 1):
+        for _ in range(stride.bit_length() - 1):
             x, channels = self.conv(x, channels, self.width(), 3, 2), self.last_width
             x = self.activation(x, channels)
         for _ in range(rng.randrange(3)):
@@ -196,9 +196,7 @@ class _RandomNetwork:
             ],
             self.weights,
         )
-        model = helper.make_model(
-            graph, opset_imports=OPSETS, functions=functions, ir_version=10
-        )
+        model = helper.make_model(graph, opset_imports=OPSETS, functions=functions, ir_version=10)
         onnx.checker.check_model(model, full_check=True)
         return model, stride, classes
 
@@ -287,9 +285,7 @@ class _RandomNetwork:
         align = self.rng.randrange(2)
         if self.rng.random() < 0.5:
             flow = self.conv(both, 2 * channels, 2, 3, 1)
-            return self.node(
-                "Add", [self.warp("FlowWarp", [high, flow], align), low]
-            )
+            return self.node("Add", [self.warp("FlowWarp", [high, flow], align), low])
         flow = self.conv(both, 2 * channels, 4, 3, 1)
         axis = self.weight([1], np.int64)
         pooled = [

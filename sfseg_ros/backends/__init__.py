@@ -7,14 +7,16 @@ libraries are optional, so their modules are imported when they are asked for.
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError, BackendUnavailableError, ManifestError
+from sfseg_ros.geometry import FrameGeometry
+from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.manifest import Manifest
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -62,6 +64,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the model; a later `infer` raises BackendError."""
+        ...
+
+
+@runtime_checkable
+class CameraBackend(Backend, Protocol):
+    """A backend that can also make the network's input of a camera's bytes itself."""
+
+    def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
+        """Whether `infer_cameras` may be called with such an image."""
+        ...
+
+    def infer_cameras(
+        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """As `infer` of what `FrameGeometry.network_input` makes of each frame, up to the rounding
+        of its resize; all of one network size."""
         ...
 
 

@@ -320,8 +320,7 @@ def driver() -> Any:
         ctypes.CDLL(DRIVER)
         from cuda.bindings import driver as module
     except OSError as error:
-        reason = one_line(error)
-        raise CudaError(f"no NVIDIA driver here ({reason}); a container needs --gpus") from error
+        raise CudaError(f"no NVIDIA driver here ({error}); a container needs --gpus") from error
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise CudaError(f"cuda.bindings cannot be imported ({reason}): {INSTALL}") from error

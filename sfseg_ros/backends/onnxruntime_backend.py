@@ -14,6 +14,7 @@ from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.manifest import Manifest
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_MEMORY = "cuda"
 
 
 class OnnxRuntimeBackend:
@@ -23,7 +24,6 @@ class OnnxRuntimeBackend:
     precisions: tuple[str, ...] = ("fp32",)
     precision = "fp32"
     reason = "asked for"
-    _providers: tuple[Any, ...] = (CPU,)
 
     def __init__(
         self,
@@ -67,10 +67,13 @@ class OnnxRuntimeBackend:
     def _device(self) -> str:
         return threads_text(self._options.intra_op_num_threads)
 
+    def _providers(self) -> list[Any]:
+        return [CPU]
+
     def _session(self, model: ModelProto) -> Any:
         try:
             return ort.InferenceSession(
-                model.SerializeToString(), self._options, providers=list(self._providers)
+                model.SerializeToString(), self._options, providers=self._providers()
             )
         except Exception as error:
             raise BackendError(
@@ -86,8 +89,6 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     """
 
     name = "onnxruntime-cuda"
-    # Convolutions in TF32 would be faster; fp32 is what the parity of the manifest was measured in.
-    _providers = ((CUDA, {"use_tf32": "0"}), CPU)
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
         binding = trunk.io_binding()
         binding.bind_cpu_input("image", rgb)
-        binding.bind_output(trunk.get_outputs()[0].name, "cuda")
+        binding.bind_output(trunk.get_outputs()[0].name, CUDA_MEMORY)
         trunk.run_with_iobinding(binding)
         tail_binding = tail.io_binding()
         tail_binding.bind_ortvalue_input(tail.get_inputs()[0].name, binding.get_outputs()[0])
@@ -118,6 +119,11 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def _device(self) -> str:
         return "CUDA"
+
+    def _providers(self) -> list[Any]:
+        # TF32 would be faster; it is fp32 that the manifest's parity was measured in. What the
+        # provider lacks (sizes of tensors, for one) is computed on the processor by design.
+        return [(CUDA, {"use_tf32": "0"}), CPU]
 
     def _session(self, model: ModelProto) -> Any:
         """Where the provider's libraries or the GPU are missing, ONNX Runtime takes the processor

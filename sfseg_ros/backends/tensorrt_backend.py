@@ -9,6 +9,8 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,27 @@ import numpy as np
 
 from sfseg_ros import trt
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
-from sfseg_ros.backends.cuda_memory import CudaError, DeviceBuffer, Gpu, Graph, PinnedBuffer
+from sfseg_ros.backends.cuda_memory import (
+    CudaError,
+    DeviceBuffer,
+    Gpu,
+    Graph,
+    PinnedBuffer,
+    launch_kernel,
+)
 from sfseg_ros.engine_store import EngineStore, StoredEngine
 from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.geometry import FrameGeometry
+from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.kernels.camera_image import camera_image_launch
+from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 8
-"""Input shapes kept ready. Each holds the activations of its shape, some 100 MB for 1024x2048 in
-fp16, its buffers and its graphs. A shape is a batch and a size: cameras that share a size make as
-many shapes as there are cameras."""
+"""Input shapes kept ready, each with the activations of its shape, buffers and graphs. A shape is a
+batch and a size: cameras that share a size make as many shapes as there are cameras."""
 MAX_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
@@ -34,6 +46,8 @@ LONGEST_SIDE = 2.0
 count, which is an aspect ratio of 4 (`Manifest.network_size_for` keeps the pixel count). A larger
 range would only make the engine slower to build and its memory larger."""
 IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
+SOURCE = "source"
+"""What is uploaded: the image itself, or the camera's bytes that it is made of."""
 
 
 class TensorRtBackend:
@@ -60,7 +74,7 @@ class TensorRtBackend:
         if only is not None:
             self.precision, library = only.key.precision, only.key.library_name
             usual_size = only.key.shapes[1][1:3]
-        self._pipelines: OrderedDict[tuple[int, ...], _Pipeline] = OrderedDict()
+        self._pipelines: OrderedDict[_PipelineKey, _Pipeline] = OrderedDict()
         self._engines: tuple[_Engine, ...] = ()
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
@@ -88,14 +102,54 @@ class TensorRtBackend:
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        labels = np.empty(rgb.shape[:3], np.uint8)
+        return self._infer(None, (rgb.shape[1], rgb.shape[2]), list(rgb), confidence)
+
+    def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
+        if not self._plugins:
+            return False  # there is no compiler for the kernel either
+        try:
+            _CameraInput.of(camera, geometry).launch()
+        except BackendError:  # of sizes that there is no kernel for; the processor does them
+            return False
+        return True
+
+    def infer_cameras(
+        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
+        kinds: dict[_CameraInput, list[int]] = {}
+        for index, (camera, geometry) in enumerate(frames):
+            kinds.setdefault(_CameraInput.of(camera, geometry), []).append(index)
+        size = frames[0][1].network_size
+        parts = {
+            kind: self._infer(kind, size, [frames[i][0].data for i in places], confidence)
+            for kind, places in kinds.items()
+        }
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        labels = np.empty((len(frames), *size), np.uint8)
         certainty = np.empty_like(labels) if confidence else None
-        engine = self._engine_for((rgb.shape[1], rgb.shape[2]))
-        for begin in range(0, len(rgb), engine.max_batch):
+        for kind, places in kinds.items():
+            labels[places], part = parts[kind]
+            if certainty is not None and part is not None:
+                certainty[places] = part
+        return labels, certainty
+
+    def _infer(
+        self,
+        kind: "_CameraInput | None",
+        size: tuple[int, int],
+        images: Sequence[Uint8Array],
+        confidence: bool,
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """Images of one kind, network size (height, width) and, in bytes, length."""
+        labels = np.empty((len(images), *size), np.uint8)
+        certainty = np.empty_like(labels) if confidence else None
+        engine = self._engine_for(size)
+        for begin in range(0, len(images), engine.max_batch):
             part = slice(begin, begin + engine.max_batch)
-            self._run(
-                engine, rgb[part], labels[part], None if certainty is None else certainty[part]
-            )
+            certain = None if certainty is None else certainty[part]
+            self._run(engine, (kind, size), images[part], labels[part], certain)
         return labels, certainty
 
     def close(self) -> None:
@@ -117,26 +171,32 @@ class TensorRtBackend:
             self._gpu.close()
 
     def _run(
-        self, engine: "_Engine", rgb: Uint8Array, labels: Uint8Array, certainty: Uint8Array | None
+        self,
+        engine: "_Engine",
+        kind_and_size: "tuple[_CameraInput | None, tuple[int, int]]",
+        images: Sequence[Uint8Array],
+        labels: Uint8Array,
+        certainty: Uint8Array | None,
     ) -> None:
+        key = (*kind_and_size, len(images))
         while True:
-            pipeline = self._pipeline(engine, rgb.shape)
+            pipeline = self._pipeline(engine, key)
             with pipeline.lock, self._gpu.current():
                 if pipeline.freed:  # another thread's sizes pushed it out before its turn here
                     continue
-                pipeline.run(rgb, labels, certainty)
+                pipeline.run(images, labels, certainty)
                 return
 
-    def _pipeline(self, engine: "_Engine", shape: tuple[int, ...]) -> "_Pipeline":
+    def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
         pushed_out = None
         with self._lock:
             self._check_usable()
-            if shape not in self._pipelines:
-                self._pipelines[shape] = _Pipeline(engine, self._gpu, shape, self._tell_once)
-            self._pipelines.move_to_end(shape)
+            if key not in self._pipelines:
+                self._pipelines[key] = _Pipeline(engine, self._gpu, *key, self._tell_once)
+            self._pipelines.move_to_end(key)
             if len(self._pipelines) > MAX_PIPELINES:
                 _, pushed_out = self._pipelines.popitem(last=False)
-            pipeline = self._pipelines[shape]
+            pipeline = self._pipelines[key]
         if pushed_out is not None:
             with self._gpu.current():
                 pushed_out.free()
@@ -305,28 +365,68 @@ class _Engine:
                 raise BackendError(f"{path}: {name} is not of bytes")
 
 
+@dataclass(frozen=True)
+class _CameraInput:
+    """Images of a camera's bytes that become the network's input in the same way."""
+
+    encoding: str
+    step: int
+    is_bigendian: bool
+    geometry: FrameGeometry
+
+    @classmethod
+    def of(cls, camera: CameraBytes, geometry: FrameGeometry) -> "_CameraInput":
+        return cls(camera.encoding, camera.step, camera.is_bigendian, geometry)
+
+    @property
+    def image_bytes(self) -> int:
+        return self.step * self.geometry.image_size[0]
+
+    def launch(self) -> Launch:
+        """From the camera's bytes to uint8 (H, W, 3). Raises BackendError where no kernel does."""
+        return camera_image_launch(self.encoding, self.step, self.geometry, self.is_bigendian)
+
+
+_PipelineKey = tuple[_CameraInput | None, tuple[int, int], int]
+
+
 class _Pipeline:
-    """All that one input shape (N, H, W, 3) needs, made when it first runs.
+    """All that one input shape needs, made when it first runs: `count` images of network `size`,
+    which come as RGB of that size or, with `camera`, as that camera's bytes.
 
     The lock is the caller's to hold, and the GPU's context to make current.
     """
 
-    def __init__(self, engine: _Engine, gpu: Gpu, shape: tuple[int, ...], tell: Any) -> None:
-        self._engine, self._gpu, self._shape, self._tell = engine, gpu, shape, tell
+    def __init__(
+        self,
+        engine: _Engine,
+        gpu: Gpu,
+        camera: _CameraInput | None,
+        size: tuple[int, int],
+        count: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._engine, self._gpu, self._camera, self._tell = engine, gpu, camera, tell
+        self._shape = (count, *size, 3)
+        self._pixels = count * size[0] * size[1]
+        self._image_bytes = camera.image_bytes if camera else 3 * size[0] * size[1]
         self.lock = threading.Lock()
         self.freed = False
-        self._pixels = int(np.prod(shape[:3]))
         self._context: Any = None
         self._owned: list[Any] = []
         self._graphs: dict[bool, Graph] = {}
         self._capturable = True
 
-    def run(self, rgb: Uint8Array, labels: Uint8Array, certainty: Uint8Array | None) -> None:
-        """From and to host memory: uint8 (N, H, W, 3), (N, H, W) and, where wanted, (N, H, W)."""
+    def run(
+        self, images: Sequence[Uint8Array], labels: Uint8Array, certainty: Uint8Array | None
+    ) -> None:
+        """From and to host memory: uint8 images, labels (N, H, W) and, where wanted, (N, H, W)."""
         confidence = certainty is not None
         if self._context is None:
             self._set_up()
-        self._host[IMAGE].array(self._shape)[...] = rgb
+        for index, image in enumerate(images):
+            pinned = self._host[SOURCE].array((len(images), self._image_bytes))[index]
+            pinned.reshape(image.shape)[...] = image
         if confidence in self._graphs:
             self._stream.launch(self._graphs[confidence])
             self._stream.wait()
@@ -344,22 +444,24 @@ class _Pipeline:
         """Waits for the run under way; then nothing may run any more."""
         with self.lock:
             self.freed = True
-            self._graphs, graphs = {}, self._graphs
+            self._free_graphs()
             self._context = None  # TensorRT's, before the memory that it was given
-            for owned in [*graphs.values(), *reversed(self._owned)]:
-                owned.free()
-            self._owned.clear()
+            while self._owned:
+                self._owned.pop().free()
 
-    def _set_up(self, whole_graph: bool = False) -> None:
+    def _set_up(self) -> None:
+        source = self._shape[0] * self._image_bytes
+        host = {SOURCE: source, LABELS: self._pixels, CONFIDENCE: self._pixels}
+        device = host if self._camera is None else host | {IMAGE: 3 * self._pixels}
         try:
             self._stream = self._own(self._gpu.stream())
-            sizes = {IMAGE: 3 * self._pixels, LABELS: self._pixels, CONFIDENCE: self._pixels}
             self._host: dict[str, PinnedBuffer] = {
-                name: self._own(self._gpu.pinned(size)) for name, size in sizes.items()
+                name: self._own(self._gpu.pinned(size)) for name, size in host.items()
             }
             self._device: dict[str, DeviceBuffer] = {
-                name: self._own(self._gpu.memory(size)) for name, size in sizes.items()
+                name: self._own(self._gpu.memory(size)) for name, size in device.items()
             }
+            self._device.setdefault(IMAGE, self._device[SOURCE])
             self._context = self._new_context(whole_graph=False)
         except BaseException:
             self._context = None
@@ -380,13 +482,25 @@ class _Pipeline:
         if size:
             memory = self._own(self._gpu.memory(size))
             context.set_device_memory(memory.address, size)
-        for name, buffer in self._device.items():
-            self._check(context.set_tensor_address(name, buffer.address), f"{name}'s address")
+        for name in (IMAGE, LABELS, CONFIDENCE):
+            address = self._device[name].address
+            self._check(context.set_tensor_address(name, address), f"{name}'s address")
         return context
 
     def _enqueue(self, confidence: bool) -> None:
-        """Everything from the pinned image to the pinned results, in the stream."""
-        self._stream.upload(self._device[IMAGE], self._host[IMAGE], 3 * self._pixels)
+        """Everything from the pinned images to the pinned results, in the stream."""
+        count = self._shape[0]
+        source, image = self._device[SOURCE], self._device[IMAGE]
+        self._stream.upload(source, self._host[SOURCE], count * self._image_bytes)
+        if self._camera is not None:
+            launch = self._camera.launch()
+            for index in range(count):
+                launch_kernel(
+                    launch,
+                    [source.address + index * self._image_bytes],
+                    [image.address + index * 3 * self._pixels // count],
+                    self._stream.handle,
+                )
         if not self._context.execute_async_v3(self._stream.handle):
             plugin.raise_noted()
             raise BackendError(f"{self._engine.library.title} failed: {self._engine.log.reason()}")
@@ -409,8 +523,13 @@ class _Pipeline:
             self._capturable = False
             self._tell(f"no CUDA graph, frames cost some launches more: {error}")
             if self._engine.library.is_rtx:
+                self._free_graphs()  # they are of the context that goes
                 self._context = self._new_context(whole_graph=True)
         self._engine.save_runtime_cache()
+
+    def _free_graphs(self) -> None:
+        while self._graphs:
+            self._graphs.popitem()[1].free()
 
     def _own(self, resource: Any) -> Any:
         self._owned.append(resource)

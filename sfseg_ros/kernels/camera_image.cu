@@ -17,7 +17,7 @@ struct Camera {
   int height, width, step, pixel_bytes, first, second, third;
 };
 
-struct Packed {
+struct PackedRgb {
   DEVICE_MEMBER Rgb at(const Camera& camera, int y, int x) {
     const unsigned char* pixel = camera.data + y * camera.step + x * camera.pixel_bytes;
     return Rgb{pixel[camera.first], pixel[camera.second], pixel[camera.third]};
@@ -239,6 +239,6 @@ DEVICE void camera_image(
   CAMERA_FLOAT(NAME, FORMAT, linear, false, f16, sfseg::Half)                                         \
   CAMERA_FLOAT(NAME, FORMAT, hwc, true, f16, sfseg::Half)
 
-CAMERA_FORMAT(packed, Packed)
+CAMERA_FORMAT(packed, PackedRgb)
 CAMERA_FORMAT(yuv422, Yuv422)
 CAMERA_FORMAT(bayer, Bayer)

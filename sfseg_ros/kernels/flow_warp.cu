@@ -4,13 +4,13 @@
 
 namespace sfseg {
 
-// N channels at a time of one pixel, shared by the threads of blockDim.x.
-template <int N, class T>
-DEVICE void warp_pixel(const T* features, const Taps& taps, int w, int channels, T* warped) {
+// N channels at a time of one pixel, which several threads share.
+template <bool ALL, int N, class T>
+DEVICE void warp_pixel(const Corners<T>& corners, const Taps& taps, int channels, T* warped) {
 #pragma unroll 2
-  for (int c = threadIdx.x * N; c < channels; c += blockDim.x * N) {
+  for (int c = threadIdx.x * N; c < channels; c += PIXEL_THREADS * N) {
     float sum[N];
-    sample<false>(features + c, taps, w, channels, sum);
+    sample<ALL>(corners, c, taps, sum);
     store(warped + c, sum);
   }
 }
@@ -30,13 +30,16 @@ DEVICE void flow_warp_hwc(
   const Taps taps = taps_at(px, py, w, h);
   features += n * h * w * channels;
   warped += (n * pixels + pixel) * channels;
+  const Corners<T> corners = corners_of(features, taps, w, channels);
 
   constexpr int N = VECTOR_BYTES / sizeof(T);
   // A pixel's channels begin at a multiple of 16 bytes if the map does and a pixel has whole vectors.
-  if (channels % N == 0 && is_aligned<VECTOR_BYTES>(features) && is_aligned<VECTOR_BYTES>(warped))
-    warp_pixel<N>(features, taps, w, channels, warped);
+  if (channels % N != 0 || !is_aligned<VECTOR_BYTES>(features) || !is_aligned<VECTOR_BYTES>(warped))
+    warp_pixel<false, 1>(corners, taps, channels, warped);
+  else if (taps.mask == ALL_INSIDE)  // away from the border nothing needs a test
+    warp_pixel<true, N>(corners, taps, channels, warped);
   else
-    warp_pixel<1>(features, taps, w, channels, warped);
+    warp_pixel<false, N>(corners, taps, channels, warped);
 }
 
 // P pixels of the channels `first` to `last`.
@@ -50,7 +53,7 @@ DEVICE void warp_planes(
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       float sum[1];
-      sample<ALL>(plane, taps[i], w, 1, sum);
+      sample<ALL>(corners_of(plane, taps[i], w, 1), 0, taps[i], sum);
       sums[i] = sum[0];
     }
     T* out = warped + static_cast<long long>(c) * pixels;

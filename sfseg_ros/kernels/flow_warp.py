@@ -11,6 +11,7 @@ from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
     ITEM_BYTES,
+    PIXEL_TILE,
     SUFFIXES,
     VECTOR_BYTES,
     Launch,
@@ -19,7 +20,6 @@ from sfseg_ros.kernels.launch import (
     check_map,
     check_storage,
     elements,
-    pixel_tile,
 )
 
 FloatArray = npt.NDArray[np.floating]
@@ -135,13 +135,12 @@ def flow_warp_launch(
     if flow_shape[0] != n:
         raise BackendError(f"flow has {flow_shape[0]} images, expected {n} as the features")
     check_map("the warped map", (n, channels, height, width))
-    vector = VECTOR_BYTES // ITEM_BYTES[dtype]
     if layout == "hwc":
-        _, block = pixel_tile(width, height, blocks(channels, vector))
+        block = PIXEL_TILE
         grid = (blocks(width, block[1]), blocks(height, block[2]), n)
     else:
         block = (BLOCK_THREADS, 1, 1)
-        pixels = blocks(height * width, BLOCK_THREADS * vector)
+        pixels = blocks(height * width, BLOCK_THREADS * VECTOR_BYTES // ITEM_BYTES[dtype])
         grid = (pixels, blocks(channels, LINEAR_CHANNELS), n)
     moved = ITEM_BYTES[dtype] * n * channels * (h * w + height * width)
     return Launch(

@@ -6,16 +6,16 @@ namespace sfseg {
 
 DEVICE float gated(float gate, float high, float low) { return gate * high + (1.0f - gate) * low; }
 
-// N channels at a time of one pixel, shared by the threads of blockDim.x.
-template <int N, class T>
+// N channels at a time of one pixel, which several threads share.
+template <bool ALL, int N, class T>
 DEVICE void fuse_pixel(
-    const T* high, const Taps& high_taps, int w, const T* low, const Taps& low_taps, int width,
+    const Corners<T>& high, const Taps& high_taps, const Corners<T>& low, const Taps& low_taps,
     float gate, int channels, T* fused) {
 #pragma unroll 1  // eight loads of 16 bytes are under way already
-  for (int c = threadIdx.x * N; c < channels; c += blockDim.x * N) {
+  for (int c = threadIdx.x * N; c < channels; c += PIXEL_THREADS * N) {
     float low_sum[N], sum[N];
-    sample<false>(low + c, low_taps, width, channels, low_sum);
-    sample<false>(high + c, high_taps, w, channels, sum);
+    sample<ALL>(low, c, low_taps, low_sum);
+    sample<ALL>(high, c, high_taps, sum);
 #pragma unroll
     for (int i = 0; i < N; ++i) sum[i] = gated(gate, sum[i], low_sum[i]);
     store(fused + c, sum);
@@ -44,14 +44,19 @@ DEVICE void gated_flow_fusion_hwc(
   low += n * pixels * channels;
   fused += (n * pixels + pixel) * channels;
 
+  const Corners<T> high_corners = corners_of(high, high_taps, w, channels);
+  const Corners<T> low_corners = corners_of(low, low_taps, width, channels);
+
   constexpr int N = VECTOR_BYTES / sizeof(T);
   // A pixel's channels begin at a multiple of 16 bytes if the map does and a pixel has whole vectors.
   const bool is_vector = channels % N == 0 && is_aligned<VECTOR_BYTES>(high) &&
                          is_aligned<VECTOR_BYTES>(low) && is_aligned<VECTOR_BYTES>(fused);
-  if (is_vector)
-    fuse_pixel<N>(high, high_taps, w, low, low_taps, width, share, channels, fused);
+  if (!is_vector)
+    fuse_pixel<false, 1>(high_corners, high_taps, low_corners, low_taps, share, channels, fused);
+  else if ((high_taps.mask & low_taps.mask) == ALL_INSIDE)  // away from the border nothing needs a test
+    fuse_pixel<true, N>(high_corners, high_taps, low_corners, low_taps, share, channels, fused);
   else
-    fuse_pixel<1>(high, high_taps, w, low, low_taps, width, share, channels, fused);
+    fuse_pixel<false, N>(high_corners, high_taps, low_corners, low_taps, share, channels, fused);
 }
 
 // P pixels of the channels `first` to `last`.
@@ -67,8 +72,8 @@ DEVICE void fuse_planes(
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       float low_sum[1], high_sum[1];
-      sample<ALL>(low_plane, low_taps[i], width, 1, low_sum);
-      sample<ALL>(high_plane, high_taps[i], w, 1, high_sum);
+      sample<ALL>(corners_of(low_plane, low_taps[i], width, 1), 0, low_taps[i], low_sum);
+      sample<ALL>(corners_of(high_plane, high_taps[i], w, 1), 0, high_taps[i], high_sum);
       sums[i] = gated(gate[i], high_sum[0], low_sum[0]);
     }
     T* out = fused + static_cast<long long>(c) * pixels;

@@ -11,15 +11,14 @@ from sfseg_ros.kernels.flow_warp import FloatArray, flow_suffix, flow_warp
 from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
     ITEM_BYTES,
+    PIXEL_TILE,
     SUFFIXES,
-    VECTOR_BYTES,
     Launch,
     Shape,
     blocks,
     check_map,
     check_storage,
     elements,
-    pixel_tile,
 )
 
 LINEAR_PIXELS = 4
@@ -87,8 +86,7 @@ def gated_flow_fusion_launch(
             f"{tuple(high_shape)}"
         )
     if layout == "hwc":
-        vectors = blocks(channels, VECTOR_BYTES // ITEM_BYTES[dtype])
-        _, block = pixel_tile(width, height, vectors)
+        block = PIXEL_TILE
         grid = (blocks(width, block[1]), blocks(height, block[2]), n)
     else:
         block = (BLOCK_THREADS, 1, 1)

@@ -17,6 +17,11 @@ SUFFIXES = {"float32": "f32", "float16": "f16", "uint8": "u8"}
 LAYOUTS = ("linear", "hwc")
 VECTOR_BYTES = 16
 BLOCK_THREADS = 256
+PIXEL_TILE = (4, 16, 4)
+"""A block of channels-last maps: threads per pixel, columns, rows. Neighbouring threads of a pixel
+read neighbouring vectors, 64 bytes at once, and each takes several, because all of them compute the
+pixel's position. Several rows, because neighbouring rows sample the same pixels, which are then
+still in L1."""
 # The device code counts the elements of one image in 32 bits.
 MAX_ELEMENTS = 2**31 - 1
 MAX_GRID_YZ = 65535
@@ -78,15 +83,3 @@ def elements(shape: Shape) -> int:
 def blocks(count: int, per_block: int) -> int:
     """Blocks for `count` items, the last one perhaps not full."""
     return -(-count // per_block)
-
-
-def pixel_tile(width: int, height: int, vectors: int) -> tuple[int, tuple[int, int, int]]:
-    """(threads per pixel, block) for channels-last maps whose pixels are `vectors` long.
-
-    A block is (threads per pixel, 16 columns, some rows). Neighbouring threads of a pixel read
-    neighbouring vectors, 64 bytes or more at once; each takes several, because all of them compute
-    the pixel's position. Several rows, because neighbouring rows sample the same pixels, which are
-    then still in L1.
-    """
-    threads = 8 if vectors >= 32 else 4 if vectors >= 3 else vectors
-    return threads, (threads, 16, BLOCK_THREADS // (16 * threads))

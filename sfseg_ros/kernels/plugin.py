@@ -252,10 +252,10 @@ class Plugin:
         )
         self.num_outputs = operator.outputs
         self.launch: Launch | None = None
-        # The library keeps pointers to these, so they live as long as the plugin.
+        # The library keeps pointers into these, so they live as long as the plugin.
         self.value = np.array([attribute], np.int32)
-        field = trt.PluginField(operator.attribute, self.value, trt.PluginFieldType.INT32)
-        self.fields = trt.PluginFieldCollection([field])
+        self.field = trt.PluginField(operator.attribute, self.value, trt.PluginFieldType.INT32)
+        self.fields = trt.PluginFieldCollection([self.field])
 
     @_noting
     def get_capability_interface(self, _kind: Any) -> "Plugin":

@@ -23,6 +23,7 @@
 namespace sfseg {
 
 constexpr int VECTOR_BYTES = 16;
+constexpr int PIXEL_THREADS = 4;  // of one pixel of a channels-last map; numpy: PIXEL_TILE
 constexpr unsigned char UNLABELLED = 255;
 
 struct Half {
@@ -108,41 +109,43 @@ struct alignas(4 * N) Words {
   unsigned word[N];
 };
 
-// N values from an address that is a multiple of their size, up to 16 bytes each time. One value needs no
-// alignment.
+// N values as they lie in memory, at an address that is a multiple of their size or of 16; one value needs
+// no alignment. Kept like this until they are used, they take few registers.
+template <int N, class T>
+struct Packed {
+  static constexpr int BYTES = N * sizeof(T), WORDS = BYTES < VECTOR_BYTES ? BYTES / 4 : 4;
+  static constexpr int VECTORS = BYTES / (4 * WORDS), PER_WORD = 4 / sizeof(T);
+  Words<WORDS> vector[VECTORS];
+
+  DEVICE_METHOD void unpack(float (&values)[N]) const {
+#pragma unroll
+    for (int i = 0; i < VECTORS * WORDS; ++i)
+      Storage<T>::unpack(vector[i / WORDS].word[i % WORDS], values + i * PER_WORD);
+  }
+  DEVICE_METHOD void pack(const float (&values)[N]) {
+#pragma unroll
+    for (int i = 0; i < VECTORS * WORDS; ++i)
+      vector[i / WORDS].word[i % WORDS] = Storage<T>::pack(values + i * PER_WORD);
+  }
+};
+template <class T>
+struct Packed<1, T> {
+  T value;
+  DEVICE_METHOD void unpack(float (&values)[1]) const { values[0] = float_of(value); }
+  DEVICE_METHOD void pack(const float (&values)[1]) { value = Storage<T>::from(values[0]); }
+};
+
 template <int N, class T>
 DEVICE void load(const T* from, float (&values)[N]) {
-  if constexpr (N == 1) {
-    values[0] = float_of(*from);
-  } else {
-    constexpr int BYTES = N * sizeof(T), WORDS = BYTES < VECTOR_BYTES ? BYTES / 4 : 4;
-    constexpr int PER_WORD = 4 / sizeof(T);
-#pragma unroll
-    for (int k = 0; k < BYTES / (4 * WORDS); ++k) {
-      const Words<WORDS> words = reinterpret_cast<const Words<WORDS>*>(from)[k];
-#pragma unroll
-      for (int i = 0; i < WORDS; ++i)
-        Storage<T>::unpack(words.word[i], values + (k * WORDS + i) * PER_WORD);
-    }
-  }
+  const Packed<N, T> packed = *reinterpret_cast<const Packed<N, T>*>(from);
+  packed.unpack(values);
 }
 
 template <int N, class T>
 DEVICE void store(T* to, const float (&values)[N]) {
-  if constexpr (N == 1) {
-    *to = Storage<T>::from(values[0]);
-  } else {
-    constexpr int BYTES = N * sizeof(T), WORDS = BYTES < VECTOR_BYTES ? BYTES / 4 : 4;
-    constexpr int PER_WORD = 4 / sizeof(T);
-#pragma unroll
-    for (int k = 0; k < BYTES / (4 * WORDS); ++k) {
-      Words<WORDS> words;
-#pragma unroll
-      for (int i = 0; i < WORDS; ++i)
-        words.word[i] = Storage<T>::pack(values + (k * WORDS + i) * PER_WORD);
-      reinterpret_cast<Words<WORDS>*>(to)[k] = words;
-    }
-  }
+  Packed<N, T> packed;
+  packed.pack(values);
+  *reinterpret_cast<Packed<N, T>*>(to) = packed;
 }
 
 template <int BYTES>
@@ -215,26 +218,40 @@ DEVICE Taps taps_at(float x, float y, int width, int height) {
   return taps;
 }
 
-// N values at each pixel, weighted and summed; `stride` elements from pixel to pixel, `channel` points to
-// those of pixel 0. ALL says that the whole mask is known to be set.
+// Where the four pixels are in a map with `stride` elements from pixel to pixel.
+template <class T>
+struct Corners {
+  const T* at[4];
+};
+
+template <class T>
+DEVICE Corners<T> corners_of(const T* map, const Taps& taps, int width, int stride) {
+  Corners<T> corners;
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+    corners.at[k] = map + (taps.first + (k & 1) + static_cast<long long>(k >> 1) * width) * stride;
+  return corners;
+}
+
+// N values from element `c` of each pixel, weighted and summed. ALL says that the mask is known to be set.
 template <bool ALL, int N, class T>
-DEVICE void sample(const T* channel, const Taps& taps, int width, int stride, float (&sum)[N]) {
-  float values[4][N];
+DEVICE void sample(const Corners<T>& corners, int c, const Taps& taps, float (&sum)[N]) {
+  Packed<N, T> packed[4];
 #pragma unroll
   for (int k = 0; k < 4; ++k) {  // all loads before the first use: they wait for memory together
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[k][i] = 0.0f;
-    if (ALL || taps.mask >> k & 1u) {
-      const long long pixel = taps.first + (k & 1) + (k >> 1) * width;
-      load(channel + pixel * stride, values[k]);
-    }
+    packed[k] = {};
+    if (ALL || taps.mask >> k & 1u)
+      packed[k] = *reinterpret_cast<const Packed<N, T>*>(corners.at[k] + c);
   }
 #pragma unroll
   for (int i = 0; i < N; ++i) sum[i] = 0.0f;
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
+  for (int k = 0; k < 4; ++k) {
+    float values[N];
+    packed[k].unpack(values);
 #pragma unroll
-    for (int i = 0; i < N; ++i) sum[i] += values[k][i] * taps.weight[k];
+    for (int i = 0; i < N; ++i) sum[i] += values[i] * taps.weight[k];
+  }
 }
 
 }  // namespace sfseg

@@ -38,20 +38,28 @@ struct Scores {
   int classes, stored, pixels;
   bool is_vector;
 
-  DEVICE_METHOD void load_classes(int pixel, int c, float (&values)[N]) const {
+  // Classes from `c` of K pixels.
+  template <int K>
+  DEVICE_METHOD void load_classes(const int (&pixel)[K], int c, float (&values)[K][N]) const {
     if constexpr (HWC) {
-      const T* from = data + static_cast<long long>(pixel) * stored + c;
-      if (is_vector) {
-        load(from, values);
-        return;
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        const T* from = data + static_cast<long long>(pixel[k]) * stored + c;
+        if (is_vector) {
+          load(from, values[k]);
+        } else {
+#pragma unroll
+          for (int i = 0; i < N; ++i) values[k][i] = c + i < classes ? float_of(from[i]) : 0.0f;
+        }
       }
-#pragma unroll
-      for (int i = 0; i < N; ++i) values[i] = c + i < classes ? float_of(from[i]) : 0.0f;
     } else {
-      const T* from = data + static_cast<long long>(c) * pixels + pixel;
 #pragma unroll
-      for (int i = 0; i < N; ++i)
-        values[i] = c + i < classes ? float_of(from[static_cast<long long>(i) * pixels]) : 0.0f;
+      for (int i = 0; i < N; ++i) {
+        // After the last class it is read again, and not used: cheaper than not to read.
+        const T* plane = data + static_cast<long long>(smaller(c + i, classes - 1)) * pixels;
+#pragma unroll
+        for (int k = 0; k < K; ++k) values[k][i] = float_of(plane[pixel[k]]);
+      }
     }
   }
 };
@@ -63,13 +71,14 @@ template <class T, bool HWC>
 DEVICE unsigned char winner_at(const Scores<T, HWC>& scores, int pixel) {
   float best = minus_infinity();
   int winner = UNLABELLED;
+  const int pixels[1] = {pixel};
   for (int c = 0; c < scores.classes; c += scores.N) {
-    float values[scores.N];
-    scores.load_classes(pixel, c, values);
+    float values[1][scores.N];
+    scores.load_classes(pixels, c, values);
 #pragma unroll
     for (int i = 0; i < scores.N; ++i) {
-      if (c + i < scores.classes && values[i] > best) {
-        best = values[i];
+      if (c + i < scores.classes && values[0][i] > best) {
+        best = values[0][i];
         winner = c + i;
       }
     }
@@ -154,6 +163,7 @@ DEVICE Pixels evaluate(
   const int left = frame.first_x + tile.cell_of_column[column], right = smaller(left + 1, w - 1);
   const int top = frame.first_y + tile.cell_of_row[row], bottom = smaller(top + 1, h - 1);
   const float wy = tile.row_weight[row], vy = add_rn(1.0f, -wy);
+  const int corners[4] = {top * w + left, top * w + right, bottom * w + left, bottom * w + right};
   float wx[PIECE], vx[PIECE];
   Pixels pixels;
 #pragma unroll
@@ -167,10 +177,7 @@ DEVICE Pixels evaluate(
   }
   for (int c = 0; c < scores.classes; c += scores.N) {
     float corner[4][scores.N];
-    scores.load_classes(top * w + left, c, corner[0]);
-    scores.load_classes(top * w + right, c, corner[1]);
-    scores.load_classes(bottom * w + left, c, corner[2]);
-    scores.load_classes(bottom * w + right, c, corner[3]);
+    scores.load_classes(corners, c, corner);
 #pragma unroll
     for (int k = 0; k < scores.N; ++k) {
       if (c + k >= scores.classes) break;

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sfseg_ros.backends.graph import model_of
-from sfseg_ros.engine_accuracy import MIN_AGREEMENT, Accuracy, Labeller, labeller_of, measure
+from sfseg_ros.engine_accuracy import MIN_AGREEMENT, Labeller, labeller_of, measure
 from sfseg_ros.engine_builder import engine_is_wellformed, gpu_is_there
 from sfseg_ros.engine_store import EngineStore, StoredEngine
 from sfseg_ros.engines import EngineRequest, built_engine, engine_key, layer_rows
@@ -33,6 +34,7 @@ from sfseg_ros.share import find_model, shared_file
 from sfseg_ros.trt import LIBRARIES
 
 PICTURES = 64
+TIMED_RUNS = 50
 TEST_DRIVE = "test/data/town_drive"
 NOT_RUN = 3
 
@@ -135,16 +137,28 @@ def _gate(
         ranges = (stored.about.get("calibration") or {}).get("ranges")
         candidate = labeller_of(typed_model(model, stored.key.precision, ranges))
         runner = contextlib.nullcontext(candidate)
+    inference_ms = None
     with runner as candidate:
         accuracy = measure(reference, candidate, pictures, manifest, size, _say)
+        if on_gpu:
+            inference_ms = _inference_ms(candidate, size)
     accepted = accuracy.pixel_agreement >= threshold
     print(f"accuracy of {what}, against fp32 in ONNX Runtime:")
     for line in accuracy.lines():
         print(f"  {line}")
-    if not on_gpu:
+    if inference_ms is None:
         print("  speed won: not measured: no GPU")
         print("  the engine itself did not run: no GPU")
-    _remember(store, stored, accuracy, threshold, accepted, on_gpu)
+    else:
+        for line in _speed_lines(store, manifest.name, stored, inference_ms):
+            print(f"  {line}")
+    measured = accuracy.as_dict() | {
+        "threshold": threshold,
+        "accepted": accepted,
+        "engine_ran": on_gpu,
+        "inference_ms": inference_ms,
+    }
+    store.remember(stored, {"accuracy": measured})
     if not accepted:
         print(
             f"sfseg engine: refused: {100 * accuracy.pixel_agreement:.3f} % of the pixels agree "
@@ -155,25 +169,9 @@ def _gate(
     return accepted
 
 
-def _remember(
-    store: EngineStore,
-    stored: StoredEngine,
-    accuracy: Accuracy,
-    threshold: float,
-    accepted: bool,
-    on_gpu: bool,
-) -> None:
-    measured = accuracy.as_dict() | {
-        "threshold": threshold,
-        "accepted": accepted,
-        "engine_ran": on_gpu,
-    }
-    store.remember(stored, {"accuracy": measured})
-
-
 @contextlib.contextmanager
 def _engine_labeller(manifest: Manifest, stored: StoredEngine) -> Iterator[Labeller]:
-    """The engine on this GPU. Not run on a GPU."""
+    """The engine itself, in the backend that the node uses. Not run on a GPU."""
     from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
 
     backend = TensorRtBackend(manifest, only=stored)
@@ -181,6 +179,35 @@ def _engine_labeller(manifest: Manifest, stored: StoredEngine) -> Iterator[Label
         yield lambda rgb: backend.infer(rgb, confidence=False)[0]
     finally:
         backend.close()
+
+
+def _inference_ms(runner: Labeller, size: tuple[int, int]) -> float:
+    """Median of one image, host memory to host memory."""
+    black = np.zeros((1, *size, 3), np.uint8)
+    times = []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        runner(black)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times[TIMED_RUNS // 5 :]))
+
+
+def _speed_lines(
+    store: EngineStore, manifest_name: str, stored: StoredEngine, ms: float
+) -> Iterator[str]:
+    """This engine's time beside those of the model's others at this size that were verified."""
+    yield f"speed: {ms:.2f} ms for one image, from host memory to host memory"
+    alone = True
+    for _, other in store.engines(manifest_name):
+        if isinstance(other, BackendError) or other.path == stored.path:
+            continue
+        other_ms = (other.about.get("accuracy") or {}).get("inference_ms")
+        key = replace(other.key, precision=stored.key.precision, calibration=stored.key.calibration)
+        if other_ms and key == stored.key:
+            alone = False
+            yield f"speed won over {other.key.precision}: {other_ms:.2f} ms, {other_ms / ms:.2f} x"
+    if alone:
+        yield "speed won: not known, no other precision of this engine was verified here"
 
 
 # --- verify -------------------------------------------------------------------------------------
@@ -204,8 +231,7 @@ def verify(args: argparse.Namespace, store: EngineStore) -> int:
             print(
                 "  whole: size and SHA-256 are those in its JSON; of this model and these kernels"
             )
-            library = stored.key.library_name
-            print(f"  {engine_is_wellformed(engine, library)}")
+            print(f"  {engine_is_wellformed(engine, stored.key.library_name)}")
             _say(f"comparing on {source}")
             pictures = sampled_pictures(source, args.pictures, args.topic, args.truth)
             accepted = _gate(manifest, stored, pictures, args.min_agreement, store)

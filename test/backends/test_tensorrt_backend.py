@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decisions of the backend, with a driver and a TensorRT of plain Python (conftest.py)."""
 
+import ctypes
 import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,17 @@ import numpy as np
 import pytest
 
 from sfseg_ros import engine_builder, trt
-from sfseg_ros.backends import open_backend
+from sfseg_ros.backends import GpuOptions, open_backend, tensorrt_backend
 from sfseg_ros.backends.tensorrt_backend import MAX_PIPELINES, TensorRtBackend
 from sfseg_ros.engine_builder import BuildResult
 from sfseg_ros.engine_store import EngineStore
 from sfseg_ros.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.geometry import WHOLE_IMAGE, View
+from sfseg_ros.imaging import Picture, picture_from_buffer
 from sfseg_ros.kernels import binaries
+from sfseg_ros.kernels.camera_image import camera_image, camera_image_launch
+from sfseg_ros.segmenter import Segmenter
 
 
 def network(image):
@@ -383,6 +388,101 @@ def test_auto_takes_it(open_tensorrt, tiny_manifest):
     backend.close()
 
 
+# A camera's bytes.
+
+
+@pytest.fixture
+def camera_kernels(cuda, monkeypatch):
+    """The kernel that makes the network's input, by its reference; its launches are noted."""
+    launches = []
+
+    def launch(encoding, step, geometry, is_bigendian=False):
+        found = camera_image_launch(encoding, step, geometry, is_bigendian)
+        name = f"kernel {len(cuda.kernels)}"
+
+        def kernel(parameters):
+            pointers = (ctypes.c_void_p * (len(found.scalars) + 2)).from_address(parameters)
+            source, target = (ctypes.c_void_p.from_address(pointers[i]).value for i in (0, -1))
+            launches.append(encoding)
+
+            def run():
+                data = cuda.device_array(source, step * geometry.image_size[0])
+                made = camera_image(data, encoding, step, geometry, is_bigendian)
+                cuda.device_array(target, made.size)[:] = made.reshape(-1)
+
+            return run
+
+        cuda.kernels[name] = kernel
+        return replace(found, kernel=name)
+
+    monkeypatch.setattr(tensorrt_backend, "camera_image_launch", launch)
+    return launches
+
+
+def camera_frame(encoding, height, width, channels, seed, padding=0):
+    step = width * channels + padding
+    data = np.random.default_rng(seed).integers(0, 256, step * height, np.uint8)
+    return picture_from_buffer(data, encoding, height, width, step)
+
+
+def test_cameras_bytes_are_uploaded_as_they_are_and_become_the_input_there(
+    cuda, open_tensorrt, camera_kernels, tiny_manifest
+):
+    backend, _ = open_tensorrt()
+    segmenter = Segmenter(tiny_manifest, backend)
+    letterbox = View(fit="letterbox", horizon=0.25)
+    for seed in range(3):
+        frames = [
+            (camera_frame("bgr8", 128, 192, 3, seed, padding=6), WHOLE_IMAGE),
+            (camera_frame("bayer_rggb8", 128, 192, 1, seed + 9), WHOLE_IMAGE),
+            (camera_frame("bgr8", 128, 192, 3, seed + 7, padding=6), WHOLE_IMAGE),
+            (camera_frame("yuv422", 100, 150, 2, seed), letterbox),
+            (Picture(pictures(64, 96, seed=seed)), WHOLE_IMAGE),
+        ]
+        results = segmenter.segment_batch(frames, confidence=True)
+        for (picture, view), result in zip(frames, results):
+            geometry = segmenter.geometry_of(picture.size, view)
+            if picture.camera is None:
+                rgb = picture.pixels[None]
+            else:
+                camera = picture.camera
+                rgb = camera_image(camera.data, camera.encoding, camera.step, geometry)
+            labels, confidence = network(rgb)
+            np.testing.assert_array_equal(result.labels, geometry.output_from(labels[0], 255))
+            expected = geometry.output_from(confidence[0], 0)
+            np.testing.assert_array_equal(result.confidence, expected)
+    # Once as it is and once into the graph, which runs without us: two of one kind in one batch.
+    assert sorted(camera_kernels) == sorted(2 * ["bgr8", "bgr8", "bayer_rggb8", "yuv422"])
+    assert cuda.calls.count("cuGraphInstantiate") == 4
+    assert cuda.calls.count("cuGraphLaunch") == 2 * 4
+
+
+def test_pixels_that_nobody_looks_at_are_never_made(open_tensorrt, camera_kernels, tiny_manifest):
+    backend, _ = open_tensorrt()
+    picture = camera_frame("yuv422", 128, 192, 2, seed=1)
+    Segmenter(tiny_manifest, backend).segment_batch([(picture, WHOLE_IMAGE)], confidence=False)
+    assert "pixels" not in vars(picture)
+
+
+def test_without_the_kernel_the_processor_makes_the_input(
+    open_tensorrt, camera_kernels, monkeypatch, tiny_manifest
+):
+    frame = camera_frame("bgr8", 128, 192, 3, seed=1)
+    backend, _ = open_tensorrt()
+    geometry = Segmenter(tiny_manifest, backend).geometry_of(frame.size)
+    assert backend.takes_camera(frame.camera, geometry)
+
+    def refuse(*_):
+        raise BackendError("image of 128x192: expected sides up to 100 pixels")
+
+    monkeypatch.setattr(tensorrt_backend, "camera_image_launch", refuse)
+    assert not backend.takes_camera(frame.camera, geometry)
+    (result,) = Segmenter(tiny_manifest, backend).segment_batch([(frame, WHOLE_IMAGE)], True)
+    labels, _ = network(frame.rgb_of(geometry.network_input(frame.pixels))[None])
+    np.testing.assert_array_equal(result.labels, geometry.output_from(labels[0], 255))
+    assert not camera_kernels
+
+
 # TensorRT-RTX.
 
 
@@ -465,3 +565,23 @@ def public_methods(kind):
         for name, value in vars(base).items()
         if not name.startswith("_") and inspect.isfunction(value)
     }
+
+
+@pytest.mark.slow
+def test_the_real_rtx_builds_what_the_backend_asks_for_and_says_why_it_cannot_load_it(
+    cuda, tiny_manifest, monkeypatch, tmp_path
+):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    real = trt.load("tensorrt_rtx")
+    monkeypatch.setattr(trt, "load", lambda name="auto": real)
+    monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
+    said = []
+    # The driver is a pretended one, so the library finds none.
+    with pytest.raises(BackendError, match=r"TensorRT-RTX .* refuses .*plugins.*cudaError"):
+        TensorRtBackend(tiny_manifest, gpu=GpuOptions(progress=said.append))
+    ((path, stored),) = EngineStore().engines()
+    assert stored.key.shapes == ((1, 32, 32, 3), (1, 64, 96, 3), (8, 160, 160, 3))
+    assert path.stat().st_size > 1000
+    assert any("building an engine" in line for line in said)
+    assert cuda.everything_is_freed()

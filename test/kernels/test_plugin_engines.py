@@ -54,7 +54,8 @@ def random_model(seed: int, half: bool, gated: bool) -> ModelProto:
         return output
 
     def conv(source: str, output: str, sizes: tuple[int, ...], stride: int = 1) -> str:
-        weight = random.normal(0, 0.3, sizes).astype(dtype)
+        scale = {"stem": 1 / 60, "flow": 4.0, "scores": 4.0}.get(output, 1.4)
+        weight = random.normal(0, scale / np.sqrt(np.prod(sizes[1:])), sizes).astype(dtype)
         weights.append(numpy_helper.from_array(weight, f"{output}_weight"))
         kernel = sizes[2:]
         return node(
@@ -164,6 +165,17 @@ def test_features_of_a_type_without_a_kernel_fail_the_build():
         )
     with pytest.raises(BackendError, match="FlowWarp of BF16, FLOAT: expected features all FLOAT"):
         built(model, True, FIXED)
+
+
+def test_rtx_cannot_store_kernels_and_stored_kernels_have_one_shape():
+    model = random_model(3, half=False, gated=False)
+    for shapes, said in (
+        (FIXED, "cannot store kernels in an engine, TensorRT 10.9 or newer can"),
+        (DYNAMIC, "an engine with stored kernels has one"),
+    ):
+        request = BuildRequest(shapes, True, "tensorrt_rtx", stored_kernels=True)
+        with pytest.raises(BackendError, match=re.escape(said)):
+            engine_from_onnx(model, request)
 
 
 # The builder's own list of the engine's layers, which only a verbose log has without a GPU.
