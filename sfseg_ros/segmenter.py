@@ -56,6 +56,7 @@ class Segmenter:
             manifest.check_network_size(network_size)
         self.manifest = manifest
         self.backend = backend
+        self._cameras = backend if isinstance(backend, CameraBackend) else None
         self._network_size = network_size
 
     def network_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -125,10 +126,10 @@ class Segmenter:
 
     def _network_input(self, index: int, picture: Picture, view: View) -> _NetworkInput:
         start = time.perf_counter()
-        camera, backend = picture.camera, self.backend
-        if camera is not None and isinstance(backend, CameraBackend):
+        camera = picture.camera
+        if camera is not None and self._cameras is not None:
             geometry = self.geometry_of(picture.size, view)
-            if backend.takes_camera(camera, geometry):
+            if self._cameras.takes_camera(camera, geometry):
                 return _NetworkInput(index, geometry, camera, _ms_since(start))
         pixels = picture.pixels
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
@@ -144,8 +145,8 @@ class Segmenter:
         start = time.perf_counter()
         cameras = [(f.image, f.geometry) for f in batch if isinstance(f.image, CameraBytes)]
         if cameras:
-            assert isinstance(self.backend, CameraBackend)
-            labels, certainty = self.backend.infer_cameras(cameras, confidence)
+            assert self._cameras is not None
+            labels, certainty = self._cameras.infer_cameras(cameras, confidence)
         else:
             inputs = [frame.image for frame in batch if not isinstance(frame.image, CameraBytes)]
             rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy

@@ -131,7 +131,7 @@ def load(name: str = "auto") -> TensorRt:
         oldest, advice = LIBRARIES[candidate]
         try:
             module = importlib.import_module(candidate)
-        except ImportError as error:
+        except (ImportError, OSError, RuntimeError) as error:  # it loads libraries by hand
             reason = " ".join(str(error).split())
             refused.append(f"{candidate} cannot be imported ({reason}): {advice}")
             continue

@@ -119,6 +119,17 @@ def test_the_error_says_of_each_library_what_is_wrong_and_what_to_do(installed):
     assert "\n" not in message
 
 
+def test_a_library_whose_own_libraries_are_missing_is_passed_over(installed, tmp_path, monkeypatch):
+    rtx = fake("1.7.1", "tensorrt_rtx")
+    installed(rtx)
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    (tmp_path / "tensorrt.py").write_text("import ctypes\nctypes.CDLL('libnvinfer.so.none')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert trt.load().module is rtx
+    with pytest.raises(BackendError, match="tensorrt cannot be imported .libnvinfer.so.none"):
+        trt.load("tensorrt")
+
+
 def test_a_library_that_is_asked_for_is_not_replaced_by_another(installed):
     installed(fake("1.7.1", "tensorrt_rtx"))
     with pytest.raises(BackendError, match="tensorrt cannot be imported"):

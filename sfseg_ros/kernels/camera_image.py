@@ -186,8 +186,12 @@ def camera_image_launch(
     height, width = geometry.image_size
     pixel_bytes = row.channels * row.sample_bytes
     sides = (*geometry.image_size, *geometry.network_size)
-    if max(sides) > MAX_SIDE or step * height > MAX_ELEMENTS:
-        raise BackendError(f"image of {height}x{width}: expected sides up to {MAX_SIDE} pixels")
+    out_height, out_width = geometry.network_size
+    if max(sides) > MAX_SIDE or max(step * height, 3 * out_height * out_width) > MAX_ELEMENTS:
+        raise BackendError(
+            f"image of {height}x{width} for a network of {out_height}x{out_width}: expected sides "
+            f"up to {MAX_SIDE} pixels and up to {MAX_ELEMENTS} bytes or values each"
+        )
     if (
         step < width * pixel_bytes
         or width % row.width_multiple
@@ -203,7 +207,6 @@ def camera_image_launch(
     # Of two bytes per sample the high one is used.
     high_byte = row.sample_bytes - 1 if not is_bigendian else 0
     kind, places = _format(encoding, row.sample_bytes, high_byte)
-    out_height, out_width = geometry.network_size
     scalars: tuple[int | float, ...] = (
         *(height, width, step, pixel_bytes),
         *places,

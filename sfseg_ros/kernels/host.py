@@ -50,8 +50,18 @@ class HostKernels:
         # The library keeps the index of the running block in global variables.
         self._lock = threading.Lock()
 
-    def run(self, launch: Launch, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        """Runs `launch` on C-contiguous arrays; what it computes is in `outputs` afterwards."""
+    def run(
+        self,
+        launch: Launch,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        is_reversed: bool = False,
+    ) -> None:
+        """Runs `launch` on C-contiguous arrays; what it computes is in `outputs` afterwards.
+
+        Blocks, and between two barriers threads, run one after the other; `is_reversed` begins with
+        the last, which changes nothing unless they depend on each other.
+        """
         for array in (*inputs, *outputs):
             if not array.flags.c_contiguous:
                 raise BackendError(f"{launch.kernel}: expected contiguous arrays")
@@ -66,7 +76,9 @@ class HostKernels:
         ]
         with self._lock:
             self._library.sfseg_host_block_size(*launch.block)
-            for z, y, x in itertools.product(*(range(size) for size in reversed(launch.grid))):
+            self._library.sfseg_host_reverse(ctypes.c_bool(is_reversed))
+            blocks = [*itertools.product(*(range(size) for size in reversed(launch.grid)))]
+            for z, y, x in blocks[::-1] if is_reversed else blocks:
                 self._library.sfseg_host_block(x, y, z)
                 kernel(*arguments)
 

@@ -20,8 +20,10 @@ struct Index {
   unsigned x, y, z;
 };
 static Index threadIdx, blockIdx, blockDim;
+static bool is_reversed;
 
 extern "C" void sfseg_host_block_size(unsigned x, unsigned y, unsigned z) { blockDim = Index{x, y, z}; }
+extern "C" void sfseg_host_reverse(bool reversed) { is_reversed = reversed; }
 extern "C" void sfseg_host_block(unsigned x, unsigned y, unsigned z) { blockIdx = Index{x, y, z}; }
 
 static inline void __syncthreads() {}
@@ -34,15 +36,20 @@ static inline int atomicAdd(int* counter, int value) {
 namespace sfseg {
 
 struct ThreadLoop {
-  ThreadLoop() { threadIdx = Index{0, 0, 0}; }
-  bool goes_on() const { return threadIdx.z < blockDim.z; }
+  ThreadLoop() : count(blockDim.x * blockDim.y * blockDim.z), done(0) { choose(); }
+  bool goes_on() const { return done < count; }
   void next() {
-    if (++threadIdx.x < blockDim.x) return;
-    threadIdx.x = 0;
-    if (++threadIdx.y < blockDim.y) return;
-    threadIdx.y = 0;
-    ++threadIdx.z;
+    ++done;
+    choose();
   }
+
+ private:
+  void choose() {
+    const unsigned thread = is_reversed ? count - 1 - done : done;
+    threadIdx = Index{
+        thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
+  }
+  unsigned count, done;
 };
 
 // The compiler gets -ffp-contract=off: no product and sum are fused.

@@ -171,7 +171,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 GpuOptions(
                     settings.gpu_wait,
                     progress=self._on_progress,
-                    cancelled=lambda: not self.context.ok(),
+                    cancelled=self._is_ending,
                     warn=self.get_logger().warning,
                 ),
             )
@@ -195,6 +195,10 @@ class SegmentationNode(ResponsiveLifecycleNode):
             f"{new.backend.description} ({new.backend.reason}); ready after "
             f"{time.monotonic() - begin:.1f} s"
         )
+
+    def _is_ending(self) -> bool:
+        """Whether what takes minutes is to be given up: somebody waits for the end."""
+        return not self.context.ok() or self.state_label in ("deactivating", "shuttingdown")
 
     def _on_progress(self, text: str) -> None:
         """In the thread that builds an engine: that of a transition, or the frames' for a camera

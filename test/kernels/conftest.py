@@ -39,9 +39,10 @@ def run_guarded():
 
 def _run_guarded(launch, inputs, shapes_and_types, offset=0):
     """The outputs of a launch into poisoned memory; fails if it writes outside of them, and if two
-    runs over different poison differ, because then something was not written."""
+    runs over different poison and in opposite order differ, because then something was not written
+    or threads depend on each other."""
     results = []
-    for poison in (POISON, POISON ^ 0xFF):
+    for poison, is_reversed in ((POISON, False), (POISON ^ 0xFF, True)):
         memories, outputs = [], []
         for shape, dtype in shapes_and_types:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -49,7 +50,8 @@ def _run_guarded(launch, inputs, shapes_and_types, offset=0):
             begin = GUARD_BYTES + -memory.ctypes.data % 16 + offset * np.dtype(dtype).itemsize
             memories.append((memory, begin, begin + size))
             outputs.append(memory[begin : begin + size].view(dtype).reshape(shape))
-        host.kernels().run(launch, [_displaced(array, offset) for array in inputs], outputs)
+        displaced = [_displaced(array, offset) for array in inputs]
+        host.kernels().run(launch, displaced, outputs, is_reversed)
         for memory, begin, end in memories:
             assert (memory[:begin] == poison).all()
             assert (memory[end:] == poison).all()

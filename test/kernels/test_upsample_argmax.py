@@ -121,7 +121,7 @@ def test_tiles_join_without_a_seam(layout, dtype, size):
 @pytest.mark.parametrize("layout", ["linear", "hwc"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize(("stored", "stride"), [(5, 4), (8, 4), (16, 3)])
+@pytest.mark.parametrize(("stored", "stride"), [(5, 4), (8, 4), (16, 3), (5, 16)])
 def test_every_pixel_is_written_and_nothing_else_at_any_alignment(
     run_guarded, confidence, layout, dtype, offset, stored, stride
 ):

@@ -251,6 +251,32 @@ def test_the_progress_of_a_build_and_the_reason_of_a_backend_are_in_the_diagnost
     assert status["loading"] == ""
 
 
+def test_a_build_for_a_cameras_size_does_not_hold_up_the_end(bench, change, state, monkeypatch):
+    building, options = threading.Event(), []
+    open_backend = segmenter.open_backend
+
+    def noting_open_backend(*arguments):
+        options.append(arguments[-1])
+        return open_backend(*arguments)
+
+    monkeypatch.setattr(segmenter, "open_backend", noting_open_backend)
+    node = bench.started()
+
+    def builds(rgb, confidence):
+        building.set()
+        bench.wait_until(options[0].cancelled, "to be cancelled")
+        raise BackendError("the build was cancelled")
+
+    node._segmenter.backend.infer = builds
+    bench.listen("/segmentation/mask")
+    bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+    assert building.wait(20)
+    assert not options[0].cancelled()
+    assert change(DEACTIVATE)
+    assert state() == "inactive"
+    assert bench.counts(node)["rejected"] == 1
+
+
 def test_a_destroyed_node_leaves_no_service_behind(bench):
     node = segmentation_node.SegmentationNode("another", context=bench.context)
     bench.wait_until(lambda: bench.tester.count_services("/another/get_state"), "its service")
