@@ -53,12 +53,12 @@ PARTS = (
     # Not all of test/: without ROS not all of it can be collected.
     Part("tests", 150, _tests("test/gpu", "test/backends", "test/kernels"), measures=False),
     Part("kernels", 170, ("-m", "benchmarks.gpu_kernels")),
-    Part("end to end", 110, ("-m", "benchmarks.gpu_networks", "end_to_end")),
-    Part("network, batch 1", 150, ("-m", "benchmarks.gpu_networks", "network")),
+    Part("end_to_end", 110, ("-m", "benchmarks.gpu_networks", "end_to_end")),
+    Part("network_batch_1", 150, ("-m", "benchmarks.gpu_networks", "network")),
     Part("tensorrt", 60, ("-m", "benchmarks.gpu_tensorrt")),
-    Part("network, batch 4", 150, ("-m", "benchmarks.gpu_networks", "network", "--batch", "4")),
+    Part("network_batch_4", 150, ("-m", "benchmarks.gpu_networks", "network", "--batch", "4")),
     Part(
-        "memory checker",
+        "memory_checker",
         90,
         _tests("test/gpu/test_kernels.py", "-k", "checker", "-x"),
         measures=False,
@@ -187,7 +187,7 @@ def write(document: dict[str, Any], path: Path) -> None:
     document["targets"] = dict(targets_of(document["parts"]))
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def targets_of(found: Any, where: str = "") -> Iterator[tuple[str, bool]]:
@@ -213,8 +213,12 @@ def summary(document: dict[str, Any]) -> list[str]:
         lines.append(f"{name}: {part['status']}, {seconds}")
         missed = part.get("result", {}).get("not_measured", [])
         lines += [f"  not measured: {m['what']}: {m['reason'][:160]!r}" for m in missed]
-    lines.append("=== targets (of a rehearsal: without meaning)" if document["rehearsal"] else "=== targets")
-    lines += [f"{'met   ' if met else 'MISSED'} {name}" for name, met in document["targets"].items()]
+    lines.append(
+        "=== targets (of a rehearsal: without meaning)" if document["rehearsal"] else "=== targets"
+    )
+    lines += [
+        f"{'met   ' if met else 'MISSED'} {name}" for name, met in document["targets"].items()
+    ]
     return lines
 
 

@@ -6,7 +6,6 @@ the processor, and times that mean nothing. It finds what is wrong before device
 """
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -207,7 +206,7 @@ class Report:
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        temporary.replace(self.path)
 
 
 def _turned(names: list[str], turn: int) -> list[str]:

@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def copy_bandwidth(device: Device, rounds: int) -> dict[str, float]:
-    """Bytes read and written per second by a copy of COPY_BYTES: of the median and the least time."""
+    """Bytes read and written per second by a large copy: of the median and of the least time."""
     work, moved = copy_work(device, 2**16 if device.rehearsal else COPY_BYTES)
     found = statistics_of(device.times_ms({"copy": work}, rounds)["copy"])
     return {name: moved / found[f"{name}_ms"] * 1e3 for name in ("median", "min")}
@@ -201,7 +201,7 @@ def line_of(row: dict[str, Any]) -> str:
     )
 
 
-# --- the cases --------------------------------------------------------------------------------------------------------
+# --- the cases ------------------------------------------------------------------------------------
 
 
 def cases(device: Device) -> list[Case]:
@@ -216,7 +216,11 @@ def cases(device: Device) -> list[Case]:
         for batch in (4, 1):
             for make in (gated_flow_fusion_case, upsample_argmax_case, flow_warp_case):
                 found.append(make(device, batch, dtype, layout))
-    return [*found, *(camera_image_case(device, to) for to in ("same size", "half")), overlay_case(device)]
+    return [
+        *found,
+        *(camera_image_case(device, to) for to in ("same size", "half")),
+        overlay_case(device),
+    ]
 
 
 def gated_flow_fusion_case(device: Device, batch: int, dtype: torch.dtype, layout: str) -> Case:

@@ -23,7 +23,10 @@ from sfseg_ros.kernels import binaries
 from sfseg_ros.tools.machine import machine_facts
 
 PACKAGES = ("torch", "triton", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings")
-QUERY = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
+QUERY = (
+    "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.limit,"
+    "temperature.gpu"
+)
 COPY_BYTES, HOST_BYTES = 2**32, 2**28
 
 
@@ -64,7 +67,9 @@ def nvidia_smi() -> dict[str, str]:
         check=True,
         timeout=30,
     ).stdout
-    return dict(zip(QUERY.split(","), (field.strip() for field in output.splitlines()[0].split(","))))
+    return dict(
+        zip(QUERY.split(","), (field.strip() for field in output.splitlines()[0].split(",")))
+    )
 
 
 def facts(device: Device) -> dict[str, Any]:

@@ -75,10 +75,12 @@ def main() -> None:
     measure(device, report, manifest, (arguments.batch, *size, 3))
 
 
-# --- (b) and (d) ------------------------------------------------------------------------------------------------------
+# --- (b) and (d) ----------------------------------------------------------------------------------
 
 
-def whole_network(device: Device, report: Report, manifest: Manifest, shape: tuple[int, ...]) -> None:
+def whole_network(
+    device: Device, report: Report, manifest: Manifest, shape: tuple[int, ...]
+) -> None:
     """Rows of every way to the labels, rewritten after each that needs minutes to prepare."""
     rounds, few = (2, 2) if device.rehearsal else (ROUNDS, ROUNDS // 10)
     rgb = torch.from_numpy(pictures(shape)).to(device.torch_device)
@@ -300,7 +302,7 @@ def matrix_rate(device: Device, rounds: int) -> float:
     return operations / statistics.median(times) * 1e3
 
 
-# --- (c) --------------------------------------------------------------------------------------------------------------
+# --- (c) ------------------------------------------------------------------------------------------
 
 
 def end_to_end(device: Device, report: Report, manifest: Manifest, shape: tuple[int, ...]) -> None:
@@ -378,15 +380,14 @@ def rows_end_to_end(
             }
         found.append(row)
         print(
-            f"{name}: {row['median_ms']:.3f} ms (p99 {row['p99_ms']:.3f}), {faster:.2f}x eager fp16",
+            f"{name}: {row['median_ms']:.3f} ms (p99 {row['p99_ms']:.3f}), "
+            f"{faster:.2f}x eager fp16",
             flush=True,
         )
     report.put("rows", found)
 
 
-def steps(
-    device: Device, pipeline: TorchPipeline, bgr: Uint8Array, rounds: int
-) -> dict[str, Any]:
+def steps(device: Device, pipeline: TorchPipeline, bgr: Uint8Array, rounds: int) -> dict[str, Any]:
     """Each step alone: those on the device by its own clock, those on the host by the host's."""
     on_device = device.times_ms(pipeline.device_steps(), rounds)
     on_host = latencies_ms(
@@ -441,7 +442,7 @@ def tensorrt_calls(
     return found
 
 
-# --- shared -----------------------------------------------------------------------------------------------------------
+# --- shared ---------------------------------------------------------------------------------------
 
 
 def pictures(shape: tuple[int, ...]) -> Uint8Array:
@@ -452,9 +453,7 @@ def pictures(shape: tuple[int, ...]) -> Uint8Array:
     count, height, width, _ = shape
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (count, height // 16, width // 16, 3), np.uint8)
-    return np.stack(
-        [cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse]
-    )
+    return np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse])
 
 
 def _captured(device: Device, run: Callable[[], Tensor]) -> tuple[Work, Tensor]:

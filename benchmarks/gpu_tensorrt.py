@@ -84,7 +84,7 @@ def run_step(step: str, model: str, folder: Path, report: Report) -> dict[str, A
     return {"step": step, "status": status, "seconds": seconds, "said": said.strip()[-8000:]}
 
 
-# --- the steps, each in its own process -------------------------------------------------------------------------------
+# --- the steps, each in its own process -----------------------------------------------------------
 
 
 def import_library(_manifest: Manifest, _folder: Path) -> None:

@@ -28,7 +28,7 @@ from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
 from training.backbones.resnet import ResNet18
-from training.networks import operators, sfnet_lite
+from training.networks import sfnet_lite
 from training.networks.normalisation import MEAN, STD
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -37,7 +37,7 @@ PADDED_CLASSES = 8
 """The classifier's channels become a multiple of this: what tensor cores and 16-byte loads want."""
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
@@ -112,7 +112,7 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), last, module)
 
 
-# --- our kernels as functions of tensors ------------------------------------------------------------------------------
+# --- our kernels as functions of tensors ----------------------------------------------------------
 
 
 @functools.cache
@@ -120,7 +120,8 @@ def kernel_operators(device: Device) -> tuple[Any, Any]:
     """(gated_flow_fusion, upsample_argmax) as operators that torch.compile takes for one node.
 
     gated_flow_fusion(high, low, flow, gate, align_corners) and upsample_argmax(scores, classes),
-    whose scores may have padded channels, as `operators` has them; maps are channels last.
+    whose scores may have padded channels, as `training/networks/operators.py`
+    has them; maps are channels last.
     """
 
     @torch.library.custom_op("sfseg_benchmark::gated_flow_fusion", mutates_args=())
@@ -196,7 +197,7 @@ class Normaliser:
 def kernel_normaliser(
     device: Device, encoding: str, shape: tuple[int, ...], network_size: tuple[int, int]
 ) -> Callable[[Tensor], Tensor]:
-    """uint8 pictures (N, h, w, 3) on the device to fp16 (N, 3, H, W), channels last, by our kernel."""
+    """Our kernel: uint8 pictures (N, h, w, 3) on the device to fp16 (N, 3, H, W), channels last."""
     count, height, width, _ = shape
     geometry = geometry_of((height, width), WHOLE_IMAGE, lambda _size: network_size)
     launch = camera_image_launch(
@@ -214,7 +215,7 @@ def kernel_normaliser(
     return normalised
 
 
-# --- host to host -----------------------------------------------------------------------------------------------------
+# --- host to host ---------------------------------------------------------------------------------
 
 
 class TorchPipeline:

@@ -19,7 +19,10 @@ def parts(tmp_path):
     """What `pack` makes of two small wheels, in parts of 20 kB."""
     wheels = []
     contents = {
-        "libs": {"tensorrt_rtx_libs/libtensorrt_rtx.so.1": NOISE, "tensorrt_rtx_libs/__init__.py": b""},
+        "libs": {
+            "tensorrt_rtx_libs/libtensorrt_rtx.so.1": NOISE,
+            "tensorrt_rtx_libs/__init__.py": b"",
+        },
         "bindings": {"tensorrt_rtx_bindings/__init__.py": b"__version__ = '9'\nBuilder = 1\n"},
     }
     for name, files in contents.items():

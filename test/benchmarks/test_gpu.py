@@ -2,9 +2,9 @@
 """The one command: what it does when parts fail, hang, are killed, or have no time or GPU."""
 
 import json
-import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,8 +69,8 @@ def test_a_part_that_hangs_is_ended_with_its_children_and_keeps_what_it_measured
     state = ""
     for _ in range(50):  # until whoever inherited it has seen its end
         try:
-            with open(f"/proc/{child.read_text()}/stat") as file:
-                state = file.read().split(")")[1].split()[0]
+            stat = Path("/proc", child.read_text(), "stat").read_text()
+            state = stat.split(")")[1].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             state = "gone"
         if state in ("Z", "gone"):
@@ -90,7 +90,9 @@ def test_a_part_that_is_killed_or_leaves_half_a_file_is_said(run):
 
 
 def test_time_is_shared_and_what_has_none_is_not_begun(run):
-    document = run(part("slow", "import time; time.sleep(60)"), part("late", MEASURES), minutes=0.05)
+    document = run(
+        part("slow", "import time; time.sleep(60)"), part("late", MEASURES), minutes=0.05
+    )
     assert document["parts"]["slow"]["status"] == "timed out"
     assert document["parts"]["slow"]["limit_s"] < 3.0
     assert document["parts"]["late"]["status"] == "not run"
@@ -153,7 +155,7 @@ def test_the_command_line(monkeypatch, tmp_path):
     assert arguments.output == tmp_path
     assert (arguments.only, arguments.minutes) == (["kernels"], 2.0)
     monkeypatch.delenv("OUT")
-    assert str(gpu.parsed().output) == os.path.join("build", "gpu")
+    assert gpu.parsed().output == Path("build/gpu")
     monkeypatch.setattr(sys, "argv", ["gpu", "--only", "nothing"])
     with pytest.raises(SystemExit):
         gpu.parsed()

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: make test")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("torch", reason="needs PyTorch: make test")
+pytest.importorskip("onnxruntime")
+
+import onnxruntime as ort
+import torch
 
 from benchmarks import gpu_kernels
 from benchmarks.gpu_device import (
@@ -118,7 +121,9 @@ def test_statistics_and_ratios(device):
     assert (found["median_ms"], found["min_ms"], found["p99_ms"]) == (1.25, 0.5, 50.0)
     assert times_faster([4.0, 10.0, 9.0], [2.0, 1.0, 3.0]) == 3.0
     calls = []
-    times = latencies_ms(device, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 4)
+    times = latencies_ms(
+        device, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 4
+    )
     assert {name: len(found) for name, found in times.items()} == {"a": 4, "b": 4}
     assert calls[:4] == ["a", "b", "b", "a"]  # they take turns at being first
 
@@ -137,8 +142,10 @@ def test_statistics_and_ratios(device):
 def test_a_rehearsal_of_a_part_measures_everything_that_needs_no_gpu(command, tmp_path):
     result = tmp_path / "result.json"
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]]
-        + ["--rehearse", "--result", str(result), "--seconds", "600"],
+        [
+            *(sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]),
+            *("--rehearse", "--result", str(result), "--seconds", "600"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -147,6 +154,6 @@ def test_a_rehearsal_of_a_part_measures_everything_that_needs_no_gpu(command, tm
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
     for missed in found.get("not_measured", []):
-        assert any(word in missed["what"] for word in ("TensorRT", "tensorrt", "ONNX Runtime CUDA")) or (
-            missed["what"] in ("nvidia-smi", "NVRTC", "nvcc")
-        ), missed
+        assert any(
+            word in missed["what"] for word in ("TensorRT", "tensorrt", "ONNX Runtime CUDA")
+        ) or (missed["what"] in ("nvidia-smi", "NVRTC", "nvcc")), missed

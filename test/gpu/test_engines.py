@@ -46,9 +46,7 @@ def reference(manifest):
 def backend(request, manifest, tmp_path_factory):
     from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
 
-    wanted = EngineRequest(
-        sizes=SIZES, batches=(1, 1, 2), precision="fp16", plugins=request.param
-    )
+    wanted = EngineRequest(sizes=SIZES, batches=(1, 1, 2), precision="fp16", plugins=request.param)
     stored, _ = built_engine(manifest, wanted, EngineStore(tmp_path_factory.mktemp("engines")))
     backend = TensorRtBackend(manifest, gpu=GpuOptions(), only=stored)
     yield backend

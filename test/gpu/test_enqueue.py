@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugins' enqueue on the device's memory, without TensorRT: a module with its names is enough."""
+"""The plugins' enqueue on the device's memory; of TensorRT a module with its names is enough."""
 
 import types
 
@@ -11,7 +11,13 @@ from sfseg_ros.kernels.flow_warp import flow_warp
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax
 
-KINDS = [("FLOAT", "LINEAR"), ("FLOAT", "HWC"), ("HALF", "LINEAR"), ("HALF", "HWC"), ("HALF", "HWC8")]
+KINDS = [
+    ("FLOAT", "LINEAR"),
+    ("FLOAT", "HWC"),
+    ("HALF", "LINEAR"),
+    ("HALF", "HWC"),
+    ("HALF", "HWC8"),
+]
 CHANNELS = 11
 
 
@@ -63,7 +69,9 @@ class Node:
         """`inputs` are (logical shape, kind, array in memory), `outputs` arrays to fill."""
         self.plugin.on_shape_change([described(kind, shape) for shape, kind, _ in inputs], [])
         arrays = [*(array for *_, array in inputs), *outputs]
-        host, device = ([make(a.nbytes) for a in arrays] for make in (self.gpu.pinned, self.gpu.memory))
+        host, device = (
+            [make(a.nbytes) for a in arrays] for make in (self.gpu.pinned, self.gpu.memory)
+        )
         for array, pinned, memory in zip(arrays, host, device, strict=True):
             pinned.array((array.nbytes,))[...] = array.reshape(-1).view(np.uint8)
             self.stream.upload(memory, pinned, array.nbytes)
@@ -127,7 +135,9 @@ def test_labels_in_every_format_and_after_a_change_of_shape(node, kind):
     tail = node("UpsampleArgmax", 4)
     for shape in ((1, CHANNELS, 9, 13), (2, CHANNELS, 5, 40)):
         scores = in_memory(rng.standard_normal(shape), kind)
-        labels, confidence = (np.zeros((shape[0], 4 * shape[2], 4 * shape[3]), np.int8) for _ in "ab")
+        labels, confidence = (
+            np.zeros((shape[0], 4 * shape[2], 4 * shape[3]), np.int8) for _ in "ab"
+        )
         tail.run([(shape, kind, scores)], [labels, confidence])
         expected = upsample_argmax(logical(scores, kind, CHANNELS), 4)
         np.testing.assert_array_equal(labels.view(np.uint8), expected[0])

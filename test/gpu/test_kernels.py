@@ -73,9 +73,7 @@ def test_warps_as_shipped_are_the_references_but_for_fused_products(
     flow[:, :, 3, 5:9] = (np.nan, np.inf, -np.inf, 60000.0)
 
     warped = np.full(large, np.nan, dtype)
-    launch = flow_warp_launch(
-        small, (2, 2, *large[2:]), align_corners, dtype, layout, flow_dtype
-    )
+    launch = flow_warp_launch(small, (2, 2, *large[2:]), align_corners, dtype, layout, flow_dtype)
     shift = np.ascontiguousarray(flow[:, :2])
     warped = run_maps(kernels, launch, layout, [high], [shift], large, dtype)
     assert_close(warped, flow_warp(high, shift, align_corners))
@@ -94,9 +92,7 @@ def test_a_map_as_large_as_the_networks_is_right_everywhere(kernels):
     gate = rng.random((1, 1, 256, 512)).astype(np.float16)
     expected = gated_flow_fusion(high, low, flow, gate)
     for layout in ("linear", "hwc"):
-        launch = gated_flow_fusion_launch(
-            high.shape, low.shape, True, "float16", layout, "float16"
-        )
+        launch = gated_flow_fusion_launch(high.shape, low.shape, True, "float16", layout, "float16")
         fused = run_maps(kernels, launch, layout, [high, low], [flow, gate], low.shape, "float16")
         assert_close(fused, expected)
 
