@@ -34,10 +34,17 @@ class DeviceKernels:
         self._gpu = Gpu()
         self._fills = 0
 
-    def run(self, launch: Launch, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(
+        self,
+        launch: Launch,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        is_reversed: bool = False,
+    ) -> None:
         """Runs `launch` on C-contiguous arrays; what it computes is in `outputs` afterwards.
 
-        Raises AssertionError where it wrote outside of them.
+        The GPU has an order of its own, so `is_reversed` says nothing. Raises AssertionError where
+        the kernel wrote outside of its outputs.
         """
         with self._gpu.current():
             guarded = [_Guarded(array, self._next_fill()) for array in (*inputs, *outputs)]
