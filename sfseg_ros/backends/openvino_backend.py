@@ -46,7 +46,7 @@ class OpenVinoBackend:
         threads = thread_count(threads)
         self._manifest = manifest
         self.precision = "bf16" if use_bf16 else "fp32"
-        self._core = ov.Core()
+        self._core: ov.Core | None = ov.Core()
         self._trunk_options = _options("bf16" if use_bf16 else "f32", threads)
         # Interpolation, arg-max and softmax stay fp32 whatever the trunk does.
         self._tail_options = _options("f32", threads)
@@ -82,27 +82,36 @@ class OpenVinoBackend:
         with self._lock:
             self._trunk = None
             self._pipelines.clear()
+            # It owns the threads of all that it compiled, four per size.
+            self._core = None
 
     def _pipeline(self, size: tuple[int, int]) -> "_Pipeline":
         with self._lock:
             if self._trunk is None:
                 raise BackendError("backend openvino is closed: open it again")
             if size not in self._pipelines:
-                compiled_trunk = partial(self._compiled_trunk, self._trunk, size)
-                self._pipelines[size] = _Pipeline(compiled_trunk, self._compiled_tail)
+                # The core goes along: closing may come between this and the compiling.
+                self._pipelines[size] = _Pipeline(
+                    partial(self._compiled_trunk, self._core, self._trunk, size),
+                    partial(self._compiled_tail, self._core),
+                )
             self._pipelines.move_to_end(size)
             if len(self._pipelines) > MAX_COMPILED_SIZES:
                 self._pipelines.popitem(last=False)
             return self._pipelines[size]
 
-    def _compiled_trunk(self, model: ov.Model, size: tuple[int, int]) -> ov.CompiledModel:
+    def _compiled_trunk(
+        self, core: ov.Core, model: ov.Model, size: tuple[int, int]
+    ) -> ov.CompiledModel:
         trunk = model.clone()  # shares the weights
         trunk.reshape([1, *size, 3])
-        return self._core.compile_model(trunk, "CPU", self._trunk_options)
+        return core.compile_model(trunk, "CPU", self._trunk_options)
 
-    def _compiled_tail(self, scores_shape: list[int], confidence: bool) -> ov.CompiledModel:
+    def _compiled_tail(
+        self, core: ov.Core, scores_shape: list[int], confidence: bool
+    ) -> ov.CompiledModel:
         tail = upsample_argmax(scores_shape, self._manifest.output_stride, confidence)
-        return self._core.compile_model(tail, "CPU", self._tail_options)
+        return core.compile_model(tail, "CPU", self._tail_options)
 
 
 class _Pipeline:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +140,17 @@ def test_a_size_that_could_not_be_compiled_is_tried_again(backend, monkeypatch):
         backend.infer(black(64, 96), confidence=False)
     labels, _ = backend.infer(black(64, 96), confidence=False)
     assert labels.shape == (1, 64, 96)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_a_closed_model_leaves_no_threads_while_somebody_still_holds_it(tiny_manifest):
+    OpenVinoBackend(tiny_manifest).infer(black(64, 64), confidence=True)  # what the library keeps
+    before = len(list(Path("/proc/self/task").iterdir()))
+    opened = OpenVinoBackend(tiny_manifest)
+    for height, width in sizes(4):
+        opened.infer(black(height, width), confidence=True)
+    during = len(list(Path("/proc/self/task").iterdir()))
+    opened.close()
+    after = len(list(Path("/proc/self/task").iterdir()))
+    assert during >= before + 4, "counts nothing"
+    assert after <= before + 2
