@@ -41,15 +41,6 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
         raise BagError(f"{video}: not a video that can be read ({text})") from error
 
 
-def jpeg_from_rgb(rgb: RgbImage, quality: int) -> bytes:
-    """JPEG bytes of a uint8 (H, W, 3) RGB image."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise BagError(f"OpenCV cannot encode an image of shape {rgb.shape} as JPEG")
-    return bytes(data)
-
-
 class VideoWriter:
     """A video that browsers play: H.264 in MP4, or VP9 in WebM where this FFmpeg has no x264.
 

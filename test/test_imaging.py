@@ -14,7 +14,9 @@ from sfseg_ros.errors import ImageError
 from sfseg_ros.imaging import (
     ENCODINGS,
     color_mask,
+    jpeg_from_rgb,
     overlay,
+    png_from_pixels,
     resized_labels,
     resized_rgb,
     rgb_from_buffer,
@@ -379,3 +381,24 @@ def test_a_slope_keeps_its_place_when_resized(sides):
         inside = (expected >= slope / 2) & (expected <= (old - 0.5) * slope)  # else no neighbour
         values = np.moveaxis(resized[:, :, axis], axis, 0)[inside]
         assert np.abs(values - expected[inside, None]).max(initial=0) <= 1.9
+
+
+def test_colours_survive_jpeg_in_their_order():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    bgr = cv2.imdecode(np.frombuffer(jpeg_from_rgb(red, 95), np.uint8), cv2.IMREAD_COLOR)
+    assert bgr[8, 8, 2] > 240
+    assert bgr[8, 8, :2].max() < 15
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1), (64, 129)])
+def test_a_png_gives_back_every_pixel(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    decoded = rgb_from_compressed(png_from_pixels(pixels))
+    rgb = pixels if len(shape) == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    np.testing.assert_array_equal(decoded, rgb)
+
+
+def test_a_side_that_jpeg_does_not_have_is_an_image_error():
+    with pytest.raises(ImageError, match="1x70000|70000"):
+        jpeg_from_rgb(np.zeros((1, 70_000, 3), np.uint8), 90)

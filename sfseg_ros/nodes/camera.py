@@ -414,7 +414,7 @@ def snapshot_of(
     frame: SegmentedFrame, manifest: Manifest
 ) -> tuple[dict[str, Uint8Array], dict[str, Any]]:
     """Pictures and metadata of a frame, for `write_snapshot`."""
-    pictures = {"image": frame.rgb, "mask": frame.labels, "overlay": frame.overlay()}
+    pictures = {"image": frame.rgb, "mask": frame.labels, "overlay": frame.overlay}
     if frame.confidence is not None:
         pictures["confidence"] = frame.confidence
     return pictures, {

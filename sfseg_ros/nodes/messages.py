@@ -51,6 +51,15 @@ def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str
     return message
 
 
+def compressed_from_file(header: Header, file: bytes, encoding: str, kind: str) -> CompressedImage:
+    """A message of a PNG or JPEG file, `kind`, of an image that is `encoding` (mono8 or rgb8); the
+    format says both, as compressed_image_transport does, which unpacks it by that."""
+    stored = {"rgb8": "bgr8"}.get(encoding, "")  # colours are BGR to OpenCV's encoders
+    message = CompressedImage(header=header, format=f"{encoding}; {kind} compressed {stored}")
+    message._data = memoryview(file)  # see image_from_array
+    return message
+
+
 def model_from_camera_info(message: CameraInfo) -> CameraModel:
     """The numbers of a CameraInfo. Raises ImageError where they cannot be a camera's."""
     roi = message.roi
