@@ -19,7 +19,7 @@ from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import ImageError, SfsegError, one_line
 from sfseg_ros.geometry import View
-from sfseg_ros.health import StreamState, Thresholds
+from sfseg_ros.health import StreamState, Thresholds, silence
 from sfseg_ros.imaging import Picture, Uint8Array
 from sfseg_ros.latency import FrameTimes
 from sfseg_ros.mailbox import BatchWorker
@@ -323,12 +323,10 @@ class Camera:
         takes the wish back."""
         self._snapshot = snapshots
 
-    def stream_state(
-        self, lifecycle: str, silence_s: float, model_error: str, loading: str
-    ) -> StreamState:
-        """What is known at this moment; says it, too, when a camera is there but sends nothing."""
+    def stream_state(self, lifecycle: str, model_error: str, loading: str) -> StreamState:
+        """What is known at this moment."""
         latency, work = self.times.percentiles("latency"), self.times.percentiles("processing")
-        state = StreamState(
+        return StreamState(
             lifecycle=lifecycle,
             counts=self._mailbox.counts,
             lost=self._lost,
@@ -345,17 +343,18 @@ class Camera:
             model_error=model_error,
             loading=loading,
         )
-        if lifecycle == "active" and state.cameras and state.silent_s >= silence_s:
-            self._say_once(
-                f"{self._topic} has a publisher but no frame came for {silence_s:g} s: "
-                + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
-            )
-        return state
 
     def status(
         self, now: StreamState, before: StreamState, model: ModelIdentity, thresholds: Thresholds
     ) -> DiagnosticStatus:
-        """For /diagnostics, with what became of masks for points and of the lidar's clouds."""
+        """For /diagnostics, with what became of masks for points and of the lidar's clouds. Says it
+        in the log, too, when a camera is there but sends nothing."""
+        silent, limit_s = silence(now, thresholds)
+        if silent and now.lifecycle == "active" and now.cameras:
+            self._say_once(
+                f"{self._topic} has a publisher but no frame came for {limit_s:g} s: "
+                + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
+            )
         clouds = self._clouds
         counts = {} if clouds is None else clouds.counts
         more = {f"{cloud}_{k}": n for cloud, row in counts.items() for k, n in vars(row).items()}

@@ -322,9 +322,8 @@ class SegmentationNode(ResponsiveLifecycleNode):
             camera.publish_latency()
 
     def _stream_states(self) -> list[StreamState]:
-        silence_s = self._settings.node.silence_s
         return [
-            camera.stream_state(self.state_label, silence_s, self._model_error, self._loading)
+            camera.stream_state(self.state_label, self._model_error, self._loading)
             for camera in self._cameras
         ]
 
