@@ -5,9 +5,7 @@ The frames' thread only hands masks over. What belongs together is decided by sf
 what the clouds hold by sfseg_ros/clouds.py, and the work is done by a thread of its own.
 """
 
-import math
 import threading
-import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +28,9 @@ from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.nodes.messages import nanoseconds
 from sfseg_ros.nodes.middleware import QoSMessageLostInfo, output_qos, subscribe
 from sfseg_ros.nodes.transforms import Transforms
+from sfseg_ros.pacing import Throttle
 from sfseg_ros.stamps import StampMatcher
 
-THROTTLE_S = 5.0
 IN_A_ROW = 10
 """So many masks or clouds without what they need are a fault; a few are only the beginning, or a
 depth camera that is slower than the other."""
@@ -122,7 +120,7 @@ class CloudOutputs:
         self._settings = settings
         self._lock = threading.Lock()  # for all but the worker
         self._active = False
-        self._said_s: dict[str, float] = {}
+        self._throttle = Throttle()
         self._info_topic = node.resolve_topic_name(f"{prefix}camera_info")
         self._without_model, self._calibrated = 0, True
         self._transforms: Transforms | None = None
@@ -149,7 +147,7 @@ class CloudOutputs:
         """Begin to make clouds."""
         with self._lock:
             self._active = True
-            self._said_s.clear()
+            self._throttle.clear()
             self._without_model, self._calibrated = 0, True
         self._worker.start()
 
@@ -347,11 +345,7 @@ class CloudOutputs:
         return max(0, nanoseconds(message.header.stamp) + offset_ns)
 
     def _warn_seldom(self, topic: str, text: str) -> None:
-        """At most every THROTTLE_S for each topic. rclpy's own throttle goes by the line of code,
-        so that one camera would silence the others."""
-        now_s = time.monotonic()
-        if now_s - self._said_s.get(topic, -math.inf) >= THROTTLE_S:
-            self._said_s[topic] = now_s
+        if self._throttle.admits(topic):
             self._warn(topic, text)
 
     def _warn(self, topic: str, text: str) -> None:

@@ -4,6 +4,7 @@
 import json
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,31 @@ def test_one_bad_camera_does_not_cost_the_others_their_frames(bench):
         good.publish(bench.rgb_image(bench.three_stripes()))
         bench.wait_until(lambda n=count: len(masks) == n, f"mask {count}")
         bench.wait_until(lambda n=count: bench.counts(node, 1)["rejected"] == n, f"reject {count}")
+
+
+def test_the_trouble_of_one_camera_does_not_hide_that_of_another(bench):
+    node = bench.started(cameras=["front", "rear"])
+    cameras = [bench.camera(topic=f"{name}/image") for name in ("front", "rear")]
+    for index, camera in enumerate(cameras):
+        for count in (1, 2):
+            camera.publish(Image(encoding="made_up", height=3, width=3))
+            bench.wait_until(
+                lambda i=index, n=count: bench.counts(node, i)["rejected"] == n, "it is rejected"
+            )
+        node._cameras[index]._on_camera_info(CameraInfo(height=70_000, width=9))
+        for _ in range(2):
+            node._cameras[index]._on_message_lost(SimpleNamespace(total_count_change=3))
+
+    def said_of_both():
+        return "frames of /rear/image lost" in bench.log()
+
+    bench.wait_until(said_of_both, "the last of the lines")
+    for name in ("front", "rear"):
+        assert bench.log().count(f"frames of camera {name} rejected, 1 so far: ") == 1
+        assert bench.log().count(f"{name}/camera_info: calibration of 70000x9") == 1
+        assert bench.log().count(f"frames of /{name}/image lost by the middleware so far: 3") == 1
+    assert "rejected, 2 so far" not in bench.log()
+    assert "so far: 6" not in bench.log()
 
 
 def test_a_camera_may_have_a_value_of_its_own(bench):
