@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 from sfseg_ros import clouds
 from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.clouds import CloudError, PointCloud
-from sfseg_ros.errors import SfsegError
+from sfseg_ros.errors import one_line
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.lens import FloatArray
@@ -262,6 +262,7 @@ class CloudOutputs:
         if self._points.keeps_missing(len(pairs), self._by_depth.unmatched):
             self._warn_seldom(
                 self._points.topic,
+                "unmatched",
                 f"{self._by_depth.unmatched} masks so far had no depth image within "
                 f"{self._settings().depth_tolerance_ms:g} ms; compare the stamps of the image and "
                 f"of {self._points.input_topic}",
@@ -273,6 +274,7 @@ class CloudOutputs:
         if self._labelled.keeps_missing(len(pairs), self._by_mask.unmatched):
             self._warn_seldom(
                 self._labelled.topic,
+                "unmatched",
                 f"{self._by_mask.unmatched} clouds so far had no mask within "
                 f"{self._settings().lidar_tolerance_ms:g} ms; compare the stamps of the image and "
                 f"of {self._labelled.input_topic}, which lidar_time_offset_ms shifts",
@@ -293,10 +295,10 @@ class CloudOutputs:
 
     def _on_rejected(self, job: _Job, error: Exception) -> None:
         if self._node.context.ok():  # else Ctrl-C came while it was made
-            kind = "" if isinstance(error, SfsegError) else f"{type(error).__name__}: "
             with self._lock:
                 rejected = job.output.counts(0).rejected
-                self._warn_seldom(job.output.topic, f"{rejected} so far not made: {kind}{error}")
+                text = f"{rejected} so far not made: {one_line(error)}"
+                self._warn_seldom(job.output.topic, "rejected", text)
 
     def _organised(self, mask: _Mask, rgb: Uint8Array, depth: Image) -> tuple[Header, PointCloud]:
         """The header is the mask's, as Nav2's semantic layer joins the two by it."""
@@ -344,8 +346,8 @@ class CloudOutputs:
         offset_ns = _nanoseconds_of(self._settings().lidar_time_offset_ms)
         return max(0, nanoseconds(message.header.stamp) + offset_ns)
 
-    def _warn_seldom(self, topic: str, text: str) -> None:
-        if self._throttle.admits(topic):
+    def _warn_seldom(self, topic: str, kind: str, text: str) -> None:
+        if self._throttle.admits(f"{topic} {kind}"):
             self._warn(topic, text)
 
     def _warn(self, topic: str, text: str) -> None:
