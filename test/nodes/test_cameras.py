@@ -223,6 +223,36 @@ def test_a_camera_info_of_another_size_costs_no_frame(bench, info, size):
     assert bench.counts(node)["rejected"] == 0
 
 
+def test_a_region_outside_the_image_is_a_warning_that_says_what_to_set(bench):
+    node = bench.started(region_of_interest=[500, 500, 64, 48])
+    masks = bench.listen("/segmentation/mask")
+    camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
+    expected = (
+        "image of 96x128 (height x width): region x 500 y 500 width 64 height 48 leaves it; set "
+        "region_of_interest to "
+    )
+
+    def diagnosed():
+        camera.publish(image)
+        found = [s for s in bench.diagnostics if expected in s["message"]]
+        return found and found[-1]
+
+    status = bench.wait_until(diagnosed, "a status that says it")
+    assert status["level"] == "1"
+    assert "frames rejected, last: " in status["message"]
+    assert expected in status["last_error"]
+    line = f"frames rejected, 1 so far: {expected}"
+    bench.wait_until(lambda: line in bench.log(), "a line of the log")
+    assert bench.set_parameter("region_of_interest", [32, 24, 64, 48]).successful
+
+    def answered():
+        camera.publish(image)
+        return masks
+
+    bench.wait_until(answered, "a mask")
+    assert bench.counts(node)["segmented"] >= 1
+
+
 def test_camera_infos_may_come_while_the_worker_looks_for_one(bench):
     camera = bench.started()._cameras[0]
     info, ended = CameraInfo(height=96, width=128), threading.Event()
