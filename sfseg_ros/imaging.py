@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels in and out: camera bytes to RGB, labels to colours, and the two resizes of a frame.
 
-No ROS in here; `nodes/messages.py` hands over the fields of a message. To add an encoding, add one
-row to ENCODINGS. Whatever a camera sends, these functions return an array or raise ImageError.
+No ROS in here; of messages only the attributes are read. To add an encoding, add one row to
+ENCODINGS. Whatever a camera sends, these functions return an array or raise ImageError.
 """
 
 import functools
@@ -11,7 +11,7 @@ import struct
 import zlib
 from array import array
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -102,16 +102,20 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
-def rgb_from_buffer(
-    data: ByteBuffer,
-    encoding: str,
-    height: int,
-    width: int,
-    step: int,
-    is_bigendian: bool = False,
-) -> Uint8Array:
-    """uint8 (height, width, 3) RGB; arguments and errors as of `picture_from_buffer`."""
-    return picture_from_buffer(data, encoding, height, width, step, is_bigendian).rgb
+def picture_from_fields(message: Any) -> Picture:
+    """The picture of a sensor_msgs/Image or CompressedImage of whatever library has decoded it:
+    rclpy's and rosbags' classes have the same attributes. Raises ImageError as the functions below.
+    """
+    if hasattr(message, "format"):
+        return picture_from_compressed(message.data)
+    return picture_from_buffer(
+        message.data,
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        bool(message.is_bigendian),
+    )
 
 
 def picture_from_buffer(

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BagError
+from sfseg_ros.errors import BagError, one_line
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -37,8 +37,7 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
                 rgb = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
                 yield last_ns, np.ascontiguousarray(rgb)
     except av.FFmpegError as error:
-        text = " ".join(str(error).split())
-        raise BagError(f"{video}: not a video that can be read ({text})") from error
+        raise BagError(f"{video}: not a video that can be read ({one_line(error)})") from error
 
 
 class VideoWriter:

@@ -3,6 +3,7 @@ import re
 import struct
 import zlib
 from array import array
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,10 +17,11 @@ from sfseg_ros.imaging import (
     color_mask,
     jpeg_from_rgb,
     overlay,
+    picture_from_buffer,
+    picture_from_fields,
     png_from_pixels,
     resized_labels,
     resized_rgb,
-    rgb_from_buffer,
     rgb_from_compressed,
 )
 
@@ -85,7 +87,7 @@ def test_a_picture_of_one_colour_comes_out_in_that_colour(encoding, padding):
     pixels, expected = EXAMPLES[encoding]
     rows = pixels.reshape(4, -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
-    rgb = rgb_from_buffer(array("B", padded.tobytes()), encoding, 4, 6, padded.shape[1])
+    rgb = picture_from_buffer(array("B", padded.tobytes()), encoding, 4, 6, padded.shape[1]).rgb
     assert rgb.shape == (4, 6, 3)
     assert rgb.dtype == np.uint8
     tolerance = 2 if encoding[0] in "yu" else 0  # 8-bit luma and chroma are rounded
@@ -95,19 +97,19 @@ def test_a_picture_of_one_colour_comes_out_in_that_colour(encoding, padding):
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_gbrg8"])
 def test_bayer_of_odd_size_works(encoding):
     picture = mosaic(encoding[6:10], 5, 7)
-    assert (rgb_from_buffer(picture.tobytes(), encoding, 5, 7, 7) == ORANGE).all()
+    assert (picture_from_buffer(picture.tobytes(), encoding, 5, 7, 7).rgb == ORANGE).all()
 
 
 def test_big_endian_samples_give_their_high_byte():
     data = sixteen_bit(one_colour(2, 2, G), ">").tobytes()
-    assert (rgb_from_buffer(data, "mono16", 2, 2, 4, is_bigendian=True) == GREY).all()
+    assert (picture_from_buffer(data, "mono16", 2, 2, 4, is_bigendian=True).rgb == GREY).all()
 
 
 @pytest.mark.parametrize("padding", [0, 7])
 def test_rgb8_is_a_view_of_the_message(padding):
     step = 4 * 3 + padding
     data = bytearray(3 * step)
-    rgb = rgb_from_buffer(data, "rgb8", 3, 4, step)
+    rgb = picture_from_buffer(data, "rgb8", 3, 4, step).rgb
     data[step] = 99  # first byte of the second row
     assert rgb[1, 0, 0] == 99
     assert rgb.strides == (step, 3, 1)
@@ -133,20 +135,28 @@ def test_rgb8_is_a_view_of_the_message(padding):
 )
 def test_fields_that_contradict_each_other_are_refused(field, value, message):
     fields = {"data": bytes(24), "encoding": "rgb8", "height": 2, "width": 4, "step": 12}
-    rgb_from_buffer(**fields)
+    picture_from_buffer(**fields)
     with pytest.raises(ImageError, match=message) as caught:
-        rgb_from_buffer(**(fields | {field: value}))
+        picture_from_buffer(**(fields | {field: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_message_of_any_library_is_read_by_its_attributes():
+    data = sixteen_bit(one_colour(2, 2, G), ">").tobytes()
+    image = {"height": 2, "width": 2, "step": 4, "encoding": "mono16", "is_bigendian": 1}
+    assert (picture_from_fields(SimpleNamespace(data=data, **image)).rgb == GREY).all()
+    compressed = SimpleNamespace(data=PNG, format="rgb8; png compressed bgr8")
+    np.testing.assert_array_equal(picture_from_fields(compressed).rgb, street())
 
 
 def test_an_odd_width_is_no_yuv422():
     with pytest.raises(ImageError, match="expected a width that is a multiple of 2"):
-        rgb_from_buffer(bytes(12), "yuyv", 2, 3, 6)
+        picture_from_buffer(bytes(12), "yuyv", 2, 3, 6)
 
 
 def test_a_bayer_image_without_full_neighbourhoods_is_refused():
     with pytest.raises(ImageError, match="expected at least 3x3"):
-        rgb_from_buffer(bytes(8), "bayer_rggb8", 2, 4, 4)
+        picture_from_buffer(bytes(8), "bayer_rggb8", 2, 4, 4)
 
 
 @given(
@@ -165,7 +175,7 @@ def test_any_frame_is_an_array_or_an_image_error(
     step = max(0, width * pixel_bytes + padding)
     data = (content * 2000)[: max(0, step * height + surplus)]
     try:
-        rgb = rgb_from_buffer(data, encoding, height, width, step)
+        rgb = picture_from_buffer(data, encoding, height, width, step).rgb
     except ImageError as error:
         assert "\n" not in str(error)
     else:
@@ -337,7 +347,7 @@ def test_alpha_reaches_from_image_to_colours(alpha, expected):
 
 
 def test_the_overlay_takes_padded_rows():
-    rgb = rgb_from_buffer(bytes([50]) * 30, "rgb8", 2, 4, 15)
+    rgb = picture_from_buffer(bytes([50]) * 30, "rgb8", 2, 4, 15).rgb
     labels = np.full((2, 4), 2, np.uint8)
     assert (overlay(rgb, labels, PALETTE, 0.0) == 50).all()
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BackendError, ManifestError
+from sfseg_ros.errors import BackendError, ManifestError, one_line
 from sfseg_ros.manifest import Manifest
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -72,7 +72,7 @@ def open_backend(
             backend_class = _backend_class(candidate)
         except ImportError as error:
             advice = BACKENDS[candidate][1]
-            missing.append(f"{candidate} cannot be imported ({_one_line(error)}): {advice}")
+            missing.append(f"{candidate} cannot be imported ({one_line(error)}): {advice}")
             continue
         backend: Backend = backend_class(manifest, precision, threads)
         backend.reason = _reason(name, missing)
@@ -101,7 +101,3 @@ def _reason(asked: str, missing: list[str]) -> str:
     if asked != "auto":
         return "asked for"
     return "; ".join(missing) if missing else "the fastest on processors, and it is installed"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from sfseg_ros.backends import Uint8Array, check_images
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.manifest import Manifest
 
 
@@ -49,7 +49,7 @@ class OnnxRuntimeBackend:
             (scores,) = trunk.run(None, {"image": np.ascontiguousarray(rgb)})
             outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
         except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"ONNX Runtime failed: {_one_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
         return outputs[0], outputs[1] if confidence else None
 
     def close(self) -> None:
@@ -63,9 +63,5 @@ class OnnxRuntimeBackend:
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} refuses {self._manifest.onnx_path}: "
-                f"{_one_line(error)}"
+                f"{one_line(error)}"
             ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -14,7 +14,7 @@ from openvino import opset13 as ops
 from sfseg_ros.backends import Uint8Array, check_images
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import bf16_unit, thread_count, threads_text
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.manifest import UNLABELLED, Manifest
 
 MAX_COMPILED_SIZES = 8
@@ -55,7 +55,7 @@ class OpenVinoBackend:
             self._trunk: ov.Model | None = self._core.read_model(trunk.SerializeToString())
         except RuntimeError as error:
             raise BackendError(
-                f"OpenVINO refuses {manifest.onnx_path}: {_one_line(error)}"
+                f"OpenVINO refuses {manifest.onnx_path}: {one_line(error)}"
             ) from error
         self._pipelines: OrderedDict[tuple[int, int], _Pipeline] = OrderedDict()
         self._lock = threading.Lock()
@@ -75,7 +75,7 @@ class OpenVinoBackend:
             for i in range(len(shared)):
                 pipeline.run(shared[i], labels[i], None if certainty is None else certainty[i])
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {_one_line(error)}") from error
+            raise BackendError(f"OpenVINO failed: {one_line(error)}") from error
         return labels, certainty
 
     def close(self) -> None:
@@ -195,7 +195,3 @@ def _options(precision: str, threads: int) -> dict[str, Any]:
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     return options
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -21,18 +21,9 @@ def picture_from_message(message: "Image | CompressedImage") -> imaging.Picture:
     Encodings that `imaging` does not know go through cv_bridge where it is installed.
     Raises ImageError.
     """
-    if isinstance(message, CompressedImage):
-        return imaging.picture_from_compressed(message.data)
-    if message.encoding not in imaging.ENCODINGS:
+    if isinstance(message, Image) and message.encoding not in imaging.ENCODINGS:
         return imaging.Picture(_rgb_from_cv_bridge(message))
-    return imaging.picture_from_buffer(
-        message.data,
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        bool(message.is_bigendian),
-    )
+    return imaging.picture_from_fields(message)
 
 
 def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str) -> Image:

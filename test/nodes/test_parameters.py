@@ -5,6 +5,7 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
+from sfseg_ros.health import Thresholds
 from sfseg_ros.nodes.parameters import (
     NODE_FIELDS,
     NodeParameters,
@@ -91,6 +92,17 @@ def test_the_table_has_a_row_for_each_parameter():
 def test_a_value_that_cannot_be_is_refused_with_name_value_and_expectation(name, value, expected):
     with pytest.raises(ParameterError, match=f"^{name} is .*{expected}"):
         changed(Parameter(name, value=value))
+
+
+def test_an_error_threshold_before_its_warning_is_refused_by_name():
+    first = Parameter("warn_age_ms", value=300.0), Parameter("warn_output_rate", value=5.0)
+    for name, value in (("error_age_ms", 200.0), ("error_output_rate", 10.0)):
+        with pytest.raises(ParameterError, match=f"^{name} is {value:g}, expected at .* warn_"):
+            changed(*first, Parameter(name, value=value))
+
+
+def test_the_nodes_own_thresholds_are_those_of_health():
+    assert NodeParameters().thresholds() == Thresholds()
 
 
 def test_a_parameter_of_the_backend_is_refused_once_the_model_is_loaded():
