@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO on the processor: bf16 where there is a unit for it, else fp32."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,6 +9,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+# Read when the library loads. It would keep what it compiled for the last 1024 layers of any size,
+# which no closed model gives back: it looks like a leak, and saves little where a size comes again.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+
 import openvino as ov
 from openvino import opset13 as ops
 

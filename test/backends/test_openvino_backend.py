@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import ctypes
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     upsample_argmax,
 )
 from sfseg_ros.errors import BackendError  # noqa: E402
+from sfseg_ros.share import DEFAULT_MODEL, find_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +158,42 @@ def test_a_closed_model_leaves_no_threads_while_somebody_still_holds_it(tiny_man
     after = len(list(Path("/proc/self/task").iterdir()))
     assert during >= before + 4, "counts nothing"
     assert after <= before + 2
+
+
+USED_MEMORY = """
+import ctypes, sys
+import numpy as np
+from sfseg_ros.backends.openvino_backend import OpenVinoBackend
+from sfseg_ros.manifest import load_manifest
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")]
+    _fields_ += [("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo
+manifest = load_manifest(sys.argv[1])
+sizes = [(h, w) for h in range(64, 225, 32) for w in range(64, 225, 32)]
+for part in range(3):
+    backend = OpenVinoBackend(manifest)
+    for size in sizes[10 * part : 10 * part + 10]:
+        backend.infer(np.zeros((1, *size, 3), np.uint8), confidence=True)
+    backend.close()
+    used = mallinfo2()
+    print((used.uordblks + used.hblkhd) / 2**20)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="memory is counted by glibc 2.33 and later"
+)
+def test_a_closed_model_leaves_no_memory_however_many_sizes_it_saw():
+    done = subprocess.run(
+        [sys.executable, "-c", USED_MEMORY, str(find_model(DEFAULT_MODEL))],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    first, _, last = map(float, done.stdout.split())
+    assert last - first < 10, f"{first} MiB after ten sizes, {last} MiB after thirty"
