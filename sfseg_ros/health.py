@@ -4,7 +4,6 @@
 import enum
 from dataclasses import dataclass
 
-from sfseg_ros.errors import SfsegError
 from sfseg_ros.mailbox import FrameCounts
 
 OLD_FRAME_MS = 60_000.0
@@ -25,7 +24,8 @@ class Thresholds:
 
     silence_s: seconds without a frame. age_ms: median age of the results. processing_ms: work on a
     frame, for 95 of 100 frames. output_rate: results per second while somebody listens; the only
-    one that is undercut. Raises SfsegError where the error would come before the warning.
+    one that is undercut. Warning and error are judged each for itself: parameters are set one by
+    one, and a pair that moves must not be refused halfway.
     """
 
     warn_silence_s: float = 5.0
@@ -36,16 +36,6 @@ class Thresholds:
     error_processing_ms: float = 0.0
     warn_output_rate: float = 0.0
     error_output_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        for kind in ("silence_s", "age_ms", "processing_ms", "output_rate"):
-            warn, error = getattr(self, f"warn_{kind}"), getattr(self, f"error_{kind}")
-            undercut = kind == "output_rate"
-            if warn and error and (error > warn if undercut else error < warn):
-                raise SfsegError(
-                    f"error_{kind} is {error:g}, expected at {'most' if undercut else 'least'} "
-                    f"warn_{kind}, which is {warn:g}; 0 turns either off"
-                )
 
 
 DEFAULT_THRESHOLDS = Thresholds()

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 
-from sfseg_ros.errors import SfsegError
 from sfseg_ros.health import Level, StreamState, Thresholds, findings, judge, rates
 from sfseg_ros.mailbox import FrameCounts
 
@@ -136,25 +135,6 @@ def test_a_threshold_of_zero_is_no_limit(state):
 )
 def test_an_error_needs_no_warning_before_it(state, threshold):
     assert judge(state, GOOD, Thresholds(**threshold))[0] == Level.ERROR
-
-
-@pytest.mark.parametrize(
-    ("kind", "warn", "error", "bound"),
-    [
-        ("silence_s", 5.0, 2.0, "least"),
-        ("age_ms", 300.0, 100.0, "least"),
-        ("processing_ms", 50.0, 40.0, "least"),
-        ("output_rate", 4.0, 8.0, "most"),
-    ],
-)
-def test_an_error_that_would_come_before_its_warning_is_refused(kind, warn, error, bound):
-    expected = f"^error_{kind} is {error:g}, expected at {bound} warn_{kind}, which is {warn:g};"
-    with pytest.raises(SfsegError, match=expected):
-        Thresholds(**{f"warn_{kind}": warn, f"error_{kind}": error})
-    for limit in (warn, error):
-        Thresholds(**{f"warn_{kind}": limit, f"error_{kind}": limit})
-        Thresholds(**{f"warn_{kind}": 0.0, f"error_{kind}": limit})
-        Thresholds(**{f"warn_{kind}": limit, f"error_{kind}": 0.0})
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,6 @@ class NodeParameters(CameraParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.fixed_network_size()
-        self.thresholds()
         for name in self.cameras:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and self.cameras != ("",):
                 raise ParameterError(
@@ -297,10 +296,7 @@ class NodeParameters(CameraParameters):
     def thresholds(self) -> Thresholds:
         """From when on /diagnostics warns, and says error."""
         names = [field.name for field in dataclasses.fields(Thresholds)]
-        try:
-            return Thresholds(**{name: getattr(self, name) for name in names})
-        except SfsegError as error:
-            raise ParameterError(str(error)) from error
+        return Thresholds(**{name: getattr(self, name) for name in names})
 
 
 CAMERA_FIELDS = {field.name: field for field in dataclasses.fields(CameraParameters)}
