@@ -78,7 +78,7 @@ class Gpu:
         self.name = _text(call("cuDeviceGetName", 256, self._device))
         self.architecture = _architecture(self._device)
         self.lost: CudaError | None = None
-        """The error that lost the context."""
+        """What lost the context."""
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -93,7 +93,7 @@ class Gpu:
                 call("cuCtxPopCurrent")
         except CudaError as error:
             if error.lost:
-                self.lost = error
+                self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
                 _lost.add(int(self._context))
             raise
 
@@ -322,7 +322,7 @@ def driver() -> Any:
     except OSError as error:
         raise CudaError(f"no NVIDIA driver here ({error}); a container needs --gpus") from error
     except ImportError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CudaError(f"cuda.bindings cannot be imported ({reason}): {INSTALL}") from error
     return module
 

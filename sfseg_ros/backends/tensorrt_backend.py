@@ -84,21 +84,24 @@ class TensorRtBackend:
         except CudaError as error:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         try:
+            self._open(library, usual_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, library: str, usual_size: tuple[int, int]) -> None:
+        try:
             self._library = trt.load(library)
         except BackendError as error:
-            self._gpu.close()
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         self._log = _log(self._library.module)
+        only = self._only
         self._plugins = self._our_kernels_run() if only is None else bool(only.key.plugins)
         if self._plugins:
             self._library.register(plugin.creators(self._library.module))
         form = "" if self._plugins else ", no plugins"
         self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
-        try:
-            self._engine_for(usual_size)
-        except BaseException:
-            self.close()
-            raise
+        self._engine_for(usual_size)
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
@@ -275,8 +278,9 @@ class TensorRtBackend:
     def _check_usable(self) -> None:
         if self._closed:
             raise BackendError("backend tensorrt is closed: open it again")
-        if self._gpu.lost:
-            raise self._gpu.lost
+        if (lost := self._gpu.lost) is not None:
+            # A new one each time: a traceback that is raised again and again keeps all images.
+            raise CudaError(str(lost), lost.name)
 
     def _tell_once(self, text: str) -> None:
         """That there is no CUDA graph."""

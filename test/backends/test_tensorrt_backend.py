@@ -336,6 +336,7 @@ def test_a_lost_context_is_one_clear_error_until_the_backend_is_opened_anew(
         with pytest.raises(BackendError, match="ILLEGAL_ADDRESS.*open the backend again") as caught:
             backend.infer(pictures(1, 64, 96), confidence=True)
         assert caught.value.lost
+    assert len(caught.traceback) < 8, "a traceback that grows keeps the images of all frames"
     backend.close()
     fresh, _ = open_tensorrt()
     check(fresh, pictures(1, 64, 96))
