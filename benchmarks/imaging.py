@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sfseg_ros.imaging import Uint8Array, rgb_from_buffer
+from sfseg_ros.imaging import Uint8Array, picture_from_buffer
 from sfseg_ros.tools.machine import machine_facts
 
 SIZES = ((480, 640), (1080, 1920))
@@ -65,7 +65,7 @@ def take_pair(encoding: str, height: int, width: int) -> dict[str, Callable[[], 
         return view.copy() if code is None else np.asarray(cv2.cvtColor(view, code), np.uint8)
 
     return {
-        "ours": lambda: rgb_from_buffer(data, encoding, height, width, step),
+        "ours": lambda: picture_from_buffer(data, encoding, height, width, step).rgb,
         "cv_bridge": cv_bridge_style,
     }
 

@@ -432,9 +432,7 @@ class Node:
     def restore(self) -> None:
         """Everything as it was at the start: parameters, switches, active, masks listened to."""
         self.settle()
-        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
-            self.change_state(transition)
-            self.settle()
+        self._transitions(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
         now = self._values(list(self._initial))
         changed = {n: self._initial_value(n) for n, v in self._initial.items() if now[n] != v}
         if changed:
@@ -443,9 +441,7 @@ class Node:
             for name, result in zip(changed, future.result().results, strict=True):
                 if not result.successful:
                     self.broken.add(f"{name} cannot be set back: {result.reason}")
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            self.change_state(transition)
-            self.settle()
+        self._transitions(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
         pairs = self._ros.get_service_names_and_types_by_node(NODE.lstrip("/"), "/")
         for name, kind in self._switches(pairs):
             if kind is SetBool:
@@ -459,6 +455,17 @@ class Node:
         if state is None or state.current_state.label != "active":
             label = state.current_state.label if state else "unknown"
             self.broken.add(f"{label} after configure and activate, expected active")
+
+    def load_anew(self) -> None:
+        """Cleanup to active: the node then holds what the sizes of its last images need, and
+        nothing of those before."""
+        self._transitions(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+        self._transitions(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+
+    def _transitions(self, *transitions: int) -> None:
+        for transition in transitions:
+            self.change_state(transition)
+            self.settle()
 
     def close(self) -> None:
         self._ros.destroy_node()
@@ -529,6 +536,7 @@ class Soak:
                 node.broken.add(f"{topic}: {count} masks of {CALM_FRAMES} images in the calm")
         for topic in set(node._mask_topics) - set(node.masks - masks):
             node.broken.add(f"{topic}: no mask in the calm")
+        node.load_anew()
         node.spin(seconds=2.5)  # two diagnostics
         self.cycles.append(
             {

@@ -27,8 +27,8 @@ from sfseg_ros.cdr import (
     typestore,
 )
 from sfseg_ros.errors import BagError, ImageError, one_line
-from sfseg_ros.imaging import rgb_from_compressed
-from sfseg_ros.video import frames_of_video, jpeg_from_rgb
+from sfseg_ros.imaging import jpeg_from_rgb, rgb_from_compressed
+from sfseg_ros.video import frames_of_video
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfseg_ros.errors import BagError, one_line
-from sfseg_ros.imaging import rgb_from_buffer, rgb_from_compressed
+from sfseg_ros.imaging import picture_from_fields
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -58,17 +58,7 @@ def message_from_cdr(cdr: bytes, message_type: str) -> Any:
 def rgb_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB of a serialised Image or CompressedImage. Raises BagError for a damaged
     message, ImageError for a picture that cannot be decoded."""
-    message = message_from_cdr(cdr, message_type)
-    if message_type == COMPRESSED_IMAGE:
-        return rgb_from_compressed(message.data)
-    return rgb_from_buffer(
-        message.data,
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        bool(message.is_bigendian),
-    )
+    return picture_from_fields(message_from_cdr(cdr, message_type)).rgb
 
 
 def labels_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from sfseg_ros.errors import ManifestError
+from sfseg_ros.errors import ManifestError, one_line
 from sfseg_ros.manifest import UNLABELLED, Manifest, SemanticClass, palette_rgb_of
 
 IGNORE = "ignore"
@@ -70,7 +70,7 @@ def load_class_groups(path: Path | str, manifest: Manifest) -> LabelMapping:
             f"{path}: cannot be read ({error.strerror}); expected a YAML file of class groups"
         ) from error
     except Exception as error:  # PyYAML lets ValueError, RecursionError and others through
-        raise ManifestError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        raise ManifestError(f"{path}: not YAML ({one_line(error)})") from error
     try:
         return _mapping_from_groups(_groups_of(document), manifest)
     except ValueError as error:

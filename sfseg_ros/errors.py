@@ -34,7 +34,12 @@ class BagError(SfsegError):
     """A recording, video or image folder cannot be read or written."""
 
 
+LONGEST_FOREIGN = 500
+"""Characters kept of other libraries' messages; OpenVINO's have pages."""
+
+
 def one_line(error: BaseException) -> str:
     """The message, with its type where it is not one of ours."""
-    kind = "" if isinstance(error, SfsegError) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split())
+    if isinstance(error, SfsegError):
+        return " ".join(str(error).split())
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_FOREIGN]

@@ -173,7 +173,8 @@ def _visible_area(image_size: tuple[int, int], view: View) -> Area:
     if region.x + region.width > width or region.y + region.height > height:
         raise ImageError(
             f"image of {height}x{width} (height x width): region x {region.x} y {region.y} width "
-            f"{region.width} height {region.height} leaves it"
+            f"{region.width} height {region.height} leaves it; set region_of_interest to x_offset, "
+            "y_offset, width, height within the image, or to all 0 for the whole of it"
         )
     # At least one row remains of a whole image, however near to 1 the horizon is.
     top = max(region.y, min(round(view.horizon * height), height - 1))
@@ -181,7 +182,7 @@ def _visible_area(image_size: tuple[int, int], view: View) -> Area:
     if top >= bottom:
         raise ImageError(
             f"image of {height}x{width} (height x width): region ends in row {bottom}, above the "
-            f"horizon in row {top}; make the region taller or the horizon smaller"
+            f"horizon in row {top}; make region_of_interest taller or horizon smaller"
         )
     return Area(region.x, top, region.width, bottom - top)
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from sfseg_ros.mailbox import FrameCounts
 
-SILENCE_S = 5.0
-"""A camera that is there but sends nothing for this long is worth a warning."""
 OLD_FRAME_MS = 60_000.0
 """Nothing in this package takes a minute: such an age means two clocks, not a slow node."""
 
@@ -22,18 +20,22 @@ class Level(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Beyond which a stream is not in order; 0 turns a limit off.
+    """Beyond which a stream is worth a warning or an error; 0 turns a limit off.
 
-    silence_s: seconds without a frame. warn_age_ms, error_age_ms: age of the results.
-    processing_budget_ms: work on a frame, for 95 of 100 frames. min_output_rate: results per second
-    while somebody listens.
+    silence_s: seconds without a frame. age_ms: median age of the results. processing_ms: work on a
+    frame, for 95 of 100 frames. output_rate: results per second while somebody listens; the only
+    one that is undercut. Warning and error are judged each for itself: parameters are set one by
+    one, and a pair that moves must not be refused halfway.
     """
 
-    silence_s: float = SILENCE_S
+    warn_silence_s: float = 5.0
+    error_silence_s: float = 0.0
     warn_age_ms: float = 0.0
     error_age_ms: float = 0.0
-    processing_budget_ms: float = 0.0
-    min_output_rate: float = 0.0
+    warn_processing_ms: float = 0.0
+    error_processing_ms: float = 0.0
+    warn_output_rate: float = 0.0
+    error_output_rate: float = 0.0
 
 
 DEFAULT_THRESHOLDS = Thresholds()
@@ -120,50 +122,71 @@ def findings(
     if state.too_old > before.too_old:
         late = state.too_old - before.too_old
         found.append((Level.WARN, f"{late} frames older than max_age_ms left out; {_CLOCKS}"))
-    silent = 0 < thresholds.silence_s <= state.silent_s
+    silent, _ = silence(state, thresholds)
     if silent and state.cameras:
         text = f"no frame for {state.silent_s:.0f} s although a camera publishes"
-        found.append((Level.WARN, text))
+        found.append((silent, text))
     elif silent:
-        found.append((Level.WARN, "nobody publishes the input topic"))
-    # What was measured on the last results says nothing while there are to be none.
-    if not silent and (more.segmented or not more.unwatched):
-        found += _slowness(state, before, thresholds)
+        found.append((silent, "nobody publishes the input topic"))
+    if more.segmented or not more.unwatched:
+        # What was measured on the last results says nothing while there are none; the rate does.
+        if not silent:
+            found += _slowness(state, thresholds)
+        found += _scarcity(state, before, thresholds)
     return found
+
+
+def silence(state: StreamState, thresholds: Thresholds) -> tuple[Level, float]:
+    """How grave it is that no frame came for so long, and the limit in seconds that this passed."""
+    return _beyond(state.silent_s, thresholds.warn_silence_s, thresholds.error_silence_s)
 
 
 _CLOCKS = "set use_sim_time for recorded data, or synchronise the clocks"
 
 
-def _slowness(
-    state: StreamState, before: StreamState, thresholds: Thresholds
-) -> list[tuple[Level, str]]:
-    """Results that come too late, cost too much or are too few."""
+def _slowness(state: StreamState, thresholds: Thresholds) -> list[tuple[Level, str]]:
+    """Results that come too late or cost too much."""
     found = []
-    if state.age_ms is not None and (level := _level_of_age(state.age_ms, thresholds)):
+    if state.age_ms is not None:
+        level, limit = _beyond(state.age_ms, thresholds.warn_age_ms, thresholds.error_age_ms)
         if abs(state.age_ms) > OLD_FRAME_MS:
             text = f"images are {state.age_ms / 1000:.0f} s old by this clock: {_CLOCKS}"
-        else:
-            limit_ms = thresholds.error_age_ms if level is Level.ERROR else thresholds.warn_age_ms
-            text = f"results are {state.age_ms:.0f} ms old, limit {limit_ms:.0f}"
-        found.append((level, text))
-    budget_ms = thresholds.processing_budget_ms
-    if state.processing_ms is not None and 0 < budget_ms < state.processing_ms:
-        text = f"work on a frame takes {state.processing_ms:.0f} ms (p95), budget {budget_ms:.0f}"
-        found.append((Level.WARN, text))
-    in_hz, out_hz = rates(state, before)
-    whole_interval = before.lifecycle == "active" and before.enabled
-    if whole_interval and out_hz < thresholds.min_output_rate and state.time_ns > before.time_ns:
-        text = f"{out_hz:.1f} Hz out, expected {thresholds.min_output_rate:g}; {in_hz:.1f} Hz in"
-        found.append((Level.WARN, text))
+            found.append((max(level, Level.WARN), text))
+        elif level:
+            found.append((level, f"results are {state.age_ms:.0f} ms old, limit {limit:.0f}"))
+    if (work_ms := state.processing_ms) is not None:
+        limits = thresholds.warn_processing_ms, thresholds.error_processing_ms
+        level, limit = _beyond(work_ms, *limits)
+        if level:
+            text = f"work on a frame takes {work_ms:.0f} ms (p95), limit {limit:.0f}"
+            found.append((level, text))
     return found
 
 
-def _level_of_age(age_ms: float, thresholds: Thresholds) -> Level:
-    if 0 < thresholds.error_age_ms < age_ms:
-        return Level.ERROR
-    too_old = 0 < thresholds.warn_age_ms < age_ms or abs(age_ms) > OLD_FRAME_MS
-    return Level.WARN if too_old else Level.OK
+def _scarcity(
+    state: StreamState, before: StreamState, thresholds: Thresholds
+) -> list[tuple[Level, str]]:
+    """Too few results."""
+    whole_interval = before.lifecycle == "active" and before.enabled
+    if not whole_interval or state.time_ns <= before.time_ns:
+        return []
+    in_hz, out_hz = rates(state, before)
+    for level, limit in (
+        (Level.ERROR, thresholds.error_output_rate),
+        (Level.WARN, thresholds.warn_output_rate),
+    ):
+        if out_hz < limit:
+            return [(level, f"{out_hz:.1f} Hz out, limit {limit:g}; {in_hz:.1f} Hz in")]
+    return []
+
+
+def _beyond(value: float, warn: float, error: float) -> tuple[Level, float]:
+    """The level of the gravest limit that `value` is above, and that limit; 0 is no limit."""
+    if 0 < error < value:
+        return Level.ERROR, error
+    if 0 < warn < value:
+        return Level.WARN, warn
+    return Level.OK, 0.0
 
 
 def _more(counts: FrameCounts, before: FrameCounts) -> FrameCounts:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels in and out: camera bytes to RGB, labels to colours, and the two resizes of a frame.
 
-No ROS in here; `nodes/messages.py` hands over the fields of a message. To add an encoding, add one
-row to ENCODINGS. Whatever a camera sends, these functions return an array or raise ImageError.
+No ROS in here; of messages only the attributes are read. To add an encoding, add one row to
+ENCODINGS. Whatever a camera sends, these functions return an array or raise ImageError.
 """
 
 import functools
@@ -12,7 +12,7 @@ import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -136,16 +136,20 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
-def rgb_from_buffer(
-    data: ByteBuffer,
-    encoding: str,
-    height: int,
-    width: int,
-    step: int,
-    is_bigendian: bool = False,
-) -> Uint8Array:
-    """uint8 (height, width, 3) RGB; arguments and errors as of `picture_from_buffer`."""
-    return picture_from_buffer(data, encoding, height, width, step, is_bigendian).rgb
+def picture_from_fields(message: Any) -> Picture:
+    """The picture of a sensor_msgs/Image or CompressedImage of whatever library has decoded it:
+    rclpy's and rosbags' classes have the same attributes. Raises ImageError as the functions below.
+    """
+    if hasattr(message, "format"):
+        return picture_from_compressed(message.data)
+    return picture_from_buffer(
+        message.data,
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        bool(message.is_bigendian),
+    )
 
 
 def picture_from_buffer(
@@ -246,6 +250,18 @@ def picture_from_compressed(data: ByteBuffer, upright: bool = False) -> Picture:
     return Picture(np.asarray(decoded, np.uint8), is_bgr=True)
 
 
+def png_from_pixels(pixels: Uint8Array) -> bytes:
+    """A PNG file of uint8 (H, W), or of (H, W, 3) RGB; little compression, because that is fast
+    and label images are small anyway. Raises ImageError for sizes that PNG does not have."""
+    return _encoded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def jpeg_from_rgb(rgb: Uint8Array, quality: int) -> bytes:
+    """A JPEG file of uint8 (H, W, 3) RGB; `quality` from 0 to 100. Raises ImageError for sizes
+    that JPEG does not have."""
+    return _encoded(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
 def color_mask(labels: Uint8Array, palette_rgb: Uint8Array) -> Uint8Array:
     """uint8 (H, W, 3) RGB: the colour of each label of uint8 (H, W); `palette_rgb` is (256, 3)."""
     # A table look-up by OpenCV, which is faster at it than numpy's take.
@@ -313,6 +329,17 @@ def _converted(pixels: Uint8Array, conversion: int, name: str) -> Uint8Array:
         return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     except cv2.error as error:
         raise ImageError(f"{name}: OpenCV cannot convert it ({error.err})") from error
+
+
+def _encoded(suffix: str, pixels: Uint8Array, options: list[int]) -> bytes:
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    try:
+        done, data = cv2.imencode(suffix, bgr, options)
+    except cv2.error as error:
+        raise ImageError(f"image of {pixels.shape} as {suffix}: {error.err}") from error
+    if not done:
+        raise ImageError(f"image of {pixels.shape}: OpenCV cannot write it as {suffix}")
+    return data.tobytes()
 
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

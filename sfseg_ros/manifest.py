@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from sfseg_ros.errors import ManifestError
+from sfseg_ros.errors import ManifestError, one_line
 
 MANIFEST_FILE = "manifest.yaml"
 FORMAT_VERSION = 1
@@ -131,11 +131,11 @@ def load_manifest(directory: Path | str, verify_hash: bool = True) -> Manifest:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"{path}: cannot be read ({_one_line(error)}); "
+            f"{path}: cannot be read ({one_line(error)}); "
             "expected a model directory that training/export.py wrote"
         ) from error
     except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: not YAML ({_one_line(error)})") from error
+        raise ManifestError(f"{path}: not YAML ({one_line(error)})") from error
     try:
         manifest = _manifest_from_document(directory, _Section(document, ""))
     except ValueError as error:
@@ -328,7 +328,3 @@ def _kind(value: object) -> str:
 
 def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from sfseg_ros.bags import BagReader, Damage, Message, Timeline, Topic, undamaged, with_times
 from sfseg_ros.cdr import diagnostics_from_cdr, labels_from_cdr, rgb_from_cdr
 from sfseg_ros.errors import BagError, ImageError
-from sfseg_ros.imaging import color_mask, overlay
+from sfseg_ros.imaging import color_mask, jpeg_from_rgb, overlay
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.metrics import ConfusionMatrix
-from sfseg_ros.video import VideoWriter, jpeg_from_rgb
+from sfseg_ros.video import VideoWriter
 
 RgbImage = npt.NDArray[np.uint8]
 LabelImage = npt.NDArray[np.uint8]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sfseg_ros.imaging import jpeg_from_rgb
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.replay import ReplayResult, Sample
-from sfseg_ros.video import RgbImage, jpeg_from_rgb
+from sfseg_ros.video import RgbImage
 
 
 @dataclass(frozen=True)

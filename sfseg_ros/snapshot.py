@@ -6,10 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from sfseg_ros.errors import SfsegError
-from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.imaging import Uint8Array, png_from_pixels
 
 
 class SnapshotError(SfsegError):
@@ -30,8 +28,7 @@ def write_snapshot(folder: Path, pictures: dict[str, Uint8Array], metadata: dict
     try:
         folder.mkdir(parents=True)
         for name, picture in pictures.items():
-            bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-            (folder / f"{name}.png").write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
+            (folder / f"{name}.png").write_bytes(png_from_pixels(picture))
         text = json.dumps(metadata, indent=2)
         (folder / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:

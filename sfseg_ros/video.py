@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BagError
+from sfseg_ros.errors import BagError, one_line
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -37,17 +37,7 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
                 rgb = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
                 yield last_ns, np.ascontiguousarray(rgb)
     except av.FFmpegError as error:
-        text = " ".join(str(error).split())
-        raise BagError(f"{video}: not a video that can be read ({text})") from error
-
-
-def jpeg_from_rgb(rgb: RgbImage, quality: int) -> bytes:
-    """JPEG bytes of a uint8 (H, W, 3) RGB image."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise BagError(f"OpenCV cannot encode an image of shape {rgb.shape} as JPEG")
-    return bytes(data)
+        raise BagError(f"{video}: not a video that can be read ({one_line(error)})") from error
 
 
 class VideoWriter:

@@ -293,7 +293,12 @@ def test_the_image_at_the_output_shows_what_the_mask_covers():
 
 @pytest.mark.parametrize("region", [(0, 0, 97, 64), (1, 0, 96, 64), (0, 60, 5, 5), (96, 0, 1, 1)])
 def test_a_region_that_leaves_the_image_is_refused(region):
-    with pytest.raises(ImageError, match=r"image of 64x96 .* leaves it") as caught:
+    x, y, width, height = region
+    expected = (
+        rf"image of 64x96 \(height x width\): region x {x} y {y} width {width} height {height} "
+        "leaves it; set region_of_interest to .* within"
+    )
+    with pytest.raises(ImageError, match=expected) as caught:
         geometry_of((64, 96), View(region=region), same)
     assert "\n" not in str(caught.value)
 

@@ -79,11 +79,14 @@ def test_an_error_of_the_past_is_forgotten_when_frames_flow_again():
 
 
 STRICT = Thresholds(
-    silence_s=2.0,
+    warn_silence_s=2.0,
+    error_silence_s=20.0,
     warn_age_ms=100.0,
     error_age_ms=300.0,
-    processing_budget_ms=50.0,
-    min_output_rate=4.0,
+    warn_processing_ms=50.0,
+    error_processing_ms=80.0,
+    warn_output_rate=4.0,
+    error_output_rate=1.0,
 )
 
 
@@ -92,11 +95,15 @@ STRICT = Thresholds(
     [
         (later(), Level.OK, "10 frames in, 10 out"),
         (later(silent_s=2.5), Level.WARN, "no frame for 2 s although a camera publishes"),
+        (later(silent_s=25.0), Level.ERROR, "no frame for 25 s although a camera publishes"),
+        (later(silent_s=25.0, cameras=0), Level.ERROR, "nobody publishes the input topic"),
         (later(age_ms=150.0), Level.WARN, "results are 150 ms old, limit 100"),
         (later(age_ms=350.0), Level.ERROR, "results are 350 ms old, limit 300"),
         (later(age_ms=1e9), Level.ERROR, "set use_sim_time"),
-        (later(processing_ms=60.0), Level.WARN, "work on a frame takes 60 ms (p95), budget 50"),
-        (later(segmented=106), Level.WARN, "3.0 Hz out, expected 4; 5.0 Hz in"),
+        (later(processing_ms=60.0), Level.WARN, "work on a frame takes 60 ms (p95), limit 50"),
+        (later(processing_ms=90.0), Level.ERROR, "work on a frame takes 90 ms (p95), limit 80"),
+        (later(segmented=106), Level.WARN, "3.0 Hz out, limit 4; 5.0 Hz in"),
+        (later(segmented=101), Level.ERROR, "0.5 Hz out, limit 1; 5.0 Hz in"),
         (later(segmented=106, processing_ms=60.0, age_ms=350.0), Level.ERROR, "350 ms old"),
     ],
 )
@@ -114,7 +121,20 @@ def test_beyond_a_threshold_it_says_what_was_measured_and_the_limit(state, level
     ],
 )
 def test_a_threshold_of_zero_is_no_limit(state):
-    assert judge(state, GOOD, Thresholds(silence_s=0.0))[0] == Level.OK
+    assert judge(state, GOOD, Thresholds(warn_silence_s=0.0))[0] == Level.OK
+
+
+@pytest.mark.parametrize(
+    ("state", "threshold"),
+    [
+        (later(silent_s=25.0), {"error_silence_s": 20.0, "warn_silence_s": 0.0}),
+        (later(age_ms=350.0), {"error_age_ms": 300.0}),
+        (later(processing_ms=90.0), {"error_processing_ms": 80.0}),
+        (later(segmented=101), {"error_output_rate": 1.0}),
+    ],
+)
+def test_an_error_needs_no_warning_before_it(state, threshold):
+    assert judge(state, GOOD, Thresholds(**threshold))[0] == Level.ERROR
 
 
 @pytest.mark.parametrize(
@@ -129,6 +149,14 @@ def test_where_no_results_are_wanted_old_measurements_are_no_finding(changes):
     assert findings(state, GOOD, STRICT) == []
 
 
+def test_a_stream_that_dries_up_does_not_become_less_grave_with_time():
+    state = later(segmented=100, counts={"received": 100}, age_ms=5000.0, silent_s=2.5)
+    assert findings(state, GOOD, STRICT) == [
+        (Level.WARN, "no frame for 2 s although a camera publishes"),
+        (Level.ERROR, "0.0 Hz out, limit 1; 0.0 Hz in"),
+    ]
+
+
 def test_the_first_second_after_activation_has_no_output_rate_yet():
     state = later(segmented=101)
     assert findings(state, GOOD, STRICT)
@@ -137,14 +165,14 @@ def test_the_first_second_after_activation_has_no_output_rate_yet():
 
 
 def test_all_findings_are_listed_and_the_gravest_is_the_judgement():
-    state = later(lost=3, segmented=101, counts={"rejected": 2}, frame_error="odd", age_ms=400.0)
+    state = later(lost=3, segmented=104, counts={"rejected": 2}, frame_error="odd", age_ms=400.0)
     found = findings(state, GOOD, STRICT)
     assert [level for level, _ in found] == [Level.WARN, Level.WARN, Level.ERROR, Level.WARN]
     assert judge(state, GOOD, STRICT) == found[2]
 
 
 def test_of_equally_grave_findings_the_cause_comes_before_the_effect():
-    state = later(lost=3, segmented=101)
+    state = later(lost=3, segmented=104)
     assert judge(state, GOOD, STRICT) == (Level.WARN, "3 frames lost by the middleware")
 
 

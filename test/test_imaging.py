@@ -3,6 +3,7 @@ import re
 import struct
 import zlib
 from array import array
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,10 +15,13 @@ from sfseg_ros.errors import ImageError
 from sfseg_ros.imaging import (
     ENCODINGS,
     color_mask,
+    jpeg_from_rgb,
     overlay,
+    picture_from_buffer,
+    picture_from_fields,
+    png_from_pixels,
     resized_labels,
     resized_rgb,
-    rgb_from_buffer,
     rgb_from_compressed,
 )
 
@@ -83,7 +87,7 @@ def test_a_picture_of_one_colour_comes_out_in_that_colour(encoding, padding):
     pixels, expected = EXAMPLES[encoding]
     rows = pixels.reshape(4, -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
-    rgb = rgb_from_buffer(array("B", padded.tobytes()), encoding, 4, 6, padded.shape[1])
+    rgb = picture_from_buffer(array("B", padded.tobytes()), encoding, 4, 6, padded.shape[1]).rgb
     assert rgb.shape == (4, 6, 3)
     assert rgb.dtype == np.uint8
     tolerance = 2 if encoding[0] in "yu" else 0  # 8-bit luma and chroma are rounded
@@ -93,19 +97,19 @@ def test_a_picture_of_one_colour_comes_out_in_that_colour(encoding, padding):
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_gbrg8"])
 def test_bayer_of_odd_size_works(encoding):
     picture = mosaic(encoding[6:10], 5, 7)
-    assert (rgb_from_buffer(picture.tobytes(), encoding, 5, 7, 7) == ORANGE).all()
+    assert (picture_from_buffer(picture.tobytes(), encoding, 5, 7, 7).rgb == ORANGE).all()
 
 
 def test_big_endian_samples_give_their_high_byte():
     data = sixteen_bit(one_colour(2, 2, G), ">").tobytes()
-    assert (rgb_from_buffer(data, "mono16", 2, 2, 4, is_bigendian=True) == GREY).all()
+    assert (picture_from_buffer(data, "mono16", 2, 2, 4, is_bigendian=True).rgb == GREY).all()
 
 
 @pytest.mark.parametrize("padding", [0, 7])
 def test_rgb8_is_a_view_of_the_message(padding):
     step = 4 * 3 + padding
     data = bytearray(3 * step)
-    rgb = rgb_from_buffer(data, "rgb8", 3, 4, step)
+    rgb = picture_from_buffer(data, "rgb8", 3, 4, step).rgb
     data[step] = 99  # first byte of the second row
     assert rgb[1, 0, 0] == 99
     assert rgb.strides == (step, 3, 1)
@@ -131,20 +135,28 @@ def test_rgb8_is_a_view_of_the_message(padding):
 )
 def test_fields_that_contradict_each_other_are_refused(field, value, message):
     fields = {"data": bytes(24), "encoding": "rgb8", "height": 2, "width": 4, "step": 12}
-    rgb_from_buffer(**fields)
+    picture_from_buffer(**fields)
     with pytest.raises(ImageError, match=message) as caught:
-        rgb_from_buffer(**(fields | {field: value}))
+        picture_from_buffer(**(fields | {field: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_message_of_any_library_is_read_by_its_attributes():
+    data = sixteen_bit(one_colour(2, 2, G), ">").tobytes()
+    image = {"height": 2, "width": 2, "step": 4, "encoding": "mono16", "is_bigendian": 1}
+    assert (picture_from_fields(SimpleNamespace(data=data, **image)).rgb == GREY).all()
+    compressed = SimpleNamespace(data=PNG, format="rgb8; png compressed bgr8")
+    np.testing.assert_array_equal(picture_from_fields(compressed).rgb, street())
 
 
 def test_an_odd_width_is_no_yuv422():
     with pytest.raises(ImageError, match="expected a width that is a multiple of 2"):
-        rgb_from_buffer(bytes(12), "yuyv", 2, 3, 6)
+        picture_from_buffer(bytes(12), "yuyv", 2, 3, 6)
 
 
 def test_a_bayer_image_without_full_neighbourhoods_is_refused():
     with pytest.raises(ImageError, match="expected at least 3x3"):
-        rgb_from_buffer(bytes(8), "bayer_rggb8", 2, 4, 4)
+        picture_from_buffer(bytes(8), "bayer_rggb8", 2, 4, 4)
 
 
 @given(
@@ -163,7 +175,7 @@ def test_any_frame_is_an_array_or_an_image_error(
     step = max(0, width * pixel_bytes + padding)
     data = (content * 2000)[: max(0, step * height + surplus)]
     try:
-        rgb = rgb_from_buffer(data, encoding, height, width, step)
+        rgb = picture_from_buffer(data, encoding, height, width, step).rgb
     except ImageError as error:
         assert "\n" not in str(error)
     else:
@@ -335,7 +347,7 @@ def test_alpha_reaches_from_image_to_colours(alpha, expected):
 
 
 def test_the_overlay_takes_padded_rows():
-    rgb = rgb_from_buffer(bytes([50]) * 30, "rgb8", 2, 4, 15)
+    rgb = picture_from_buffer(bytes([50]) * 30, "rgb8", 2, 4, 15).rgb
     labels = np.full((2, 4), 2, np.uint8)
     assert (overlay(rgb, labels, PALETTE, 0.0) == 50).all()
 
@@ -379,3 +391,24 @@ def test_a_slope_keeps_its_place_when_resized(sides):
         inside = (expected >= slope / 2) & (expected <= (old - 0.5) * slope)  # else no neighbour
         values = np.moveaxis(resized[:, :, axis], axis, 0)[inside]
         assert np.abs(values - expected[inside, None]).max(initial=0) <= 1.9
+
+
+def test_colours_survive_jpeg_in_their_order():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    bgr = cv2.imdecode(np.frombuffer(jpeg_from_rgb(red, 95), np.uint8), cv2.IMREAD_COLOR)
+    assert bgr[8, 8, 2] > 240
+    assert bgr[8, 8, :2].max() < 15
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1), (64, 129)])
+def test_a_png_gives_back_every_pixel(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    decoded = rgb_from_compressed(png_from_pixels(pixels))
+    rgb = pixels if len(shape) == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    np.testing.assert_array_equal(decoded, rgb)
+
+
+def test_a_side_that_jpeg_does_not_have_is_an_image_error():
+    with pytest.raises(ImageError, match="1x70000|70000"):
+        jpeg_from_rgb(np.zeros((1, 70_000, 3), np.uint8), 90)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfseg_ros.errors import BagError
-from sfseg_ros.video import VideoWriter, frames_of_video, jpeg_from_rgb
+from sfseg_ros.video import VideoWriter, frames_of_video
 
 
 def test_a_video_is_h264_420_with_its_index_in_front(tmp_path):
@@ -89,13 +89,3 @@ def test_a_video_without_a_picture_stream_is_refused(tmp_path):
         container.mux(stream.encode(None))
     with pytest.raises(BagError, match="no video stream"):
         list(frames_of_video(tmp_path / "sound.wav"))
-
-
-def test_colours_survive_jpeg_in_their_order():
-    import cv2
-
-    red = np.zeros((16, 16, 3), np.uint8)
-    red[..., 0] = 255
-    bgr = cv2.imdecode(np.frombuffer(jpeg_from_rgb(red, 95), np.uint8), cv2.IMREAD_COLOR)
-    assert bgr[8, 8, 2] > 240
-    assert bgr[8, 8, :2].max() < 15

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BackendError, BackendUnavailableError, ManifestError
+from sfseg_ros.errors import BackendError, BackendUnavailableError, ManifestError, one_line
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.manifest import Manifest
@@ -149,8 +149,7 @@ def open_backend(
             passed_over.append(str(error))
         except ImportError as error:
             advice = BACKENDS[candidate][1]
-            reason = " ".join(str(error).split())
-            passed_over.append(f"{candidate} cannot be imported ({reason}): {advice}")
+            passed_over.append(f"{candidate} cannot be imported ({one_line(error)}): {advice}")
         else:
             backend.reason = _reason(name, passed_over)
             return backend

@@ -322,7 +322,7 @@ def driver() -> Any:
     except OSError as error:
         raise CudaError(f"no NVIDIA driver here ({error}); a container needs --gpus") from error
     except ImportError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CudaError(f"cuda.bindings cannot be imported ({reason}): {INSTALL}") from error
     return module
 

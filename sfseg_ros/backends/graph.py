@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner
 
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.manifest import Manifest
 
 TAIL_DOMAIN, TAIL_OPERATOR = "sfseg", "UpsampleArgmax"
@@ -43,9 +43,8 @@ def model_of(manifest: Manifest) -> ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # onnx and protobuf raise a dozen unrelated types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BackendError(
-            f"{path}: not a valid ONNX file ({reason}); copy the model directory again"
+            f"{path}: not a valid ONNX file ({one_line(error)}); copy the model directory again"
         ) from error
     try:
         _tail_of(model)

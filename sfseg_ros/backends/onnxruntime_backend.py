@@ -10,7 +10,7 @@ from onnx import ModelProto
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
-from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
 from sfseg_ros.manifest import Manifest
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -53,7 +53,7 @@ class OnnxRuntimeBackend:
         try:
             labels, certainty = self._run(trunk, tail, np.ascontiguousarray(rgb), confidence)
         except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"ONNX Runtime failed: {_one_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
         return labels, certainty
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class OnnxRuntimeBackend:
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} refuses {self._manifest.onnx_path}: "
-                f"{_one_line(error)}"
+                f"{one_line(error)}"
             ) from error
 
 
@@ -137,7 +137,3 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             )
         session.disable_fallback()  # an error of the GPU stays one
         return session
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO on the processor: bf16 where there is a unit for it, else fp32."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,13 +9,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+# Read when the library loads. It would keep what it compiled for the last 1024 layers of any size,
+# which no closed model gives back: it looks like a leak, and saves little where a size comes again.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+
 import openvino as ov
 from openvino import opset13 as ops
 
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import bf16_unit, thread_count, threads_text
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.manifest import UNLABELLED, Manifest
 
 MAX_COMPILED_SIZES = 8
@@ -53,7 +59,7 @@ class OpenVinoBackend:
         threads = thread_count(threads)
         self._manifest = manifest
         self.precision = "bf16" if use_bf16 else "fp32"
-        self._core = ov.Core()
+        self._core: ov.Core | None = ov.Core()
         self._trunk_options = _options("bf16" if use_bf16 else "f32", threads)
         # Interpolation, arg-max and softmax stay fp32 whatever the trunk does.
         self._tail_options = _options("f32", threads)
@@ -62,7 +68,7 @@ class OpenVinoBackend:
             self._trunk: ov.Model | None = self._core.read_model(trunk.SerializeToString())
         except RuntimeError as error:
             raise BackendError(
-                f"OpenVINO refuses {manifest.onnx_path}: {_one_line(error)}"
+                f"OpenVINO refuses {manifest.onnx_path}: {one_line(error)}"
             ) from error
         self._pipelines: OrderedDict[tuple[int, int], _Pipeline] = OrderedDict()
         self._lock = threading.Lock()
@@ -82,34 +88,43 @@ class OpenVinoBackend:
             for i in range(len(shared)):
                 pipeline.run(shared[i], labels[i], None if certainty is None else certainty[i])
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {_one_line(error)}") from error
+            raise BackendError(f"OpenVINO failed: {one_line(error)}") from error
         return labels, certainty
 
     def close(self) -> None:
         with self._lock:
             self._trunk = None
             self._pipelines.clear()
+            # It owns the threads of all that it compiled, four per size.
+            self._core = None
 
     def _pipeline(self, size: tuple[int, int]) -> "_Pipeline":
         with self._lock:
             if self._trunk is None:
                 raise BackendError("backend openvino is closed: open it again")
             if size not in self._pipelines:
-                compiled_trunk = partial(self._compiled_trunk, self._trunk, size)
-                self._pipelines[size] = _Pipeline(compiled_trunk, self._compiled_tail)
+                # The core goes along: closing may come between this and the compiling.
+                self._pipelines[size] = _Pipeline(
+                    partial(self._compiled_trunk, self._core, self._trunk, size),
+                    partial(self._compiled_tail, self._core),
+                )
             self._pipelines.move_to_end(size)
             if len(self._pipelines) > MAX_COMPILED_SIZES:
                 self._pipelines.popitem(last=False)
             return self._pipelines[size]
 
-    def _compiled_trunk(self, model: ov.Model, size: tuple[int, int]) -> ov.CompiledModel:
+    def _compiled_trunk(
+        self, core: ov.Core, model: ov.Model, size: tuple[int, int]
+    ) -> ov.CompiledModel:
         trunk = model.clone()  # shares the weights
         trunk.reshape([1, *size, 3])
-        return self._core.compile_model(trunk, "CPU", self._trunk_options)
+        return core.compile_model(trunk, "CPU", self._trunk_options)
 
-    def _compiled_tail(self, scores_shape: list[int], confidence: bool) -> ov.CompiledModel:
+    def _compiled_tail(
+        self, core: ov.Core, scores_shape: list[int], confidence: bool
+    ) -> ov.CompiledModel:
         tail = upsample_argmax(scores_shape, self._manifest.output_stride, confidence)
-        return self._core.compile_model(tail, "CPU", self._tail_options)
+        return core.compile_model(tail, "CPU", self._tail_options)
 
 
 class _Pipeline:
@@ -193,7 +208,3 @@ def _options(precision: str, threads: int) -> dict[str, Any]:
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     return options
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

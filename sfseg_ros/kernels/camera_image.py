@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import PADDING_GREY, FrameGeometry
-from sfseg_ros.imaging import ENCODINGS, ByteBuffer, Uint8Array, rgb_from_buffer
+from sfseg_ros.imaging import ENCODINGS, ByteBuffer, Uint8Array, picture_from_buffer
 from sfseg_ros.kernels.flow_warp import Float32Array
 from sfseg_ros.kernels.launch import (
     ITEM_BYTES,
@@ -89,7 +89,7 @@ def camera_image(
     """
     check_output(dtype, layout)
     height, width = geometry.image_size
-    rgb = rgb_from_buffer(data, encoding, height, width, step, is_bigendian)
+    rgb = picture_from_buffer(data, encoding, height, width, step, is_bigendian).rgb
     content = geometry.content
     y_axis, x_axis = axes(geometry.area.size, content.size)
     resized = _resized(geometry.area.of(rgb), y_axis, x_axis)

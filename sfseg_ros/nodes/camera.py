@@ -19,7 +19,7 @@ from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import ImageError, SfsegError, one_line
 from sfseg_ros.geometry import View
-from sfseg_ros.health import StreamState, Thresholds
+from sfseg_ros.health import StreamState, Thresholds, silence
 from sfseg_ros.imaging import Picture, Uint8Array
 from sfseg_ros.latency import FrameTimes
 from sfseg_ros.mailbox import BatchWorker
@@ -42,11 +42,10 @@ from sfseg_ros.nodes.outputs import (
     SegmentedFrame,
 )
 from sfseg_ros.nodes.parameters import CameraParameters, Settings
-from sfseg_ros.pacing import Pacing, too_old
+from sfseg_ros.pacing import Pacing, Throttle, too_old
 from sfseg_ros.segmenter import Segmentation, Segmenter
 from sfseg_ros.stamps import StampBuffer
 
-THROTTLE_S = 5.0
 CAMERA_INFOS = 32
 """Calibrations kept, to find that of an image by its stamp; at 30 Hz the last second."""
 ANY_AGE_NS = 2**63
@@ -110,6 +109,7 @@ class Camera:
         self._frame_error = ""
         self._broken = False
         self._said: set[str] = set()
+        self._throttle = Throttle()
 
     def apply(self, settings: Settings) -> None:
         """Take up changed parameters, from the next frame on."""
@@ -139,6 +139,7 @@ class Camera:
         self._clouds.start()
         self._heard_ns = time.monotonic_ns()
         self._said.clear()
+        self._throttle.clear()
         self._topic = image_topic(self._node, f"{self._prefix}image", transport)
         kind = CompressedImage if transport == "compressed" else Image
         info_topic = f"{self._prefix}camera_info"
@@ -186,20 +187,19 @@ class Camera:
             with self._infos_lock:
                 self._infos.add(nanoseconds(message.header.stamp), model)
         except SfsegError as error:
-            self._node.get_logger().warning(
-                f"{self._prefix}camera_info: {error}", throttle_duration_sec=THROTTLE_S
-            )
+            if self._throttle.admits("camera_info"):
+                self._node.get_logger().warning(f"{self._prefix}camera_info: {error}")
 
     def _on_message_lost(self, event: QoSMessageLostInfo) -> None:
         # Seen in the soak, where publishers are killed: Fast DDS then reports 2**31 lost frames.
         if not 0 < event.total_count_change < MOST_LOST_AT_ONCE:
             return
         self._lost += event.total_count_change
-        self._node.get_logger().warning(
-            f"frames of {self._topic} lost by the middleware so far: {self._lost}. "
-            f"{missing_profile() or ''}",
-            throttle_duration_sec=THROTTLE_S,
-        )
+        if self._throttle.admits("lost"):
+            self._node.get_logger().warning(
+                f"frames of {self._topic} lost by the middleware so far: {self._lost}. "
+                f"{missing_profile() or ''}"
+            )
 
     # The worker's thread.
 
@@ -308,13 +308,16 @@ class Camera:
         if not self._node.context.ok():
             return  # Ctrl-C came between segmenting and publishing
         self._frame_error, self._broken = one_line(error), not isinstance(error, ImageError)
+        what = "failed" if self._broken else "rejected"
+        if not self._throttle.admits(what):
+            return
         log = self._node.get_logger()
-        text = f"{self._mailbox.counts.rejected} so far: {self._frame_error}"
         where = f" of camera {self.name}" if self.name else ""
+        text = f"frames{where} {what}, {self._mailbox.counts.rejected} so far: {self._frame_error}"
         if self._broken:
-            log.error(f"frames{where} failed, {text}", throttle_duration_sec=THROTTLE_S)
+            log.error(text)
         else:
-            log.warning(f"frames{where} rejected, {text}", throttle_duration_sec=THROTTLE_S)
+            log.warning(text)
 
     # Any thread.
 
@@ -323,12 +326,10 @@ class Camera:
         takes the wish back."""
         self._snapshot = snapshots
 
-    def stream_state(
-        self, lifecycle: str, silence_s: float, model_error: str, loading: str
-    ) -> StreamState:
-        """What is known at this moment; says it, too, when a camera is there but sends nothing."""
+    def stream_state(self, lifecycle: str, model_error: str, loading: str) -> StreamState:
+        """What is known at this moment."""
         latency, work = self.times.percentiles("latency"), self.times.percentiles("processing")
-        state = StreamState(
+        return StreamState(
             lifecycle=lifecycle,
             counts=self._mailbox.counts,
             lost=self._lost,
@@ -345,17 +346,18 @@ class Camera:
             model_error=model_error,
             loading=loading,
         )
-        if lifecycle == "active" and state.cameras and state.silent_s >= silence_s:
-            self._say_once(
-                f"{self._topic} has a publisher but no frame came for {silence_s:g} s: "
-                + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
-            )
-        return state
 
     def status(
         self, now: StreamState, before: StreamState, model: ModelIdentity, thresholds: Thresholds
     ) -> DiagnosticStatus:
-        """For /diagnostics, with what became of masks for points and of the lidar's clouds."""
+        """For /diagnostics, with what became of masks for points and of the lidar's clouds. Says it
+        in the log, too, when a camera is there but sends nothing."""
+        silent, limit_s = silence(now, thresholds)
+        if silent and now.lifecycle == "active" and now.cameras:
+            self._say_once(
+                f"{self._topic} has a publisher but no frame came for {limit_s:g} s: "
+                + (missing_profile() or f"look at `ros2 topic info -v {self._topic}`")
+            )
         clouds = self._clouds
         counts = {} if clouds is None else clouds.counts
         more = {f"{cloud}_{k}": n for cloud, row in counts.items() for k, n in vars(row).items()}
@@ -414,7 +416,7 @@ def snapshot_of(
     frame: SegmentedFrame, manifest: Manifest
 ) -> tuple[dict[str, Uint8Array], dict[str, Any]]:
     """Pictures and metadata of a frame, for `write_snapshot`."""
-    pictures = {"image": frame.rgb, "mask": frame.labels, "overlay": frame.overlay()}
+    pictures = {"image": frame.rgb, "mask": frame.labels, "overlay": frame.overlay}
     if frame.confidence is not None:
         pictures["confidence"] = frame.confidence
     return pictures, {

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from sfseg_ros.errors import one_line
 from sfseg_ros.nodes import parameters as declared
 from sfseg_ros.nodes.parameters import ParameterError
 
@@ -30,7 +31,7 @@ def load_cameras(path: Path) -> CameraList:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ParameterError(f"{path}: {one_line(error)}") from error
     entries = document.get("cameras") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ParameterError(f"{path}: expected a key `cameras` with a list of cameras")

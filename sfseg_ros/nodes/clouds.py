@@ -5,9 +5,7 @@ The frames' thread only hands masks over. What belongs together is decided by sf
 what the clouds hold by sfseg_ros/clouds.py, and the work is done by a thread of its own.
 """
 
-import math
 import threading
-import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +20,7 @@ from std_msgs.msg import Header
 from sfseg_ros import clouds
 from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.clouds import CloudError, PointCloud
-from sfseg_ros.errors import SfsegError
+from sfseg_ros.errors import one_line
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.lens import FloatArray
@@ -30,9 +28,9 @@ from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.nodes.messages import nanoseconds
 from sfseg_ros.nodes.middleware import QoSMessageLostInfo, output_qos, subscribe
 from sfseg_ros.nodes.transforms import Transforms
+from sfseg_ros.pacing import Throttle
 from sfseg_ros.stamps import StampMatcher
 
-THROTTLE_S = 5.0
 IN_A_ROW = 10
 """So many masks or clouds without what they need are a fault; a few are only the beginning, or a
 depth camera that is slower than the other."""
@@ -122,7 +120,7 @@ class CloudOutputs:
         self._settings = settings
         self._lock = threading.Lock()  # for all but the worker
         self._active = False
-        self._said_s: dict[str, float] = {}
+        self._throttle = Throttle()
         self._info_topic = node.resolve_topic_name(f"{prefix}camera_info")
         self._without_model, self._calibrated = 0, True
         self._transforms: Transforms | None = None
@@ -149,7 +147,7 @@ class CloudOutputs:
         """Begin to make clouds."""
         with self._lock:
             self._active = True
-            self._said_s.clear()
+            self._throttle.clear()
             self._without_model, self._calibrated = 0, True
         self._worker.start()
 
@@ -264,6 +262,7 @@ class CloudOutputs:
         if self._points.keeps_missing(len(pairs), self._by_depth.unmatched):
             self._warn_seldom(
                 self._points.topic,
+                "unmatched",
                 f"{self._by_depth.unmatched} masks so far had no depth image within "
                 f"{self._settings().depth_tolerance_ms:g} ms; compare the stamps of the image and "
                 f"of {self._points.input_topic}",
@@ -275,6 +274,7 @@ class CloudOutputs:
         if self._labelled.keeps_missing(len(pairs), self._by_mask.unmatched):
             self._warn_seldom(
                 self._labelled.topic,
+                "unmatched",
                 f"{self._by_mask.unmatched} clouds so far had no mask within "
                 f"{self._settings().lidar_tolerance_ms:g} ms; compare the stamps of the image and "
                 f"of {self._labelled.input_topic}, which lidar_time_offset_ms shifts",
@@ -295,10 +295,10 @@ class CloudOutputs:
 
     def _on_rejected(self, job: _Job, error: Exception) -> None:
         if self._node.context.ok():  # else Ctrl-C came while it was made
-            kind = "" if isinstance(error, SfsegError) else f"{type(error).__name__}: "
             with self._lock:
                 rejected = job.output.counts(0).rejected
-                self._warn_seldom(job.output.topic, f"{rejected} so far not made: {kind}{error}")
+                text = f"{rejected} so far not made: {one_line(error)}"
+                self._warn_seldom(job.output.topic, "rejected", text)
 
     def _organised(self, mask: _Mask, rgb: Uint8Array, depth: Image) -> tuple[Header, PointCloud]:
         """The header is the mask's, as Nav2's semantic layer joins the two by it."""
@@ -346,12 +346,8 @@ class CloudOutputs:
         offset_ns = _nanoseconds_of(self._settings().lidar_time_offset_ms)
         return max(0, nanoseconds(message.header.stamp) + offset_ns)
 
-    def _warn_seldom(self, topic: str, text: str) -> None:
-        """At most every THROTTLE_S for each topic. rclpy's own throttle goes by the line of code,
-        so that one camera would silence the others."""
-        now_s = time.monotonic()
-        if now_s - self._said_s.get(topic, -math.inf) >= THROTTLE_S:
-            self._said_s[topic] = now_s
+    def _warn_seldom(self, topic: str, kind: str, text: str) -> None:
+        if self._throttle.admits(f"{topic} {kind}"):
             self._warn(topic, text)
 
     def _warn(self, topic: str, text: str) -> None:

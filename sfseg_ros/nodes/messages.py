@@ -21,18 +21,9 @@ def picture_from_message(message: "Image | CompressedImage") -> imaging.Picture:
     Encodings that `imaging` does not know go through cv_bridge where it is installed.
     Raises ImageError.
     """
-    if isinstance(message, CompressedImage):
-        return imaging.picture_from_compressed(message.data)
-    if message.encoding not in imaging.ENCODINGS:
+    if isinstance(message, Image) and message.encoding not in imaging.ENCODINGS:
         return imaging.Picture(_rgb_from_cv_bridge(message))
-    return imaging.picture_from_buffer(
-        message.data,
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        bool(message.is_bigendian),
-    )
+    return imaging.picture_from_fields(message)
 
 
 def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str) -> Image:
@@ -48,6 +39,15 @@ def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str
         header=header, height=height, width=width, encoding=encoding, step=array[0].nbytes
     )
     message._data = np.ascontiguousarray(array).data.cast("B")
+    return message
+
+
+def compressed_from_file(header: Header, file: bytes, encoding: str, kind: str) -> CompressedImage:
+    """A message of a PNG or JPEG file, `kind`, of an image that is `encoding` (mono8 or rgb8); the
+    format says both, as compressed_image_transport does, which unpacks it by that."""
+    stored = {"rgb8": "bgr8"}.get(encoding, "")  # colours are BGR to OpenCV's encoders
+    message = CompressedImage(header=header, format=f"{encoding}; {kind} compressed {stored}")
+    message._data = memoryview(file)  # see image_from_array
     return message
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNodeMixin, LifecyclePublisher
 from rclpy.publisher import Publisher
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, String
 
 from sfseg_ros import imaging
@@ -22,13 +22,22 @@ from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.latency import FrameTimes
 from sfseg_ros.manifest import UNLABELLED, Manifest
-from sfseg_ros.nodes.messages import camera_info_from_model, image_from_array
+from sfseg_ros.nodes.messages import (
+    camera_info_from_model,
+    compressed_from_file,
+    image_from_array,
+)
 from sfseg_ros.nodes.middleware import latched_qos, output_qos
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
 except ImportError:  # not part of ros_base; `~/label_map` says the same
     LabelInfo = None
+
+
+COMPRESSED = "/compressed"
+"""End of the topic that carries an image as a file, as image_transport has it."""
+JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class SegmentedFrame:
         """uint8 (H, W, 3): the image on the grid of the labels."""
         return self.picture.rgb_of(self.geometry.rgb_at_output(self.picture.pixels))
 
+    @functools.cached_property
     def overlay(self) -> npt.NDArray[np.uint8]:
         """uint8 (H, W, 3) RGB: the image under the colours of the classes."""
         return imaging.overlay(
@@ -77,6 +87,11 @@ class Output:
     description: str
     message_from: Callable[[SegmentedFrame], Any]
     needs_confidence: bool = False
+
+    @property
+    def image_name(self) -> str:
+        """What the parameter `outputs` calls it: a file of an image is that image."""
+        return self.name.removesuffix(COMPRESSED)
 
 
 def _image_output(
@@ -96,6 +111,16 @@ def _confidence(frame: SegmentedFrame) -> npt.NDArray[np.uint8]:
     if frame.confidence is None:
         raise RuntimeError("confidence was not computed for an output that needs it")
     return frame.confidence
+
+
+def _compressed_mask(frame: SegmentedFrame) -> CompressedImage:
+    png = imaging.png_from_pixels(frame.labels)
+    return compressed_from_file(frame.header, png, "mono8", "png")
+
+
+def _compressed_overlay(frame: SegmentedFrame) -> CompressedImage:
+    jpeg = imaging.jpeg_from_rgb(frame.overlay, JPEG_QUALITY)
+    return compressed_from_file(frame.header, jpeg, "rgb8", "jpeg")
 
 
 def _camera_info(frame: SegmentedFrame) -> CameraInfo | None:
@@ -132,7 +157,21 @@ OUTPUTS = (
         "overlay",
         "rgb8",
         "The camera's image under these colours.",
-        SegmentedFrame.overlay,
+        lambda frame: frame.overlay,
+    ),
+    Output(
+        f"mask{COMPRESSED}",
+        CompressedImage,
+        "PNG",
+        "The mask for a recording or a thin network; no label is lost.",
+        _compressed_mask,
+    ),
+    Output(
+        f"overlay{COMPRESSED}",
+        CompressedImage,
+        "JPEG",
+        "The overlay for a thin network.",
+        _compressed_overlay,
     ),
 )
 
@@ -158,7 +197,8 @@ class OutputPublishers:
         return [
             output
             for output in OUTPUTS
-            if output.name in allowed and self._publishers[output.name].get_subscription_count() > 0
+            if output.image_name in allowed
+            and self._publishers[output.name].get_subscription_count() > 0
         ]
 
     def publish(self, output: Output, frame: SegmentedFrame) -> None:

@@ -235,25 +235,45 @@ class NodeParameters(CameraParameters):
     overlay_alpha: float = _parameter(
         0.5, "Opacity of the class colours in `~/overlay`.", span=(0.0, 1.0)
     )
-    silence_s: float = _parameter(
-        5.0, "Seconds without a frame after which a camera is warned about.", span=(0.1, 1e6)
+    warn_silence_s: float = _parameter(
+        Thresholds.warn_silence_s,
+        "Seconds without a frame from which /diagnostics warns; 0 never.",
+        span=(0.0, 1e6),
+    )
+    error_silence_s: float = _parameter(
+        Thresholds.error_silence_s,
+        "Seconds without a frame from which /diagnostics says error; 0 never.",
+        span=(0.0, 1e6),
     )
     warn_age_ms: float = _parameter(
-        0.0,
+        Thresholds.warn_age_ms,
         "Median age of a mask from which /diagnostics warns; 0 never.",
         span=(0.0, 1e7),
     )
     error_age_ms: float = _parameter(
-        0.0, "Median age of a mask from which /diagnostics says error; 0 never.", span=(0.0, 1e7)
+        Thresholds.error_age_ms,
+        "Median age of a mask from which /diagnostics says error; 0 never.",
+        span=(0.0, 1e7),
     )
-    processing_budget_ms: float = _parameter(
-        0.0,
+    warn_processing_ms: float = _parameter(
+        Thresholds.warn_processing_ms,
         "/diagnostics warns where more than 5 % of the frames need more work than this; 0 never.",
         span=(0.0, 1e7),
     )
-    min_output_rate: float = _parameter(
-        0.0,
+    error_processing_ms: float = _parameter(
+        Thresholds.error_processing_ms,
+        "/diagnostics says error where more than 5 % of the frames need more work than this; 0 "
+        "never.",
+        span=(0.0, 1e7),
+    )
+    warn_output_rate: float = _parameter(
+        Thresholds.warn_output_rate,
         "Masks per second below which /diagnostics warns; 0 never.",
+        span=(0.0, 1000.0),
+    )
+    error_output_rate: float = _parameter(
+        Thresholds.error_output_rate,
+        "Masks per second below which /diagnostics says error; 0 never.",
         span=(0.0, 1000.0),
     )
     snapshot_dir: str = _parameter(
@@ -283,8 +303,9 @@ class NodeParameters(CameraParameters):
         return _size("network_size", self.network_size, "auto or HEIGHTxWIDTH")
 
     def thresholds(self) -> Thresholds:
-        """From when on /diagnostics warns."""
-        return Thresholds(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Thresholds)})
+        """From when on /diagnostics warns, and says error."""
+        names = [field.name for field in dataclasses.fields(Thresholds)]
+        return Thresholds(**{name: getattr(self, name) for name in names})
 
 
 CAMERA_FIELDS = {field.name: field for field in dataclasses.fields(CameraParameters)}

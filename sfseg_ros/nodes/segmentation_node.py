@@ -375,9 +375,8 @@ class SegmentationNode(ResponsiveLifecycleNode):
             camera.publish_latency()
 
     def _stream_states(self) -> list[StreamState]:
-        silence_s = self._settings.node.silence_s
         return [
-            camera.stream_state(self.state_label, silence_s, self._model_error, self._loading)
+            camera.stream_state(self.state_label, self._model_error, self._loading)
             for camera in self._cameras
         ]
 
@@ -438,6 +437,7 @@ def main(args: list[str] | None = None) -> None:
         # A signal shut the context down below what was being made at start.
     finally:
         rclpy.signals.uninstall_signal_handlers()  # a second Ctrl-C would reach what is gone
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # killed now, 128 MiB stay in /dev/shm
         if node is not None:
             node.close()
             node.destroy_node()

@@ -10,6 +10,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from sfseg_ros.clouds import CloudError, matrix_from_pose
+from sfseg_ros.errors import one_line
 from sfseg_ros.lens import FloatArray
 from sfseg_ros.pacing import JUMP_BACK_NS
 
@@ -49,8 +50,9 @@ class Transforms:
         try:
             found = self._buffer.lookup_transform(target, source, stamp).transform
         except self._tf2_ros.TransformException as error:
-            text = " ".join(str(error).split())
-            raise CloudError(f"no transform from {source!r} to {target!r}: {text}") from error
+            raise CloudError(
+                f"no transform from {source!r} to {target!r}: {one_line(error)}"
+            ) from error
         shift, turn = found.translation, found.rotation
         return matrix_from_pose([shift.x, shift.y, shift.z, turn.x, turn.y, turn.z, turn.w])
 

@@ -17,6 +17,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
+from sfseg_ros.errors import one_line
+
 T = TypeVar("T")
 
 
@@ -58,7 +60,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 with self._one_transition:
                     work()
             except Exception as error:
-                self._log_unless_ending(f"transition: {type(error).__name__}: {error}")
+                self._log_unless_ending(f"transition: {one_line(error)}")
             finally:
                 self._transition_threads.discard(threading.current_thread())
 
@@ -97,7 +99,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 return callback(state)
             except Exception as error:
                 name = callback.__name__
-                self._log_unless_ending(f"{name}: {type(error).__name__}: {error}")
+                self._log_unless_ending(f"{name}: {one_line(error)}")
                 return TransitionCallbackReturn.ERROR
 
         return run
@@ -131,8 +133,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 response.success = False
                 wish = request.transition.label or request.transition.id
                 self.get_logger().warning(
-                    f"transition {wish} refused in state {self.state_label}: "
-                    + " ".join(str(error).split())
+                    f"transition {wish} refused in state {self.state_label}: {one_line(error)}"
                 )
             return response
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import ctypes
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     upsample_argmax,
 )
 from sfseg_ros.errors import BackendError  # noqa: E402
+from sfseg_ros.share import DEFAULT_MODEL, find_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,60 @@ def test_a_size_that_could_not_be_compiled_is_tried_again(backend, monkeypatch):
         return compiled_trunk(*arguments)
 
     monkeypatch.setattr(backend, "_compiled_trunk", sometimes)
-    with pytest.raises(BackendError, match="OpenVINO failed: no memory left"):
+    with pytest.raises(BackendError, match="OpenVINO failed: RuntimeError: no memory left"):
         backend.infer(black(64, 96), confidence=False)
     labels, _ = backend.infer(black(64, 96), confidence=False)
     assert labels.shape == (1, 64, 96)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_a_closed_model_leaves_no_threads_while_somebody_still_holds_it(tiny_manifest):
+    OpenVinoBackend(tiny_manifest).infer(black(64, 64), confidence=True)  # what the library keeps
+    before = len(list(Path("/proc/self/task").iterdir()))
+    opened = OpenVinoBackend(tiny_manifest)
+    for height, width in sizes(4):
+        opened.infer(black(height, width), confidence=True)
+    during = len(list(Path("/proc/self/task").iterdir()))
+    opened.close()
+    after = len(list(Path("/proc/self/task").iterdir()))
+    assert during >= before + 4, "counts nothing"
+    assert after <= before + 2
+
+
+USED_MEMORY = """
+import ctypes, sys
+import numpy as np
+from sfseg_ros.backends.openvino_backend import OpenVinoBackend
+from sfseg_ros.manifest import load_manifest
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")]
+    _fields_ += [("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo
+manifest = load_manifest(sys.argv[1])
+sizes = [(h, w) for h in range(64, 225, 32) for w in range(64, 225, 32)]
+for part in range(3):
+    backend = OpenVinoBackend(manifest)
+    for size in sizes[10 * part : 10 * part + 10]:
+        backend.infer(np.zeros((1, *size, 3), np.uint8), confidence=True)
+    backend.close()
+    used = mallinfo2()
+    print((used.uordblks + used.hblkhd) / 2**20)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="memory is counted by glibc 2.33 and later"
+)
+def test_a_closed_model_leaves_no_memory_however_many_sizes_it_saw():
+    done = subprocess.run(
+        [sys.executable, "-c", USED_MEMORY, str(find_model(DEFAULT_MODEL))],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    first, _, last = map(float, done.stdout.split())
+    assert last - first < 10, f"{first} MiB after ten sizes, {last} MiB after thirty"

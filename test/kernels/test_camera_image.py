@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import PADDING_GREY, View, geometry_of
-from sfseg_ros.imaging import ENCODINGS, rgb_from_buffer
+from sfseg_ros.imaging import ENCODINGS, picture_from_buffer
 from sfseg_ros.kernels import host
 from sfseg_ros.kernels.camera_image import axes, camera_image, camera_image_launch
 
@@ -44,7 +44,7 @@ def test_colours_are_opencvs(encoding, is_bigendian, size):
     data, step = frame_of(rng, encoding, *size, padding=5)
     geometry = geometry_of(size, View(), lambda area: area)
     image = host.camera_image(data, encoding, step, geometry, is_bigendian)
-    expected = rgb_from_buffer(data, encoding, *size, step, is_bigendian)
+    expected = picture_from_buffer(data, encoding, *size, step, is_bigendian).rgb
     np.testing.assert_array_equal(image[0], expected)
 
 

@@ -51,7 +51,7 @@ def test_topics_become_remappings_and_the_rest_parameters_of_the_camera(loaded):
         ("", "expected a key `cameras`"),
         ("cameras: []", "expected a key `cameras` with a list"),
         ("cameras: {front: {}}", "expected a key `cameras` with a list"),
-        ("cameras: [", "cameras.yaml: while parsing"),
+        ("cameras: [", "cameras.yaml: ParserError: while parsing"),
         ("cameras: [front]", "expected a mapping with a `name`"),
         ("cameras: [{image: /a}]", "expected a mapping with a `name`"),
         ("cameras: [{name: 'front camera'}]", "of letters, digits and _"),

@@ -4,6 +4,7 @@
 import json
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,31 @@ def test_one_bad_camera_does_not_cost_the_others_their_frames(bench):
         good.publish(bench.rgb_image(bench.three_stripes()))
         bench.wait_until(lambda n=count: len(masks) == n, f"mask {count}")
         bench.wait_until(lambda n=count: bench.counts(node, 1)["rejected"] == n, f"reject {count}")
+
+
+def test_the_trouble_of_one_camera_does_not_hide_that_of_another(bench):
+    node = bench.started(cameras=["front", "rear"])
+    cameras = [bench.camera(topic=f"{name}/image") for name in ("front", "rear")]
+    for index, camera in enumerate(cameras):
+        for count in (1, 2):
+            camera.publish(Image(encoding="made_up", height=3, width=3))
+            bench.wait_until(
+                lambda i=index, n=count: bench.counts(node, i)["rejected"] == n, "it is rejected"
+            )
+        node._cameras[index]._on_camera_info(CameraInfo(height=70_000, width=9))
+        for _ in range(2):
+            node._cameras[index]._on_message_lost(SimpleNamespace(total_count_change=3))
+
+    def said_of_both():
+        return "frames of /rear/image lost" in bench.log()
+
+    bench.wait_until(said_of_both, "the last of the lines")
+    for name in ("front", "rear"):
+        assert bench.log().count(f"frames of camera {name} rejected, 1 so far: ") == 1
+        assert bench.log().count(f"{name}/camera_info: calibration of 70000x9") == 1
+        assert bench.log().count(f"frames of /{name}/image lost by the middleware so far: 3") == 1
+    assert "rejected, 2 so far" not in bench.log()
+    assert "so far: 6" not in bench.log()
 
 
 def test_a_camera_may_have_a_value_of_its_own(bench):
@@ -195,6 +221,36 @@ def test_a_camera_info_of_another_size_costs_no_frame(bench, info, size):
     bench.wait_until(warned, "a warning")
     bench.wait_until(lambda: masks, "a mask")
     assert bench.counts(node)["rejected"] == 0
+
+
+def test_a_region_outside_the_image_is_a_warning_that_says_what_to_set(bench):
+    node = bench.started(region_of_interest=[500, 500, 64, 48])
+    masks = bench.listen("/segmentation/mask")
+    camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
+    expected = (
+        "image of 96x128 (height x width): region x 500 y 500 width 64 height 48 leaves it; set "
+        "region_of_interest to "
+    )
+
+    def diagnosed():
+        camera.publish(image)
+        found = [s for s in bench.diagnostics if expected in s["message"]]
+        return found and found[-1]
+
+    status = bench.wait_until(diagnosed, "a status that says it")
+    assert status["level"] == "1"
+    assert "frames rejected, last: " in status["message"]
+    assert expected in status["last_error"]
+    line = f"frames rejected, 1 so far: {expected}"
+    bench.wait_until(lambda: line in bench.log(), "a line of the log")
+    assert bench.set_parameter("region_of_interest", [32, 24, 64, 48]).successful
+
+    def answered():
+        camera.publish(image)
+        return masks
+
+    bench.wait_until(answered, "a mask")
+    assert bench.counts(node)["segmented"] >= 1
 
 
 def test_camera_infos_may_come_while_the_worker_looks_for_one(bench):

@@ -390,6 +390,19 @@ def test_the_same_complaint_comes_once_in_a_while(rig):
     assert len(rig.warnings) == 1
 
 
+def test_one_kind_of_complaint_does_not_hide_another(rig):
+    rig.listen("points")
+    damaged = depth_image()
+    damaged.step = 1
+    rig.clouds.add(frame(), header(), MODEL)
+    rig.depth_camera().publish(damaged)
+    rig.wait_until(lambda: len(rig.warnings) == 1, "the damaged one is said")
+    for i in range(4 * IN_A_ROW):
+        rig.clouds.add(frame(), header(6000 + 100 * i), MODEL)
+    assert "had no depth image" in rig.warnings[-1]
+    assert len(rig.warnings) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "rectified", "matrix"),
     [({"k": (0.0,) * 9}, False, "K"), ({"p": (0.0,) * 12}, True, "P")],

@@ -92,7 +92,7 @@ def test_the_first_large_image_without_a_profile_is_warned_about_once(
 
 
 def test_a_camera_that_is_there_but_silent_is_warned_about(bench):
-    bench.started(silence_s=0.1)
+    bench.started(warn_silence_s=0.1)
     bench.camera()
     bench.wait_until(lambda: "no frame came" in bench.log(), "a warning")
     assert "/image has a publisher" in bench.log()

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.geometry import View, geometry_of
 from sfseg_ros.imaging import Picture
 from sfseg_ros.latency import FrameTimes
+from sfseg_ros.nodes.messages import picture_from_message
 from sfseg_ros.nodes.outputs import OUTPUTS, LatencyPublishers, SegmentedFrame
 
 HEADER = Header(frame_id="camera_optical")
@@ -91,3 +93,28 @@ def test_latencies_that_come_after_the_cleanup_are_dropped(bench):
     latencies = LatencyPublishers(bench.tester, "")
     latencies.destroy()
     latencies.publish(FrameTimes())
+
+
+@pytest.mark.parametrize(
+    ("name", "of_image", "image_format"),
+    [
+        ("mask/compressed", "mask", "mono8; png compressed "),
+        ("overlay/compressed", "overlay", "rgb8; jpeg compressed bgr8"),
+    ],
+)
+def test_a_compressed_image_is_its_image_and_says_how_to_unpack_it(name, of_image, image_format):
+    frame = frame_of()
+    message = output(name).message_from(frame)
+    decoded = picture_from_message(deserialize_message(serialize_message(message), CompressedImage))
+    pixels = pixels_of(output(of_image).message_from(frame))
+    assert message.header == HEADER
+    assert message.format == image_format
+    tolerance = 0 if of_image == "mask" else 4
+    np.testing.assert_allclose(decoded.rgb.astype(int), pixels + np.zeros(3, int), atol=tolerance)
+
+
+def test_whoever_allows_an_image_allows_its_file():
+    assert {row.image_name for row in OUTPUTS if row.name.endswith("/compressed")} == {
+        "mask",
+        "overlay",
+    }

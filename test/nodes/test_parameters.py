@@ -5,6 +5,7 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
+from sfseg_ros.health import Thresholds
 from sfseg_ros.nodes.parameters import (
     NODE_FIELDS,
     NodeParameters,
@@ -91,6 +92,16 @@ def test_the_table_has_a_row_for_each_parameter():
 def test_a_value_that_cannot_be_is_refused_with_name_value_and_expectation(name, value, expected):
     with pytest.raises(ParameterError, match=f"^{name} is .*{expected}"):
         changed(Parameter(name, value=value))
+
+
+def test_a_pair_of_thresholds_moves_one_by_one():
+    settings = changed(Parameter("warn_age_ms", value=50.0), Parameter("error_age_ms", value=100.0))
+    assert settings.warn_age_ms < settings.error_age_ms
+    changed(Parameter("error_age_ms", value=100.0), Parameter("warn_age_ms", value=200.0))
+
+
+def test_the_nodes_own_thresholds_are_those_of_health():
+    assert NodeParameters().thresholds() == Thresholds()
 
 
 def test_a_parameter_of_the_backend_is_refused_once_the_model_is_loaded():

@@ -82,15 +82,21 @@ def test_a_signal_ends_it_with_0_and_without_a_traceback(start, number):
     assert "Error" not in process.output
 
 
-def test_ctrl_c_again_and_again_is_one_ctrl_c(start):
-    """A terminal sends it to the node, and ros2 launch sends it once more."""
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("then", [signal.SIGINT, signal.SIGTERM])
+def test_signals_during_the_clean_up_are_ignored(start, first, then):
+    """A terminal, or systemd, sends one to the node, and ros2 launch sends it another."""
     process = start()
     process.wait_for("waiting for images on /image")
+    begin = time.monotonic()
+    process.send(first)
     for _ in range(10):
-        process.send(signal.SIGINT)
-        time.sleep(0.05)
+        time.sleep(0.03)
+        process.send(then)
     assert process.returncode() == 0
+    assert time.monotonic() - begin < 10
     assert "rror" not in process.output
+    assert "Traceback" not in process.output
 
 
 @pytest.mark.parametrize(

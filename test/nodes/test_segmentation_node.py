@@ -43,6 +43,19 @@ def test_each_output_has_the_size_and_the_header_of_its_image(bench):
     assert node._cameras[0].times.percentiles("latency") is not None
 
 
+def test_the_mask_also_comes_as_a_file_that_loses_nothing(bench):
+    bench.started(outputs=["mask"])
+    masks = bench.listen("/segmentation/mask")
+    files = bench.listen("/segmentation/mask/compressed", CompressedImage)
+    overlays = bench.listen("/segmentation/overlay/compressed", CompressedImage)
+    bench.camera().publish(bench.rgb_image(bench.three_stripes(90, 150)))
+    bench.wait_until(lambda: masks and files, "a mask and its file")
+    decoded = cv2.imdecode(np.array(files[0].data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded, pixels(masks[0]))
+    assert files[0].header == masks[0].header
+    assert not overlays, "the overlay is not among the outputs"
+
+
 def test_compressed_images_come_in_below_the_image_topic(bench):
     bench.started(image_transport="compressed")
     masks = bench.listen("/segmentation/mask")

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test here needs: a GPU, or a reason to skip. `make gpu` runs them."""
+
+from pathlib import Path
+
+import pytest
+
+from sfseg_ros.backends import cuda_memory
+from sfseg_ros.errors import BackendError
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """Everything below this folder needs a GPU; it is asked for once."""
+    here = [item for item in items if HERE in item.path.parents]
+    reason = no_gpu() if here else ""
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+def no_gpu():
+    """Why there is none, empty where there is one."""
+    try:
+        cuda_memory.Gpu().close()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def gpu():
+    """A `cuda_memory.Gpu` whose context is current."""
+    gpu = cuda_memory.Gpu()
+    try:
+        with gpu.current():
+            yield gpu
+    finally:
+        gpu.close()
