@@ -19,10 +19,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
@@ -32,9 +30,10 @@ from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
+from sfseg_ros.memory import keep_large_buffers
 from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
-from sfseg_ros.nodes.middleware import StartError, keep_large_buffers, start_rclpy
+from sfseg_ros.nodes.middleware import StartError, spin, start_rclpy
 from sfseg_ros.nodes.outputs import SegmentedFrame
 from sfseg_ros.nodes.parameters import (
     ParameterError,
@@ -400,18 +399,6 @@ def _label_mapping(settings: Settings, manifest: Manifest) -> LabelMapping:
     """The labels to publish for a model. Raises ManifestError."""
     groups = settings.node.class_groups
     return load_class_groups(Path(groups), manifest) if groups else identity(manifest)
-
-
-def spin(node: Node) -> None:
-    """rclpy.spin, which in Humble raises InvalidHandle where a transition's thread destroyed the
-    subscription between "ready" and "read"; later releases pass over it."""
-    while True:
-        try:
-            rclpy.spin(node)
-            return
-        except InvalidHandle:
-            if not node.context.ok():
-                return
 
 
 def main(args: list[str] | None = None) -> None:
