@@ -44,6 +44,11 @@ def sampled_pictures(
         raise BagError(f"{path}: no such folder or recording")
     damage = Damage()
     if find_bag(path) is not None:
+        if truth_folder is not None:
+            raise BagError(
+                f"{path}: is a recording, its truth a topic .../ground_truth; {truth_folder} would "
+                "be for a folder of pictures"
+            )
         pictures = _from_bag(path, most, topic, damage)
     else:
         files = pictures_in(path) if path.is_dir() else [path]
@@ -81,7 +86,13 @@ def _from_files(
         except ImageError as error:
             damage.add(file.name, error)
             continue
-        yield LabelledPicture(file.stem, rgb, _truth_of(file, truth_folder))
+        truth = _truth_of(file, truth_folder)
+        if truth is not None and truth.shape != rgb.shape[:2]:
+            raise BagError(
+                f"truth of {file.name} is {truth.shape[0]}x{truth.shape[1]}, the picture "
+                f"{rgb.shape[0]}x{rgb.shape[1]}: expected the same size"
+            )
+        yield LabelledPicture(file.stem, rgb, truth)
 
 
 def _truth_of(picture: Path, folder: Path | None) -> Uint8Array | None:

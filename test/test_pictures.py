@@ -73,3 +73,17 @@ def test_what_is_no_source_is_said(tmp_path):
         list(sampled_pictures(tmp_path, 5))
     with pytest.raises(BagError, match="no images on /other"):
         list(sampled_pictures(DRIVE, 5, topic="/other"))
+
+
+def test_truth_of_another_size_is_refused(tmp_path):
+    write(tmp_path / "images", 1)
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    cv2.imwrite(str(truth / "000.png"), np.zeros((40, 6), np.uint8))
+    with pytest.raises(BagError, match=r"truth of 000\.png is 40x6, the picture .*same size"):
+        list(sampled_pictures(tmp_path / "images", 5, truth_folder=truth))
+
+
+def test_a_folder_of_truth_is_not_for_a_recording(tmp_path):
+    with pytest.raises(BagError, match="is a recording, its truth a topic"):
+        list(sampled_pictures(DRIVE, 2, truth_folder=tmp_path))

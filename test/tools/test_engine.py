@@ -330,6 +330,41 @@ def test_true_labels_give_the_miou_that_is_lost(sfseg, make_random_model, pictur
     assert "points lost" in out
 
 
+@needs_rtx
+@no_gpu
+def test_the_recorded_drives_truth_is_for_its_own_classes_only(sfseg, make_random_model):
+    model = make_random_model(0)
+    build(sfseg, model, "--size", SIZE)
+    status, out, err = sfseg("verify", model.directory, "--pictures", "1", "--min-agreement", "0")
+    assert status == 3, err
+    assert "these pictures have no true labels" in out
+
+
+@needs_rtx
+@no_gpu
+def test_wrong_pictures_are_no_engines_fault(sfseg, make_random_model, pictures, tmp_path):
+    model = make_random_model(0)
+    for form in ("--plugins", "--portable"):
+        build(sfseg, model, "--size", SIZE, form)
+    for arguments in (["--images", "/none"], ["--images", pictures, "--truth", tmp_path]):
+        status, _, err = sfseg("verify", model.directory, *arguments)
+        assert status == 1
+        assert "refused" not in only_line(err)
+
+
+@needs_rtx
+@no_gpu
+def test_a_lower_threshold_accepts_what_was_refused(sfseg, make_random_model, pictures):
+    model = make_random_model(0)
+    arguments = ["--size", SIZE, "--precision", "int8", "--calibration", pictures]
+    status, _, err = build(sfseg, model, *arguments, "--min-agreement", "1.0")
+    assert status == 1
+    assert "--min-agreement" in only_line(err)
+    status, _, err = build(sfseg, model, *arguments, "--min-agreement", "0.5")
+    assert status == 0, err
+    assert "building" not in err
+
+
 # --- words --------------------------------------------------------------------------------------
 
 
