@@ -70,6 +70,8 @@ PARTS = (
 def main() -> int:
     arguments = parsed()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    # nvcc and compute-sanitizer, which a bare machine need not have on its PATH.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
     parts = [part for part in PARTS if not arguments.only or part.name in arguments.only]
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -173,8 +175,9 @@ def missing_gpu() -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
-    lines = done.stderr.strip().splitlines()
-    return "" if done.returncode == 0 else f"no GPU that torch can use: {lines[-1:] or 'no word'}"
+    if done.returncode == 0:
+        return ""
+    return f"no GPU that torch can use: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
 
 
 def missing_tool(part: Part, rehearse: bool) -> str:

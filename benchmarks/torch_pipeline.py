@@ -272,7 +272,7 @@ class TorchPipeline:
             step()
 
     def _upload(self) -> None:
-        self._pictures.copy_(self._host_pictures, non_blocking=True)
+        self._device.upload(self._pictures, self._host_pictures)
 
     def _normalise(self) -> None:
         self._images = self._normalised(self._pictures)
@@ -281,4 +281,4 @@ class TorchPipeline:
         self._labels.copy_(self._segment(self._images))
 
     def _download(self) -> None:
-        self._host_labels.copy_(self._labels, non_blocking=True)
+        self._device.download(self._host_labels, self._labels)
