@@ -61,8 +61,9 @@ class CudaDevice:
         from sfseg_ros.backends.cuda_memory import launch_kernel
 
         stream = torch.cuda.current_stream().cuda_stream
-        addresses = [[tensor.data_ptr() for tensor in side] for side in (inputs, outputs)]
-        launch_kernel(launch, *addresses, stream)
+        launch_kernel(
+            launch, [t.data_ptr() for t in inputs], [t.data_ptr() for t in outputs], stream
+        )
 
     def graph(self, work: Work) -> Work:
         """`work` captured, after three runs of it as a warm-up; returns what replays it."""
@@ -113,7 +114,7 @@ class Rehearsal:
         self._kernels = HostKernels()
 
     def launch(self, launch: Launch, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        self._kernels.run(launch, *([_bytes(t) for t in side] for side in (inputs, outputs)))
+        self._kernels.run(launch, [_bytes(t) for t in inputs], [_bytes(t) for t in outputs])
 
     def upload(self, target: Tensor, source: Tensor) -> None:
         target.copy_(source)

@@ -116,7 +116,7 @@ def rows(
     times = latencies_ms(device, works, rounds)
     found = []
     for name in works:
-        row = {
+        row: dict[str, Any] = {
             "what": name,
             **statistics_of(times[name]),
             "times_faster_than_eager_fp16": times_faster(times[EAGER], times[name]),
@@ -232,7 +232,7 @@ def engine_way(
         raise RuntimeError("rehearsal on the processor: no engine can run")
     library = trt.load()
     module = library.module
-    shape = tuple(rgb.shape)
+    shape: Any = tuple(rgb.shape)
     request = BuildRequest(shapes=(shape, shape, shape), plugins=plugins, library=library.name)
     data, _ = engine_from_onnx(typed_model(onnx.load(manifest.onnx_path), "fp16"), request)
     if plugins:
@@ -315,14 +315,14 @@ def end_to_end(device: Device, report: Report, manifest: Manifest, shape: tuple[
     kernels = _half(device, KernelNetwork(device, folded(network)))
 
     def pipeline(segment: Segment) -> TorchPipeline:
-        return TorchPipeline(device, segment, shape, size)  # type: ignore[arg-type]
+        return TorchPipeline(device, segment, shape, size)
 
     def compiled() -> TorchPipeline:
         torch.compiler.reset()
         return pipeline(torch.compile(kernels, dynamic=False))
 
     # Better first: the steps are those of the last one that could be had.
-    ours = {
+    ours: dict[str, Callable[[], TorchPipeline]] = {
         "ours: torch fp16 + our kernels, one CUDA graph": partial(pipeline, kernels),
         "ours: torch.compile fp16 + our kernels, one CUDA graph": compiled,
     }
