@@ -5,6 +5,7 @@ The parser and the builder can abort instead of raising, and a library link may 
 before the process starts (`trt.link_environment`): a child takes both away from the caller.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,12 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import ModelProto, TensorProto, inliner
 
 from sfseg_ros import trt
@@ -128,10 +128,11 @@ def engine_from_onnx(
     asked a few times a second. Raises BackendError with the library's reason, also where it ended
     the child or the build was cancelled.
     """
-    with tempfile.TemporaryDirectory(prefix="sfseg_engine_") as name:
-        folder = Path(name)
-        onnx.save(prepare(model, request.plugins), folder / MODEL)
-        (folder / REQUEST).write_text(json.dumps(asdict(request)), encoding="utf-8")
+    files = {
+        MODEL: prepare(model, request.plugins).SerializeToString(),
+        REQUEST: json.dumps(asdict(request)).encode(),
+    }
+    with _scratch_folder(files) as folder:
         _run_child(folder, progress, cancelled)
         try:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -151,12 +152,26 @@ def engine_is_wellformed(engine: bytes, library: str = "auto") -> str:
 
     Raises BackendError where the library finds it malformed.
     """
-    with tempfile.TemporaryDirectory(prefix="sfseg_engine_") as name:
-        folder = Path(name)
-        (folder / ENGINE).write_bytes(engine)
-        (folder / REQUEST).write_text(json.dumps({"library": library}), encoding="utf-8")
+    files = {ENGINE: engine, REQUEST: json.dumps({"library": library}).encode()}
+    with _scratch_folder(files) as folder:
         _run_child(folder, lambda _line: None, lambda: False)
         return (folder / RESULT).read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _scratch_folder(files: dict[str, bytes]) -> Iterator[Path]:
+    """A folder with these files, for the child. Raises BackendError where it cannot be written."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfseg_engine_")))
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+        except OSError as error:
+            raise BackendError(
+                f"building needs some 200 MB in {tempfile.gettempdir()} ({one_line(error)}); free "
+                "space there or set TMPDIR"
+            ) from error
+        yield folder
 
 
 def _run_child(
@@ -215,6 +230,8 @@ def _failure(code: int, lines: list[str]) -> str:
     name = f"signal {-code}"
     if -code in signal.Signals.__members__.values():
         name = signal.Signals(-code).name
+    if name == "SIGKILL":
+        name += " (out of memory?)"
     how = f"ended by {name}" if code < 0 else f"ended with code {code}"
     said = [line for line in lines if not line.startswith(PROGRESS)]
     said = [line for line in said if "[E]" in line or line.startswith("[ERROR]")][-2:] + said[-1:]

@@ -177,7 +177,11 @@ def built_engine(
         say(f"built in {seconds:g} s: {len(engine) / 1e6:.1f} MB")
         return engine, _about(manifest, result, seconds, ranges, pictures)
 
+    began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     stored, engine = store.get_or_build(manifest.name, key, build, say, rebuild, cancelled)
+    built = str(stored.about.get("built"))
+    if built < began:
+        say(f"found, it was built {built}")
     check_accepted(stored)
     return stored, engine
 

@@ -109,6 +109,13 @@ def test_an_early_success_without_an_engine_is_an_error(library, tiny_manifest):
         build(tiny_manifest)
 
 
+def test_a_full_disk_is_said_with_the_folder(library, tiny_manifest, monkeypatch, tmp_path):
+    library("os._exit(0)")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(BackendError, match="missing .*free space there or set TMPDIR"):
+        build(tiny_manifest)
+
+
 def test_progress_arrives_while_the_build_goes_on(library, tiny_manifest):
     library("time.sleep(60)")
     said = []

@@ -67,7 +67,7 @@ struct Stretch {
 DEVICE Stretch stretch_of(int size, int target, bool is_area) {
   Stretch stretch{size, target, is_area && size != target, 0.0f, 0.0f};
   stretch.unit = static_cast<float>(stretch.is_area ? size : 2 * target);
-  stretch.reciprocal = 1.0f / stretch.unit;
+  stretch.reciprocal = reciprocal_of(stretch.unit);
   return stretch;
 }
 

@@ -25,8 +25,9 @@ DEVICE void flow_warp_hwc(
   const long long n = blockIdx.z;
   const int pixels = height * width, pixel = y * width + x;
   flow += n * 2 * pixels + pixel;
-  const float px = position(axis_of(width, w, align_corners), x, float_of(flow[0]));
-  const float py = position(axis_of(height, h, align_corners), y, float_of(flow[pixels]));
+  const float flow_x = float_of(flow[0]), flow_y = float_of(flow[pixels]);
+  const float px = position(axis_of(width, w, align_corners), x, flow_x);
+  const float py = position(axis_of(height, h, align_corners), y, flow_y);
   const Taps taps = taps_at(px, py, w, h);
   features += n * h * w * channels;
   warped += (n * pixels + pixel) * channels;

@@ -33,13 +33,15 @@ DEVICE void gated_flow_fusion_hwc(
   const int pixels = height * width, pixel = y * width + x;
   flow += n * 4 * pixels + pixel;
   const float share = float_of(gate[n * pixels + pixel]);
-  const Taps high_taps = taps_at(
-      position(axis_of(width, w, align_corners), x, float_of(flow[0])),
-      position(axis_of(height, h, align_corners), y, float_of(flow[pixels])), w, h);
-  const Taps low_taps = taps_at(
-      position(axis_of(width, width, align_corners), x, float_of(flow[2 * static_cast<long long>(pixels)])),
-      position(axis_of(height, height, align_corners), y, float_of(flow[3 * static_cast<long long>(pixels)])),
-      width, height);
+  float flows[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) flows[k] = float_of(flow[static_cast<long long>(k) * pixels]);
+  const Axis x_high = axis_of(width, w, align_corners), y_high = axis_of(height, h, align_corners);
+  const Axis x_low = axis_of(width, width, align_corners), y_low = axis_of(height, height, align_corners);
+  const Taps high_taps =
+      taps_at(position(x_high, x, flows[0]), position(y_high, y, flows[1]), w, h);
+  const Taps low_taps =
+      taps_at(position(x_low, x, flows[2]), position(y_low, y, flows[3]), width, height);
   high += n * h * w * channels;
   low += n * pixels * channels;
   fused += (n * pixels + pixel) * channels;

@@ -22,8 +22,8 @@ PIXEL_TILE = (4, 16, 4)
 read neighbouring vectors, 64 bytes at once, and each takes several, because all of them compute the
 pixel's position. Several rows, because neighbouring rows sample the same pixels, which are then
 still in L1."""
-# The device code counts the elements of one image in 32 bits.
-MAX_ELEMENTS = 2**31 - 1
+# The device code counts the elements of one image in 32 bits, up to one image beyond its end.
+MAX_ELEMENTS = 10**9
 MAX_GRID_YZ = 65535
 
 

@@ -25,6 +25,7 @@ from sfseg_ros.kernels.launch import (
 from sfseg_ros.manifest import UNLABELLED
 
 Uint8Array = npt.NDArray[np.uint8]
+IndexArray = npt.NDArray[np.int64]
 
 TILE_WIDTH, TILE_HEIGHT = 128, 32
 """Pixels of the result that one block makes; the same constants are in upsample_argmax.cu."""
@@ -84,7 +85,7 @@ def upsample_argmax(
     return (labels if remap is None else remap[labels]), confidence
 
 
-def _places(size: int, source: int) -> tuple[npt.NDArray[np.int64], ..., Float32Array]:  # type: ignore[misc]
+def _places(size: int, source: int) -> tuple[IndexArray, IndexArray, Float32Array]:
     """(first source index, the next one, weight of the next) of each pixel of an axis."""
     scale = np.float32(source - 1) / np.float32(max(size - 1, 1))
     position = np.arange(size, dtype=np.float32) * scale
