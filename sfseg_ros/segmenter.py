@@ -13,6 +13,7 @@ from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
 from sfseg_ros.imaging import CameraBytes, Picture, Uint8Array
 from sfseg_ros.manifest import UNLABELLED, Manifest, load_manifest
+from sfseg_ros.memory import give_back_free_memory
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class Segmenter:
             self.backend.infer(black, confidence)
 
     def close(self) -> None:
+        """Release the model and its memory."""
         self.backend.close()
+        give_back_free_memory()
 
     def _network_input(self, index: int, picture: Picture, view: View) -> _NetworkInput:
         start = time.perf_counter()

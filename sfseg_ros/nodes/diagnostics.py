@@ -16,6 +16,7 @@ from sfseg_ros.health import (
     rates,
 )
 from sfseg_ros.latency import FrameTimes
+from sfseg_ros.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,20 @@ class ModelIdentity:
     backend: str = ""
     precision: str = ""
     reason: str = ""
+
+    @classmethod
+    def of(cls, segmenter: Segmenter | None) -> "ModelIdentity":
+        """Of what is loaded, None for nothing."""
+        if segmenter is None:
+            return cls()
+        manifest, backend = segmenter.manifest, segmenter.backend
+        return cls(
+            manifest.name,
+            manifest.onnx_sha256,
+            backend.description,
+            backend.precision,
+            backend.reason,
+        )
 
 
 def camera_status(

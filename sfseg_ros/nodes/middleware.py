@@ -6,7 +6,6 @@ Of 150 images of 6 MB, 6 to 26 arrive with Fast DDS's defaults and all with our 
 been started with config/fastdds_large_images.xml. It can say so.
 """
 
-import ctypes
 import functools
 import os
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -44,15 +44,12 @@ __all__ = [
     "start_rclpy",
     "image_topic",
     "input_qos",
-    "keep_large_buffers",
     "latched_qos",
     "missing_profile",
     "output_qos",
+    "spin",
     "subscribe",
 ]
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGEST_KEPT_BYTES = 32 * 1024 * 1024  # the most that glibc before 2.36 takes; a 4K image has 25
 
 LARGE_MESSAGE_BYTES = 512 * 1024
 """Size of Fast DDS's shared-memory segment where no profile sets another."""
@@ -108,20 +105,16 @@ def latched_qos() -> QoSProfile:
     )
 
 
-def keep_large_buffers() -> None:
-    """Let the C library keep what it freed instead of giving it back to the kernel.
-
-    Each frame needs buffers of megabytes: received bytes, message, RGB, mask. By default glibc maps
-    each anew, and the kernel clears every page of it, which costs more than copying the image:
-    benchmarks/node_overhead.json has latency and processor time with and without. The process then
-    keeps the memory of its largest frames. Does nothing where the C library is another.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, 16 * _LARGEST_KEPT_BYTES)
+def spin(node: Node) -> None:
+    """rclpy.spin, which in Humble raises InvalidHandle where a transition's thread destroyed the
+    subscription between "ready" and "read"; later releases pass over it."""
+    while True:
+        try:
+            rclpy.spin(node)
+            return
+        except InvalidHandle:
+            if not node.context.ok():
+                return
 
 
 def image_topic(node: Node, topic: str, image_transport: str) -> str:

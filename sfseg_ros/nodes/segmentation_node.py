@@ -5,7 +5,6 @@ It only connects: frames wait in sfseg_ros.mailbox, the network is behind sfseg_
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
 """
 
-import math
 import queue
 import signal
 import sys
@@ -19,10 +18,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
@@ -32,9 +29,10 @@ from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
+from sfseg_ros.memory import keep_large_buffers
 from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
-from sfseg_ros.nodes.middleware import StartError, keep_large_buffers, start_rclpy
+from sfseg_ros.nodes.middleware import StartError, spin, start_rclpy
 from sfseg_ros.nodes.outputs import SegmentedFrame
 from sfseg_ros.nodes.parameters import (
     ParameterError,
@@ -42,14 +40,12 @@ from sfseg_ros.nodes.parameters import (
     changed_settings,
     declare_parameters,
 )
-from sfseg_ros.nodes.transitions import ResponsiveLifecycleNode
+from sfseg_ros.nodes.transitions import Recovery, ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from sfseg_ros.share import find_model
 from sfseg_ros.snapshot import new_folder, write_snapshot
 
 SNAPSHOT_WAIT_S = 2.0
-RECOVERY_PAUSE_S = 60.0
-"""A GPU that is lost again this soon after the model was loaded anew is not tried once more."""
 
 
 class SegmentationNode(ResponsiveLifecycleNode):
@@ -62,8 +58,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._mapping: LabelMapping | None = None
         self._model_dir = ""
         self._model_error = self._loading = ""
-        self._recovering = False
-        self._recovered_s = -math.inf
+        self._recovery = Recovery(self)
         # Transitions and the frames' thread declare `qos_overrides`, which is setting them.
         self._settings_lock = threading.RLock()
         self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, self._on_frame_error)
@@ -109,7 +104,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         except Exception as error:  # also what an inference library may raise
             self._release()
             self._model_error = one_line(error)
-            self._log_unless_ending(f"cannot load the model: {self._model_error}")
+            self.log_unless_ending(f"cannot load the model: {self._model_error}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -168,12 +163,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 settings.precision,
                 settings.threads,
                 settings.fixed_network_size(),
-                GpuOptions(
-                    settings.gpu_wait,
-                    progress=self._on_progress,
-                    cancelled=self._is_ending,
-                    warn=self.get_logger().warning,
-                ),
+                self._gpu_options(),
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
@@ -196,9 +186,9 @@ class SegmentationNode(ResponsiveLifecycleNode):
             f"{time.monotonic() - begin:.1f} s"
         )
 
-    def _is_ending(self) -> bool:
-        """Whether what takes minutes is to be given up: somebody waits for the end."""
-        return not self.context.ok() or self.state_label in ("deactivating", "shuttingdown")
+    def _gpu_options(self) -> GpuOptions:
+        wait, warn = self._settings.node.gpu_wait, self.get_logger().warning
+        return GpuOptions(wait, None, self._on_progress, self.is_ending, warn)
 
     def _on_progress(self, text: str) -> None:
         """In the thread that builds an engine: that of a transition, or the frames' for a camera
@@ -231,7 +221,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 self._worker.between(lambda: self._use(old, mapping))
         except Exception as error:  # also what an inference library may raise
             self._model_error = one_line(error)
-            self._log_unless_ending(f"{self._model_error}; {self._model_dir} stays in use")
+            self.log_unless_ending(f"{self._model_error}; {self._model_dir} stays in use")
             with self._settings_lock:  # what was asked for meanwhile stays, its turn is next
                 if self._settings.node.model_dir == wanted != self._model_dir:
                     self.set_parameters([Parameter("model_dir", value=self._model_dir)])
@@ -241,28 +231,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _on_frame_error(self, frame: ReceivedFrame, error: Exception) -> None:
         """In the frames' thread."""
         frame.camera.on_frame_error(error)
-        if isinstance(error, BackendError) and error.lost and not self._recovering:
-            self._recovering = True
-            self.in_transition_thread(lambda: self._recover(error))
+        if isinstance(error, BackendError) and error.lost:
+            self._recovery.begin(one_line(error), self._give_up)
 
-    def _recover(self, error: BackendError) -> None:
-        """The device below the backend is lost: through the lifecycle to a new one. Soon after the
-        last time it stays unconfigured, where a lifecycle manager and people see it."""
-        again = time.monotonic() - self._recovered_s < RECOVERY_PAUSE_S
-        try:
-            if self.state_label != "active":
-                return
-            what = "giving up" if again else "loading the model anew"
-            self._log_unless_ending(f"{error}; {what}")
-            self.trigger_deactivate()
-            self.trigger_cleanup()
-            if again:
-                self._model_error = f"{error}; lost again: restart the process, then the machine"
-            elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-                self.trigger_activate()
-        finally:
-            self._recovered_s = time.monotonic()
-            self._recovering = False
+    def _give_up(self, why: str) -> None:
+        self._model_error = why
 
     # Parameters and services.
 
@@ -350,17 +323,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _on_second(self) -> None:
         """Publish /diagnostics and the latencies."""
         thresholds, states = self._settings.node.thresholds(), self._stream_states()
-        model = ModelIdentity()
-        if (segmenter := self._segmenter) is not None:
-            manifest = segmenter.manifest
-            backend = segmenter.backend
-            model = ModelIdentity(
-                manifest.name,
-                manifest.onnx_sha256,
-                backend.description,
-                backend.precision,
-                backend.reason,
-            )
+        model = ModelIdentity.of(self._segmenter)
         self._diagnostics.publish(
             array_from_statuses(
                 self,
@@ -400,18 +363,6 @@ def _label_mapping(settings: Settings, manifest: Manifest) -> LabelMapping:
     """The labels to publish for a model. Raises ManifestError."""
     groups = settings.node.class_groups
     return load_class_groups(Path(groups), manifest) if groups else identity(manifest)
-
-
-def spin(node: Node) -> None:
-    """rclpy.spin, which in Humble raises InvalidHandle where a transition's thread destroyed the
-    subscription between "ready" and "read"; later releases pass over it."""
-    while True:
-        try:
-            rclpy.spin(node)
-            return
-        except InvalidHandle:
-            if not node.context.ok():
-                return
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,7 +6,9 @@ TensorRT minutes) no parameter, no `ros2 lifecycle get` and no diagnostics would
 each transition has a thread of its own for its duration; only one runs at a time.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +22,9 @@ from rclpy.task import Future
 from sfseg_ros.errors import one_line
 
 T = TypeVar("T")
+
+RECOVERY_PAUSE_S = 60.0
+"""What is lost again this soon after everything was loaded anew is not tried once more."""
 
 
 class _Parameters(dict[str, Parameter]):
@@ -60,7 +65,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 with self._one_transition:
                     work()
             except Exception as error:
-                self._log_unless_ending(f"transition: {one_line(error)}")
+                self.log_unless_ending(f"transition: {one_line(error)}")
             finally:
                 self._transition_threads.discard(threading.current_thread())
 
@@ -89,6 +94,10 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         """unconfigured, inactive, active, finalized, or configuring and so on in between."""
         return str(self._state_machine.current_state[1])
 
+    def is_ending(self) -> bool:
+        """Whether what takes minutes is to be given up: somebody waits for the end."""
+        return not self.context.ok() or self.state_label in ("deactivating", "shuttingdown")
+
     def _logged(
         self, callback: Callable[[LifecycleState], TransitionCallbackReturn]
     ) -> Callable[[LifecycleState], TransitionCallbackReturn]:
@@ -99,12 +108,12 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 return callback(state)
             except Exception as error:
                 name = callback.__name__
-                self._log_unless_ending(f"{name}: {one_line(error)}")
+                self.log_unless_ending(f"{name}: {one_line(error)}")
                 return TransitionCallbackReturn.ERROR
 
         return run
 
-    def _log_unless_ending(self, text: str) -> None:
+    def log_unless_ending(self, text: str) -> None:
         """After Ctrl-C the middleware is gone below what runs, and everything fails."""
         if self.context.ok():
             self.get_logger().error(text)
@@ -138,3 +147,39 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
             return response
 
         return await self.after_transitions(change)
+
+
+class Recovery:
+    """The way from active through cleanup to active again, after something below the node was
+    lost, such as its GPU."""
+
+    def __init__(self, node: ResponsiveLifecycleNode) -> None:
+        self._node = node
+        self._running = False
+        self._ended_s = -math.inf
+
+    def begin(self, reason: str, on_giving_up: Callable[[str], None]) -> None:
+        """In a thread, once for all frames that fail meanwhile. Soon after the last time the node
+        stays unconfigured, where a lifecycle manager and people see it, and `on_giving_up` gets
+        what to say."""
+        if not self._running:
+            self._running = True
+            self._node.in_transition_thread(lambda: self._run(reason, on_giving_up))
+
+    def _run(self, reason: str, on_giving_up: Callable[[str], None]) -> None:
+        node, again = self._node, time.monotonic() - self._ended_s < RECOVERY_PAUSE_S
+        try:
+            if node.state_label != "active":
+                return
+            node.log_unless_ending(
+                f"{reason}; {'giving up' if again else 'loading the model anew'}"
+            )
+            node.trigger_deactivate()
+            node.trigger_cleanup()
+            if again:
+                on_giving_up(f"{reason}; lost again: restart the process, then the machine")
+            elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                node.trigger_activate()
+        finally:
+            self._ended_s = time.monotonic()
+            self._running = False

@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 
 from sfseg_ros import segmenter
 from sfseg_ros.errors import BackendError
-from sfseg_ros.nodes import segmentation_node
+from sfseg_ros.nodes import middleware, segmentation_node
 from sfseg_ros.nodes.parameters import ParameterError
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -346,8 +346,8 @@ def test_a_subscription_destroyed_before_it_was_read_does_not_end_the_node(bench
         if (error := spins.pop(0)) is not None:
             raise error
 
-    monkeypatch.setattr(segmentation_node.rclpy, "spin", spin_of_humble)
-    segmentation_node.spin(node)
+    monkeypatch.setattr(middleware.rclpy, "spin", spin_of_humble)
+    middleware.spin(node)
     assert spins == []
 
 
