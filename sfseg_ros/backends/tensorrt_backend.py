@@ -231,7 +231,7 @@ class TensorRtBackend:
                 raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
             return self._loaded(self._only.path, self._only.read())
         store, request = EngineStore(), self._request(size)
-        stored = fitting_engine(self._manifest, request, size, store)
+        stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
         if stored is not None:
             check_accepted(stored)
             try:

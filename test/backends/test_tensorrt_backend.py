@@ -569,6 +569,22 @@ def test_rtx_specialises_at_once_and_captures_with_us(cuda, open_tensorrt):
     assert cuda.calls.count("cuGraphLaunch") == 2
 
 
+@pytest.mark.parametrize(("capabilities", "found"), [((75, 87), True), ((75, 89), False)])
+def test_rtx_takes_an_engine_that_was_built_for_this_gpu_among_others(
+    open_tensorrt, engines, tiny_manifest, capabilities, found
+):
+    backend, _ = open_tensorrt(rtx=True)
+    backend.close()
+    request = EngineRequest(
+        ((64, 96),) * 3, library="tensorrt_rtx", compute_capabilities=capabilities
+    )
+    built_engine(tiny_manifest, request, EngineStore())
+    backend, module = open_tensorrt(rtx=True)
+    assert (module.engines[-1].profile == [[1, 64, 96, 3]] * 3) is found
+    check(backend, pictures(1, 64, 96))
+    assert len(engines) == 2
+
+
 def test_rtx_that_cannot_be_captured_captures_its_own_part(cuda, open_tensorrt):
     said = []
     backend, module = open_tensorrt(
