@@ -140,7 +140,7 @@ def measured(device: Device, report: Report, case: Case, rounds: int) -> dict[st
     bandwidths = [large_moved / t for t in times["large copy"]]
     ours_bandwidth = [sets * case.launch.bytes_moved / t for t in times["ours"]]
     del times["large copy"]
-    row = {
+    row: dict[str, Any] = {
         "what": case.name,
         "kernel": case.launch.kernel,
         "bytes_moved": case.launch.bytes_moved,
