@@ -30,18 +30,40 @@ class CudaDevice:
     rehearsal = False
 
     def __init__(self) -> None:
-        torch.zeros(1, device="cuda")  # the context, before anything else asks for one
+        from sfseg_ros.backends.cuda_memory import Gpu
+
+        # The last Gpu to close takes the kernels along, which captured graphs still launch.
+        self._gpu = Gpu()
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(properties.L2_cache_size)
-        self.streaming_multiprocessors = int(properties.multi_processor_count)
+        product, _ = matrix_product(self)
+        for _ in range(300):  # until the clocks are those of work: 0.4 s of an H200
+            product()
+        torch.cuda.synchronize()
+
+    def upload(self, target: Tensor, source: Tensor) -> None:
+        """From pinned memory, in the current stream. By the driver: torch notes what its own copies
+        of pinned memory use, which a capture may refuse."""
+        self._copy("cuMemcpyHtoDAsync", target, source)
+
+    def download(self, target: Tensor, source: Tensor) -> None:
+        """To pinned memory, in the current stream."""
+        self._copy("cuMemcpyDtoHAsync", target, source)
+
+    def _copy(self, function: str, target: Tensor, source: Tensor) -> None:
+        from sfseg_ros.backends.cuda_memory import call, driver
+
+        stream = driver().CUstream(torch.cuda.current_stream().cuda_stream)
+        call(function, target.data_ptr(), source.data_ptr(), source.nbytes, stream)
 
     def launch(self, launch: Launch, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Put one of our kernels into the current stream."""
         from sfseg_ros.backends.cuda_memory import launch_kernel
 
         stream = torch.cuda.current_stream().cuda_stream
-        addresses = [[tensor.data_ptr() for tensor in side] for side in (inputs, outputs)]
-        launch_kernel(launch, *addresses, stream)
+        launch_kernel(
+            launch, [t.data_ptr() for t in inputs], [t.data_ptr() for t in outputs], stream
+        )
 
     def graph(self, work: Work) -> Work:
         """`work` captured, after three runs of it as a warm-up; returns what replays it."""
@@ -85,7 +107,6 @@ class Rehearsal:
     torch_device = torch.device("cpu")
     rehearsal = True
     l2_bytes = 1
-    streaming_multiprocessors = 1
 
     def __init__(self) -> None:
         from sfseg_ros.kernels.host import HostKernels
@@ -93,7 +114,12 @@ class Rehearsal:
         self._kernels = HostKernels()
 
     def launch(self, launch: Launch, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        self._kernels.run(launch, *([_bytes(t) for t in side] for side in (inputs, outputs)))
+        self._kernels.run(launch, [_bytes(t) for t in inputs], [_bytes(t) for t in outputs])
+
+    def upload(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source)
+
+    download = upload
 
     def graph(self, work: Work) -> Work:
         work()
@@ -191,7 +217,8 @@ class Report:
 
     def attempt(self, what: str, work: Callable[[], Any], needs_s: float = 0.0) -> Any:
         """The result of `work`; where it raises or the time left is less than `needs_s`, an entry
-        of `not_measured` with the exact reason, and None."""
+        of `not_measured` with the exact reason, and None. An error that has ended all work of this
+        process on the GPU is noted, too, and raised."""
         if self.seconds_left() < needs_s:
             reason = f"{self.seconds_left():.0f} s were left, {needs_s:.0f} s are needed"
         else:
@@ -199,14 +226,32 @@ class Report:
                 return work()
             except Exception as error:  # of every library under test, recorded, never hidden
                 reason = f"{type(error).__name__}: {error}"[:4000]
+                self._say(what, reason)
+                if _context_is_lost():
+                    raise  # all that follows would fail with the same words
+                return None
+        self._say(what, reason)
+        return None
+
+    def _say(self, what: str, reason: str) -> None:
         print(f"not measured: {what}: {reason.splitlines()[0][:300]}", flush=True)
         self.add("not_measured", {"what": what, "reason": reason})
-        return None
 
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
         temporary.replace(self.path)
+
+
+def _context_is_lost() -> bool:
+    """Whether an error of a kernel has ended all work of this process on the GPU."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _turned(names: list[str], turn: int) -> list[str]:

@@ -96,7 +96,9 @@ def build(report: Report, device: Device, compiler: str) -> None:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         cubin, log = binaries._compiled_by_nvrtc(nvrtc, architecture)
     else:
-        nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+        nvcc = shutil.which("nvcc")
+        if nvcc is None:
+            raise FileNotFoundError("nvcc is not on the PATH")
         cubin, log = binaries._compiled_by_nvcc(nvcc, architecture)
     row: dict[str, Any] = {
         "architecture": architecture,
@@ -109,6 +111,7 @@ def build(report: Report, device: Device, compiler: str) -> None:
     if not device.rehearsal:
         from sfseg_ros.backends.cuda_memory import call
 
+        torch.zeros(1, device=device.torch_device)  # the context is current from here on
         call("cuModuleUnload", call("cuModuleLoadData", cubin))
         row["loads"] = True
         report.put("compilers", report.found["compilers"])

@@ -116,7 +116,7 @@ def rows(
     times = latencies_ms(device, works, rounds)
     found = []
     for name in works:
-        row = {
+        row: dict[str, Any] = {
             "what": name,
             **statistics_of(times[name]),
             "times_faster_than_eager_fp16": times_faster(times[EAGER], times[name]),
@@ -213,23 +213,26 @@ def library_ways(
 ) -> dict[str, Callable[[], tuple[Work, Tensor]]]:
     """TensorRT (either kind) with and without plugins, and ONNX Runtime's CUDA provider."""
     return {
-        "TensorRT fp16, our plugins": partial(engine_way, manifest, rgb, True),
-        "TensorRT fp16, portable": partial(engine_way, manifest, rgb, False),
+        "TensorRT fp16, our plugins": partial(engine_way, device, manifest, rgb, True),
+        "TensorRT fp16, portable": partial(engine_way, device, manifest, rgb, False),
         "ONNX Runtime CUDA fp32": partial(onnxruntime_way, manifest, rgb),
     }
 
 
-def engine_way(manifest: Manifest, rgb: Tensor, plugins: bool) -> tuple[Work, Tensor]:
+def engine_way(
+    device: Device, manifest: Manifest, rgb: Tensor, plugins: bool
+) -> tuple[Work, Tensor]:
     """An engine in torch's stream, in a CUDA graph."""
     from sfseg_ros import trt
     from sfseg_ros.engine_builder import BuildRequest, engine_from_onnx
     from sfseg_ros.kernels import plugin
     from sfseg_ros.precision import typed_model
 
-    _check_gpu(rgb)
+    if device.rehearsal:
+        raise RuntimeError("rehearsal on the processor: no engine can run")
     library = trt.load()
     module = library.module
-    shape = tuple(rgb.shape)
+    shape: Any = tuple(rgb.shape)
     request = BuildRequest(shapes=(shape, shape, shape), plugins=plugins, library=library.name)
     data, _ = engine_from_onnx(typed_model(onnx.load(manifest.onnx_path), "fp16"), request)
     if plugins:
@@ -247,16 +250,12 @@ def engine_way(manifest: Manifest, rgb: Tensor, plugins: bool) -> tuple[Work, Te
         context.set_tensor_address(name, tensor.data_ptr())
 
     def run() -> None:
-        keep = (engine, runtime)  # the context lives no longer than these
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             plugin.raise_noted()
-            raise RuntimeError(f"{library.title} failed: see the log ({len(keep)} objects alive)")
+            raise RuntimeError(f"{library.title} failed: see the log")
 
-    from benchmarks.gpu_device import CudaDevice
-
-    work = CudaDevice().graph(run)
+    work = device.graph(run)
     work()
-    torch.cuda.synchronize()
     return work, labels
 
 
@@ -316,14 +315,14 @@ def end_to_end(device: Device, report: Report, manifest: Manifest, shape: tuple[
     kernels = _half(device, KernelNetwork(device, folded(network)))
 
     def pipeline(segment: Segment) -> TorchPipeline:
-        return TorchPipeline(device, segment, shape, size)  # type: ignore[arg-type]
+        return TorchPipeline(device, segment, shape, size)
 
     def compiled() -> TorchPipeline:
         torch.compiler.reset()
         return pipeline(torch.compile(kernels, dynamic=False))
 
     # Better first: the steps are those of the last one that could be had.
-    ours = {
+    ours: dict[str, Callable[[], TorchPipeline]] = {
         "ours: torch fp16 + our kernels, one CUDA graph": partial(pipeline, kernels),
         "ours: torch.compile fp16 + our kernels, one CUDA graph": compiled,
     }
@@ -335,7 +334,7 @@ def end_to_end(device: Device, report: Report, manifest: Manifest, shape: tuple[
         calls[name] = made.infer
         rows_end_to_end(device, report, calls, bgr, rounds)
         report.put(f"steps of {name}", steps(device, made, bgr, rounds))
-    for name, call in tensorrt_calls(device, report, manifest, size).items():
+    for name, call in tensorrt_calls(report, manifest, bgr).items():
         calls[name] = call
         rows_end_to_end(device, report, calls, bgr, rounds)
 
@@ -416,11 +415,13 @@ def steps(device: Device, pipeline: TorchPipeline, bgr: Uint8Array, rounds: int)
 
 
 def tensorrt_calls(
-    device: Device, report: Report, manifest: Manifest, size: tuple[int, int]
+    report: Report, manifest: Manifest, bgr: Uint8Array
 ) -> dict[str, Callable[[Uint8Array], Uint8Array]]:
-    """The runtime's backend, where TensorRT has a library and a GPU that it takes. Its colours are
-    RGB, so that the conversion of the camera's bytes is not in it."""
+    """The runtime's backend, where TensorRT has a library and a GPU that it takes. It takes RGB,
+    which the host makes of the camera's bytes before: not counted here."""
     from sfseg_ros.backends import GpuOptions, open_backend
+
+    rgb = np.ascontiguousarray(bgr[..., ::-1])
 
     found: dict[str, Callable[[Uint8Array], Uint8Array]] = {}
     for wait in ("block", "spin"):
@@ -432,13 +433,11 @@ def tensorrt_calls(
                 "tensorrt",
                 manifest,
                 "fp16",
-                gpu=GpuOptions(wait=wait, network_size=size),
+                gpu=GpuOptions(wait=wait, network_size=(rgb.shape[1], rgb.shape[2])),
             ),
         )
         if backend is not None:
-            found[name] = lambda bgr, backend=backend: backend.infer(
-                np.ascontiguousarray(bgr[..., ::-1]), False
-            )[0]
+            found[name] = lambda _bgr, backend=backend: backend.infer(rgb, False)[0]
     return found
 
 
@@ -472,11 +471,6 @@ def _half(device: Device, network: Any) -> Any:
 def _from_rgb(device: Device, rgb: Tensor, segment: Segment) -> Callable[[], Tensor]:
     normalised = kernel_normaliser(device, "rgb8", tuple(rgb.shape), (rgb.shape[1], rgb.shape[2]))
     return lambda: segment(normalised(rgb))
-
-
-def _check_gpu(rgb: Tensor) -> None:
-    if rgb.device.type != "cuda":
-        raise RuntimeError("rehearsal on the processor: no engine can run")
 
 
 if __name__ == "__main__":

@@ -53,29 +53,29 @@ def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
             biases[found[1]] = torch.tensor(value.astype(np.float32))
     trunk = ResNet18("plain", (_dilation(model, "layer3"), _dilation(model, "layer4")))
     network = sfnet_lite.SFNetLite(trunk, len(weights["head.3"])).eval()
-    modules = dict(network.named_modules())
+    modules: dict[str, Any] = dict(network.named_modules())
     for module in modules.values():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_var.fill_(1.0 - module.eps)  # type: ignore[operator, union-attr]
+            module.running_var.fill_(1.0 - module.eps)
     with torch.no_grad():
         for name, weight in weights.items():
             convolution = modules[name]
-            convolution.weight.copy_(weight)  # type: ignore[operator, union-attr]
+            convolution.weight.copy_(weight)
             if name in biases:
                 own = convolution.bias is not None
                 target = convolution if own else modules[_batch_norm_of(name)]
-                target.bias.copy_(biases[name])  # type: ignore[operator, union-attr]
+                target.bias.copy_(biases[name])
     return network
 
 
 def folded(network: sfnet_lite.SFNetLite) -> sfnet_lite.SFNetLite:
     """A copy without batch norms, whose classifier has its channels padded with zeros."""
     network = copy.deepcopy(network)
-    modules = dict(network.named_modules())
+    modules: dict[str, Any] = dict(network.named_modules())
     for name in [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]:
         norm = modules.get(_batch_norm_of(name))
         if isinstance(norm, nn.BatchNorm2d):
-            fused = fuse_conv_bn_eval(modules[name], norm)  # type: ignore[type-var]
+            fused = fuse_conv_bn_eval(modules[name], norm)
             _replace(network, name, fused)
             _replace(network, _batch_norm_of(name), nn.Identity())
     classifier: Any = network.head[3]
@@ -186,7 +186,7 @@ class Normaliser:
     constants that a CUDA graph cannot hold."""
 
     def __init__(self, device: Device, dtype: torch.dtype) -> None:
-        options = {"device": device.torch_device, "dtype": torch.float32}
+        options: dict[str, Any] = {"device": device.torch_device, "dtype": torch.float32}
         self._dtype = dtype
         self._mean, self._std = (255 * torch.tensor(x, **options) for x in (MEAN, STD))
 
@@ -272,7 +272,7 @@ class TorchPipeline:
             step()
 
     def _upload(self) -> None:
-        self._pictures.copy_(self._host_pictures, non_blocking=True)
+        self._device.upload(self._pictures, self._host_pictures)
 
     def _normalise(self) -> None:
         self._images = self._normalised(self._pictures)
@@ -281,4 +281,4 @@ class TorchPipeline:
         self._labels.copy_(self._segment(self._images))
 
     def _download(self) -> None:
-        self._host_labels.copy_(self._labels, non_blocking=True)
+        self._device.download(self._host_labels, self._labels)

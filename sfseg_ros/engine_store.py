@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from sfseg_ros.errors import BackendError
+from sfseg_ros.share import CACHE_VARIABLE, cache_directory
 
 FORMAT_VERSION = 1
-CACHE_VARIABLE = "SFSEG_CACHE_DIR"
 LOCK_POLL_S = 0.2
 Shape = tuple[int, int, int, int]
 
@@ -88,15 +88,6 @@ class StoredEngine:
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise BackendError(f"{self.path}: damaged, its SHA-256 is not the one in its JSON")
         return data
-
-
-def cache_directory() -> Path:
-    """$SFSEG_CACHE_DIR, else $XDG_CACHE_HOME/sfseg_ros, else ~/.cache/sfseg_ros."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    # The XDG specification: a relative path is to be ignored.
-    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sfseg_ros"
 
 
 class EngineStore:

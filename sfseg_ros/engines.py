@@ -6,6 +6,7 @@ kernels, this library and this GPU, as their bytes were built (engine_store.py).
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -112,12 +113,18 @@ def find_engine(
 
 
 def fitting_engine(
-    manifest: Manifest, request: EngineRequest, size: tuple[int, int], store: EngineStore
+    manifest: Manifest,
+    request: EngineRequest,
+    size: tuple[int, int],
+    store: EngineStore,
+    architecture: int,
 ) -> StoredEngine | None:
     """The stored engine that is as `request` says but for its shapes, which are to include images
     of `size` (height, width); None where there is none.
 
-    Of several that for this size alone, then that for the largest batch, then the newest.
+    A portable one that was built for named GPUs fits, too, if the one here is among them: its
+    compute capability is `architecture`, such as 86 for 8.6. Of several engines that for this size
+    alone, then that for the largest batch, then the newest.
     """
     wanted = engine_key(manifest, request)
     found = []
@@ -126,7 +133,9 @@ def fitting_engine(
             continue
         (_, *low, _), _, (batch, *high, _) = stored.key.shapes
         takes = all(a <= side <= b for a, side, b in zip(low, size, high, strict=True))
-        if takes and replace(stored.key, calibration="", shapes=wanted.shapes) == wanted:
+        gpu = wanted.gpu if architecture in named_capabilities(stored.key) else stored.key.gpu
+        key = replace(stored.key, calibration="", shapes=wanted.shapes, gpu=gpu)
+        if takes and key == wanted:
             found.append((low == high, batch, str(stored.about.get("built", "")), stored))
     return max(found, key=lambda row: row[:3])[3] if found else None
 
@@ -212,6 +221,13 @@ def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:
         return "by the engine's inspector", [Layer(*row) for row in about["engine_layers"]]
     layers = [Layer(*row) for row in about.get("layers", [])]
     return "by the network's tensor types before the build: no GPU to inspect the engine", layers
+
+
+def named_capabilities(key: EngineKey) -> tuple[int, ...]:
+    """The `compute_capabilities` that a portable engine was built for; none for the library's
+    choice, and for an engine of one GPU."""
+    named = re.findall(r"(\d+)\.(\d)", key.gpu) if key.gpu.startswith(PORTABLE) else []
+    return tuple(int(major + minor) for major, minor in named)
 
 
 def _target(library: trt.TensorRt, compute_capabilities: tuple[int, ...]) -> str:

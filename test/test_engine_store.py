@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfseg_ros.engine_store import EngineKey, EngineStore, cache_directory, load_json
+from sfseg_ros.engine_store import EngineKey, EngineStore, load_json
 from sfseg_ros.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,16 +218,6 @@ def test_a_models_name_cannot_leave_the_store(tmp_path, name):
     assert path.parent.parent == store.folder
     store.get_or_build(name, KEY, lambda: (ENGINE, {}))
     assert store.find(name, KEY).read() == ENGINE
-
-
-def test_where_the_cache_lies(monkeypatch, tmp_path):
-    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "chosen"))
-    assert cache_directory() == tmp_path / "chosen"
-    monkeypatch.delenv("SFSEG_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_directory() == tmp_path / "xdg" / "sfseg_ros"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_directory() == Path.home() / ".cache" / "sfseg_ros"
 
 
 # --- processes ----------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ _LOST_NAMES = {
         *("DEVICE_UNAVAILABLE", "DEINITIALIZED", "TENSOR_MEMORY_LEAK", "EXTERNAL_DEVICE"),
     )
 }
+# The errors of a machine without a GPU, or without a driver or its binding (no name).
+NO_GPU = ("", "CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
 _LOST_ADVICE = (
     "the GPU's context is lost: open the backend again, and look at dmesg for what the driver said"
 )

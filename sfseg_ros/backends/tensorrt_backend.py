@@ -19,6 +19,7 @@ import numpy as np
 from sfseg_ros import trt
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.cuda_memory import (
+    NO_GPU,
     CudaError,
     DeviceBuffer,
     Gpu,
@@ -82,6 +83,8 @@ class TensorRtBackend:
         try:
             self._gpu = Gpu(wait=gpu.wait)
         except CudaError as error:
+            if error.name not in NO_GPU:  # one that is there and fails is not passed over
+                raise
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         try:
             self._open(library, usual_size)
@@ -162,16 +165,18 @@ class TensorRtBackend:
             self._pipelines.clear()
         if closed:
             return
-        try:
-            with self._gpu.current():
-                for pipeline in pipelines:
-                    pipeline.free()
+        with self._building:  # an engine that is being opened needs the context until it is there
+            try:
+                with self._gpu.current():
+                    while pipelines:
+                        pipelines.pop().free()
+            except CudaError:
+                if not self._gpu.lost:
+                    raise
+            finally:
+                pipelines.clear()  # TensorRT's objects go before the context that they are of
                 self._engines = ()
-        except CudaError:
-            if not self._gpu.lost:  # what belongs to a lost context goes with it
-                raise
-        finally:
-            self._gpu.close()
+                self._gpu.close()
 
     def _run(
         self,
@@ -226,7 +231,7 @@ class TensorRtBackend:
                 raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
             return self._loaded(self._only.path, self._only.read())
         store, request = EngineStore(), self._request(size)
-        stored = fitting_engine(self._manifest, request, size, store)
+        stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
         if stored is not None:
             check_accepted(stored)
             try:
@@ -448,6 +453,9 @@ class _Pipeline:
         """Waits for the run under way; then nothing may run any more."""
         with self.lock:
             self.freed = True
+            if self._gpu.lost:  # what belongs to a lost context goes with it
+                self._graphs.clear()
+                self._owned.clear()
             self._free_graphs()
             self._context = None  # TensorRT's, before the memory that it was given
             while self._owned:
@@ -505,8 +513,9 @@ class _Pipeline:
                     [image.address + index * 3 * self._pixels // count],
                     self._stream.handle,
                 )
-        if not self._context.execute_async_v3(self._stream.handle):
-            plugin.raise_noted()
+        accepted = self._context.execute_async_v3(self._stream.handle)
+        plugin.raise_noted()  # also where the library goes on after what a callback raised
+        if not accepted:
             raise BackendError(f"{self._engine.library.title} failed: {self._engine.log.reason()}")
         for name in (LABELS, CONFIDENCE)[: 2 if confidence else 1]:
             self._stream.download(self._host[name], self._device[name], self._pixels)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sfseg_ros.errors import BackendError
+from sfseg_ros.share import CACHE_VARIABLE, cache_directory
 
 SOURCES = Path(__file__).parent
 # Turing, Ampere, Orin, Ada, Hopper, Blackwell: compute capability without its dot.
@@ -69,18 +70,19 @@ def cached(name: str, arguments: Sequence[str], make: Callable[[], bytes]) -> Pa
     """The file `name` that `make` makes of the sources with these compiler arguments, in the user's
     cache directory. Several processes may make it at once: the last one's stays."""
     key = hashlib.sha256("\0".join((source_digest(), *arguments)).encode()).hexdigest()[:24]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(root) / "sfseg_ros" / "kernels" / key / name
+    path = cache_directory() / "kernels" / key / name
     if not path.is_file():
         content = make()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a robot's power is cut without warning
             Path(file.name).replace(path)
         except OSError as error:
             raise BackendError(
-                f"compiled kernels cannot be kept ({error}); set XDG_CACHE_HOME to a folder that "
+                f"compiled kernels cannot be kept ({error}); set {CACHE_VARIABLE} to a folder that "
                 "can be written"
             ) from error
     return path

@@ -170,7 +170,7 @@ class Recovery:
         node, again = self._node, time.monotonic() - self._ended_s < RECOVERY_PAUSE_S
         try:
             if node.state_label != "active":
-                return
+                return  # somebody else has taken it down meanwhile: nothing was loaded anew
             node.log_unless_ending(
                 f"{reason}; {'giving up' if again else 'loading the model anew'}"
             )
@@ -180,6 +180,6 @@ class Recovery:
                 on_giving_up(f"{reason}; lost again: restart the process, then the machine")
             elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 node.trigger_activate()
-        finally:
             self._ended_s = time.monotonic()
+        finally:
             self._running = False

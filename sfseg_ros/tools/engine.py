@@ -24,7 +24,13 @@ from sfseg_ros.backends.graph import model_of
 from sfseg_ros.engine_accuracy import MIN_AGREEMENT, Labeller, labeller_of, measure
 from sfseg_ros.engine_builder import engine_is_wellformed, gpu_is_there
 from sfseg_ros.engine_store import EngineStore, StoredEngine
-from sfseg_ros.engines import EngineRequest, built_engine, engine_key, layer_rows
+from sfseg_ros.engines import (
+    EngineRequest,
+    built_engine,
+    engine_key,
+    layer_rows,
+    named_capabilities,
+)
 from sfseg_ros.errors import BackendError, SfsegError, one_line
 from sfseg_ros.imaging import Uint8Array, resized_rgb
 from sfseg_ros.manifest import Manifest, load_manifest
@@ -265,14 +271,13 @@ def _check_is_of_here(manifest: Manifest, stored: StoredEngine) -> None:
     key = stored.key
     sizes = tuple(shape[1:3] for shape in key.shapes)
     batches = tuple(shape[0] for shape in key.shapes)
-    named = re.findall(r"(\d+)\.(\d)", key.gpu) if key.gpu.startswith("portable") else []
     request = EngineRequest(
         sizes=sizes,  # type: ignore[arg-type]
         batches=batches,  # type: ignore[arg-type]
         precision=key.precision,
         plugins=bool(key.plugins),
         library=key.library_name,
-        compute_capabilities=tuple(int(major + minor) for major, minor in named),
+        compute_capabilities=named_capabilities(key),
     )
     here = engine_key(manifest, request, key.calibration)
     words = {

@@ -4,6 +4,7 @@
 import ctypes
 import inspect
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from sfseg_ros.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.geometry import WHOLE_IMAGE, View
 from sfseg_ros.imaging import Picture, picture_from_buffer
-from sfseg_ros.kernels import binaries
+from sfseg_ros.kernels import binaries, plugin
 from sfseg_ros.kernels.camera_image import camera_image, camera_image_launch
 from sfseg_ros.segmenter import Segmenter
 
@@ -342,6 +343,76 @@ def test_a_lost_context_is_one_clear_error_until_the_backend_is_opened_anew(
     check(fresh, pictures(1, 64, 96))
 
 
+def test_nothing_of_tensorrt_outlives_a_lost_context(cuda, open_tensorrt):
+    backend, module = open_tensorrt()
+    for size in (32, 64, 96):
+        check(backend, pictures(1, size, 96))
+    (engine,) = module.engines
+    engine.crash = cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(BackendError, match="ILLEGAL_ADDRESS"):
+        backend.infer(pictures(1, 64, 96), confidence=False)
+    contexts = [weakref.ref(context) for context in engine.contexts]
+    engine.contexts.clear()
+    engine.ran.clear()
+    left, reset = [], cuda.cuDevicePrimaryCtxReset
+
+    def noting_reset(device):
+        left.append((backend._engines, [c() for c in contexts if c() is not None]))
+        return reset(device)
+
+    cuda.cuDevicePrimaryCtxReset = noting_reset
+    backend.close()
+    assert left == [((), [])]
+
+
+def test_an_engine_that_is_being_opened_keeps_its_gpu_until_it_is_there(cuda, open_tensorrt):
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(engine):
+        opening.set()
+        assert go_on.wait(20)
+        assert cuda.retained
+
+    backend, module = open_tensorrt()
+    module.configure = slow
+    with ThreadPoolExecutor(2) as pool:
+        frame = pool.submit(backend.infer, pictures(1, 256, 160), confidence=False)
+        assert opening.wait(20)
+        closing = pool.submit(backend.close)
+        while not backend._closed:
+            pass
+        assert not closing.done()
+        go_on.set()
+        closing.result(20)
+        with pytest.raises(BackendError, match="backend tensorrt is closed"):
+            frame.result(20)
+    assert cuda.everything_is_freed()
+
+
+def test_what_a_plugin_raises_fails_the_frame_also_where_tensorrt_goes_on(
+    open_tensorrt, monkeypatch
+):
+    backend, module = open_tensorrt()
+
+    def execute(context, stream):
+        plugin._noted.append("FlowWarp.enqueue: no compiler")
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.context_class, "execute_async_v3", execute)
+        with pytest.raises(BackendError, match="TensorRT plugin: FlowWarp.enqueue: no compiler"):
+            backend.infer(pictures(1, 64, 96), confidence=False)
+    check(backend, pictures(1, 64, 96))
+
+
+def test_a_gpu_that_is_there_and_fails_is_not_passed_over(cuda, engines, tiny_manifest):
+    cuda.fail["cuDevicePrimaryCtxRetain"] = cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(BackendError, match=r"OUT_OF_MEMORY.*close other programs") as caught:
+        open_backend("auto", tiny_manifest)
+    assert not isinstance(caught.value, BackendUnavailableError)
+    assert cuda.everything_is_freed()
+
+
 def test_a_closed_backend_says_so_and_frees_all(cuda, open_tensorrt):
     backend, _ = open_tensorrt()
     check(backend, pictures(1, 64, 96))
@@ -496,6 +567,22 @@ def test_rtx_specialises_at_once_and_captures_with_us(cuda, open_tensorrt):
     eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
     assert context.config.dynamic_shapes_kernel_specialization_strategy == eager
     assert cuda.calls.count("cuGraphLaunch") == 2
+
+
+@pytest.mark.parametrize(("capabilities", "found"), [((75, 87), True), ((75, 89), False)])
+def test_rtx_takes_an_engine_that_was_built_for_this_gpu_among_others(
+    open_tensorrt, engines, tiny_manifest, capabilities, found
+):
+    backend, _ = open_tensorrt(rtx=True)
+    backend.close()
+    request = EngineRequest(
+        ((64, 96),) * 3, library="tensorrt_rtx", compute_capabilities=capabilities
+    )
+    built_engine(tiny_manifest, request, EngineStore())
+    backend, module = open_tensorrt(rtx=True)
+    assert (module.engines[-1].profile == [[1, 64, 96, 3]] * 3) is found
+    check(backend, pictures(1, 64, 96))
+    assert len(engines) == 2
 
 
 def test_rtx_that_cannot_be_captured_captures_its_own_part(cuda, open_tensorrt):

@@ -94,7 +94,7 @@ def test_nvcc_compiles_without_spills_too(architecture, monkeypatch):
 
 
 def test_the_cache_is_keyed_by_source_and_arguments(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     made = []
 
     def make():
@@ -113,7 +113,7 @@ def test_the_cache_is_keyed_by_source_and_arguments(monkeypatch, tmp_path):
 
 
 def test_many_may_fill_the_cache_at_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     barrier = threading.Barrier(8)
     content = np.random.default_rng(0).bytes(1 << 20)
     seen = []
@@ -131,9 +131,9 @@ def test_many_may_fill_the_cache_at_once(monkeypatch, tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
-    (tmp_path / "sfseg_ros").write_text("a file where a folder is needed")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(BackendError, match="set XDG_CACHE_HOME"):
+    (tmp_path / "kernels").write_text("a file where a folder is needed")
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
+    with pytest.raises(BackendError, match="set SFSEG_CACHE_DIR"):
         binaries.cached("a.bin", [], lambda: b"")
 
 
@@ -161,7 +161,7 @@ def test_an_unknown_architecture_names_the_known(architecture):
 
 
 def test_no_compiler_names_both_ways_to_get_one(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
     with pytest.raises(BackendError) as error:

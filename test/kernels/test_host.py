@@ -48,7 +48,7 @@ def test_halves_are_rounded_as_numpy_does():
 
 
 def test_a_missing_compiler_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BackendError, match="install g\\+\\+ or set CXX"):
@@ -56,7 +56,7 @@ def test_a_missing_compiler_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_a_compiler_that_fails_is_named_in_one_line(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     with pytest.raises(BackendError, match="could not compile the kernels") as error:
         host.HostKernels(("-fno-such-option",))
     assert "\n" not in str(error.value)

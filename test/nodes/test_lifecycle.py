@@ -220,6 +220,20 @@ def test_a_device_that_is_lost_again_at_once_is_given_up_where_it_can_be_seen(be
     assert change(ACTIVATE)
 
 
+def test_a_loss_that_somebody_elses_deactivation_answered_is_not_counted_as_a_recovery(
+    bench, state, change
+):
+    node = bench.started()
+    assert change(DEACTIVATE)
+    node._recovery.begin("the GPU is gone", pytest.fail)
+    node.join_transitions()
+    assert state() == "inactive"
+    assert change(ACTIVATE)
+    node._recovery.begin("the GPU is gone", pytest.fail)
+    node.join_transitions()
+    assert state() == "active"
+
+
 def test_the_progress_of_a_build_and_the_reason_of_a_backend_are_in_the_diagnostics(
     bench, change, monkeypatch
 ):

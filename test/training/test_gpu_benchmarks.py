@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GPU benchmarks on the processor, tiny: their ways, their checks and what they write down."""
 
+import contextlib
+import ctypes
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ pytest.importorskip("onnxruntime")
 import onnxruntime as ort
 import torch
 
-from benchmarks import gpu_kernels
+from benchmarks import gpu_device, gpu_kernels
 from benchmarks.gpu_device import (
     Rehearsal,
     Report,
@@ -25,7 +28,10 @@ from benchmarks.gpu_device import (
 )
 from benchmarks.gpu_networks import pictures
 from benchmarks.torch_pipeline import KernelNetwork, TorchPipeline, folded, network_from_onnx
+from sfseg_ros.backends import cuda_memory
 from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels.overlay import overlay, overlay_launch
+from sfseg_ros.kernels.plugin import OPERATORS
 from sfseg_ros.manifest import load_manifest
 from sfseg_ros.share import find_model
 
@@ -61,6 +67,18 @@ def test_every_kernel_is_measured_and_right(device, report):
         assert ("targets" in row) == case.judged
     assert "not_measured" not in report.found
     assert json.dumps(row)
+
+
+def test_the_kernels_of_an_engine_are_among_the_measured(device):
+    """An engine's labels come with their confidence, which is a kernel of its own."""
+    measured = {case.launch.kernel for case in gpu_kernels.cases(device)}
+    for operator, shapes in {
+        "FlowWarp": [(1, 8, 4, 4), (1, 2, 8, 8)],
+        "GatedFlowFusion": [(1, 8, 4, 4), (1, 8, 8, 8), (1, 4, 8, 8), (1, 1, 8, 8)],
+        "UpsampleArgmax": [(1, 19, 8, 8)],
+    }.items():
+        kinds = [("HALF", "HWC8" if i == 0 else "LINEAR") for i in range(len(shapes))]
+        assert OPERATORS[operator].launch_for(shapes, 1, kinds).kernel in measured
 
 
 def replace_compiled(case):
@@ -157,3 +175,99 @@ def test_a_rehearsal_of_a_part_measures_everything_that_needs_no_gpu(command, tm
         assert any(
             word in missed["what"] for word in ("TensorRT", "tensorrt", "ONNX Runtime CUDA")
         ) or (missed["what"] in ("nvidia-smi", "NVRTC", "nvcc")), missed
+
+
+@pytest.fixture
+def pretended_gpu(device, monkeypatch):
+    """`CudaDevice` with the processor below the names of torch.cuda and the driver: a capture notes
+    what is launched and copied, and a replay does it."""
+    capturing: list[list] = []
+    clock = iter(range(10**9))
+
+    def put(work):
+        (capturing[-1].append(work) if capturing else work())
+
+    class Graph:
+        def __init__(self):
+            self.works = []
+
+        def replay(self):
+            for work in self.works:
+                work()
+
+    class Capture:
+        def __init__(self, graph):
+            self.graph = graph
+
+        def __enter__(self):
+            capturing.append(self.graph.works)
+
+        def __exit__(self, *_):
+            capturing.pop()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(clock)
+
+        def elapsed_time(self, end):
+            return float(end.at - self.at)
+
+    stream = SimpleNamespace(cuda_stream=7, wait_stream=lambda _other: None)
+    properties = SimpleNamespace(L2_cache_size=1, multi_processor_count=1)
+    for name, value in {
+        "Event": Event,
+        "CUDAGraph": Graph,
+        "graph": Capture,
+        "Stream": lambda: stream,
+        "stream": lambda _stream: contextlib.nullcontext(),
+        "current_stream": lambda: stream,
+        "synchronize": lambda: None,
+        "get_device_properties": lambda _index: properties,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(gpu_device.CudaDevice, "torch_device", torch.device("cpu"))
+    monkeypatch.setattr(gpu_device, "matrix_product", lambda _device: (lambda: None, 1.0))
+
+    def launch_kernel(launch, inputs, outputs, handle):
+        assert handle == 7
+        at = [
+            [np.ctypeslib.as_array((ctypes.c_uint8 * 1).from_address(a)) for a in side]
+            for side in (inputs, outputs)
+        ]
+        put(lambda: device._kernels.run(launch, *at))
+
+    def call(name, target, source, size, handle):
+        assert (name[:8], handle) == ("cuMemcpy", 7)
+        put(lambda: ctypes.memmove(target, source, size))
+
+    monkeypatch.setattr(cuda_memory, "Gpu", lambda: None)
+    monkeypatch.setattr(cuda_memory, "launch_kernel", launch_kernel)
+    monkeypatch.setattr(cuda_memory, "call", call)
+    monkeypatch.setattr(cuda_memory, "driver", lambda: SimpleNamespace(CUstream=int))
+    return gpu_device.CudaDevice()
+
+
+def test_on_a_gpu_work_is_captured_replayed_copied_and_timed(pretended_gpu):
+    rgb = torch.randint(0, 256, (1, 8, 16, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 3, (1, 8, 16), dtype=torch.uint8)
+    palette = torch.randint(0, 256, (256, 3), dtype=torch.uint8)
+    uploaded, painted, back = (torch.zeros_like(rgb) for _ in range(3))
+
+    def work():
+        pretended_gpu.upload(uploaded, rgb)
+        pretended_gpu.launch(
+            overlay_launch((1, 8, 16), 0.3), [uploaded, labels, palette], [painted]
+        )
+        pretended_gpu.download(back, painted)
+
+    replay = pretended_gpu.graph(work)
+    rgb.copy_(rgb.flip(1))
+    back.zero_()
+    replay()
+    expected = overlay(rgb.numpy(), labels.numpy(), palette.numpy(), 0.3)
+    np.testing.assert_array_equal(back.numpy(), expected)
+    times = pretended_gpu.times_ms({"a": replay, "b": replay}, rounds=5)
+    assert times == {"a": [1.0] * 5, "b": [1.0] * 5}
