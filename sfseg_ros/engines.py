@@ -16,6 +16,7 @@ from typing import Any
 
 from sfseg_ros import engine_builder, trt
 from sfseg_ros.backends.graph import model_of
+from sfseg_ros.calibration import calibrate
 from sfseg_ros.engine_builder import BuildRequest, BuildResult, Layer
 from sfseg_ros.engine_store import EngineKey, EngineStore, Shape, StoredEngine
 from sfseg_ros.errors import BackendError, ManifestError
@@ -170,8 +171,6 @@ def built_engine(
                 )
             check_accepted(stored)
             return stored, stored.read()
-        from sfseg_ros.calibration import calibrate  # needs ONNX Runtime, which a robot may lack
-
         calibration = calibrate(model, request.precision, calibration_images(), say)
         digest, ranges, pictures = calibration.digest, calibration.ranges, calibration.pictures
     key = engine_key(manifest, request, digest)

@@ -2,7 +2,7 @@
 """Pictures of a folder or a recording, spread evenly over it, with their true labels where there
 are some: what calibration and the accuracy of an engine are measured on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,17 @@ class LabelledPicture:
 
 
 def sampled_pictures(
-    path: Path, most: int, topic: str | None = None, truth_folder: Path | None = None
+    path: Path,
+    most: int,
+    topic: str | None = None,
+    truth_folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LabelledPicture]:
     """At most `most` pictures of a folder, one picture file, or a recording, in order.
 
     Truth is a recording's topic `.../ground_truth`, or `truth_folder` with a PNG of class indices
-    named like each picture. Damaged pictures are left out. Raises BagError where none remains.
+    named like each picture. Damaged pictures are left out, `say` hears of them. Raises BagError
+    where none remains.
     """
     if not path.exists():
         raise BagError(f"{path}: no such folder or recording")
@@ -61,6 +66,8 @@ def sampled_pictures(
         yield picture
     if count == 0:
         raise BagError(f"{path}: no picture can be read; {damage}")
+    if damage.count:
+        say(f"left out of {path}: {damage}")
 
 
 def _spread(files: list[Path], most: int) -> list[Path]:

@@ -59,7 +59,10 @@ def test_truth_of_a_folder_has_the_pictures_names(tmp_path):
 def test_damaged_pictures_are_left_out_and_only_damage_is_an_error(tmp_path):
     write(tmp_path, 3)
     (tmp_path / "001.png").write_bytes(b"no picture")
-    assert [p.name for p in sampled_pictures(tmp_path, 5)] == ["000", "002"]
+    said: list[str] = []
+    assert [p.name for p in sampled_pictures(tmp_path, 5, say=said.append)] == ["000", "002"]
+    assert len(said) == 1
+    assert "1 damaged, the first on 001.png" in said[0]
     for name in ("000", "002"):
         (tmp_path / f"{name}.png").write_bytes(b"")
     with pytest.raises(BagError, match="no picture can be read; 3 damaged, the first on 000.png"):

@@ -107,7 +107,7 @@ def _calibration_pictures(
     _say(f"reading pictures of {args.calibration}")
     calibration: list[Uint8Array] = []
     others: list[LabelledPicture] = []
-    sampled = sampled_pictures(args.calibration, 2 * args.pictures, args.topic, args.truth)
+    sampled = sampled_pictures(args.calibration, 2 * args.pictures, args.topic, args.truth, _say)
     for index, picture in enumerate(sampled):
         rgb = np.ascontiguousarray(resized_rgb(picture.rgb, size))
         if index % 2 == 0:
@@ -255,7 +255,7 @@ def _pictures(
     args: argparse.Namespace, manifest: Manifest, source: Path
 ) -> Iterator[LabelledPicture]:
     """The recorded drive's truth is for a model of its classes; another has none there."""
-    pictures = sampled_pictures(source, args.pictures, args.topic, args.truth)
+    pictures = sampled_pictures(source, args.pictures, args.topic, args.truth, _say)
     if args.images or manifest.class_names == load_manifest(find_model(DRIVE_MODEL)).class_names:
         return pictures
     return (replace(picture, truth=None) for picture in pictures)

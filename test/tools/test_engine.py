@@ -382,6 +382,26 @@ def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_mode
     assert "pip install tensorrt-rtx-cu13" in err
 
 
+def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictures):
+    """A robot has no need of it; the tool's modules must not either."""
+    model = make_random_model(0)
+    script = "import sys; sys.modules['onnxruntime'] = None\n"
+    script += "from sfseg_ros.tools.engine import main\nsys.exit(main(sys.argv[1:]))"
+    arguments = ["build", model.directory, "--precision", "int8", "--calibration", pictures]
+    for given, status, words in (
+        (["list"], 0, "no engines in "),
+        (arguments, 1, "pip install onnxruntime"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "engine", *map(str, given)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert words in (only_line(done.stderr) if status else done.stdout)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
