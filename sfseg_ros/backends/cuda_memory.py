@@ -35,16 +35,28 @@ _ADVICE = {
     "CUDA_ERROR_INVALID_IMAGE": "delete the cached kernels, the file is damaged",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, it is older than the compiler",
 }
-# After one of these every later call in the same context fails: only a new context works.
-_LOST_NAMES = {
-    f"CUDA_ERROR_{name}"
-    for name in (
-        *("ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE"),
-        *("INVALID_PC", "HARDWARE_STACK_ERROR", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "ASSERT"),
-        *("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "CONTAINED"),
-        *("DEVICE_UNAVAILABLE", "DEINITIALIZED", "TENSOR_MEMORY_LEAK", "EXTERNAL_DEVICE"),
-    )
+# After one of these every later call in the same context fails: only a new context works. By the
+# driver's name, without CUDA_ERROR_, and the number, which is that of the CUDA runtime, too.
+LOST = {
+    "DEINITIALIZED": 4,
+    "DEVICE_UNAVAILABLE": 46,
+    "ECC_UNCORRECTABLE": 214,
+    "NVLINK_UNCORRECTABLE": 220,
+    "CONTAINED": 226,
+    "ILLEGAL_ADDRESS": 700,
+    "LAUNCH_TIMEOUT": 702,
+    "CONTEXT_IS_DESTROYED": 709,
+    "ASSERT": 710,
+    "HARDWARE_STACK_ERROR": 714,
+    "ILLEGAL_INSTRUCTION": 715,
+    "MISALIGNED_ADDRESS": 716,
+    "INVALID_ADDRESS_SPACE": 717,
+    "INVALID_PC": 718,
+    "LAUNCH_FAILED": 719,
+    "TENSOR_MEMORY_LEAK": 721,
+    "EXTERNAL_DEVICE": 911,
 }
+_LOST_NAMES = {f"CUDA_ERROR_{name}" for name in LOST}
 # The errors of a machine without a GPU, or without a driver or its binding (no name).
 NO_GPU = ("", "CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
 _LOST_ADVICE = (
@@ -95,9 +107,13 @@ class Gpu:
                 call("cuCtxPopCurrent")
         except CudaError as error:
             if error.lost:
-                self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
-                _lost.add(int(self._context))
+                self.note_lost(error)
             raise
+
+    def note_lost(self, error: CudaError) -> None:
+        """The context is lost; `error` says by what."""
+        self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
+        _lost.add(int(self._context))
 
     def pinned(self, size: int) -> "PinnedBuffer":
         """`size` bytes of page-locked host memory."""
@@ -238,6 +254,14 @@ class Graph:
         handle, self.handle = self.handle, None
         if handle is not None:
             call("cuGraphExecDestroy", handle)
+
+
+def reset_lost_context(reason: str) -> None:
+    """After another library in this process said that it lost the device's context, and let go of
+    it: the next user gets a new one. One that a Gpu here still uses is reset with its end."""
+    gpu = Gpu()
+    gpu.note_lost(CudaError(reason))
+    gpu.close()
 
 
 def launch_kernel(

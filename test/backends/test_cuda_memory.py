@@ -54,6 +54,17 @@ def test_the_pretended_driver_takes_what_the_real_one_takes(cuda):
             assert int(getattr(getattr(real, table), member.name)) == int(member), member
 
 
+def test_the_numbers_of_what_loses_a_context_are_those_of_driver_and_runtime():
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    from cuda.bindings import driver, runtime
+
+    for name, number in cuda_memory.LOST.items():  # of which older ones lack some
+        assert int(getattr(driver.CUresult, f"CUDA_ERROR_{name}", number)) == number, name
+    assert runtime.cudaError_t.cudaErrorIllegalAddress == cuda_memory.LOST["ILLEGAL_ADDRESS"]
+    assert runtime.cudaError_t.cudaErrorLaunchFailure == cuda_memory.LOST["LAUNCH_FAILED"]
+    assert runtime.cudaError_t.cudaErrorMemoryAllocation not in cuda_memory.LOST.values()
+
+
 def test_bytes_go_to_the_device_and_back(cuda, gpu):
     with gpu.current():
         stream, host, device = gpu.stream(), gpu.pinned(24), gpu.memory(24)
