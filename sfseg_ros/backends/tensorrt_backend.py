@@ -37,9 +37,12 @@ from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.manifest import Manifest
 
-MAX_PIPELINES = 8
-"""Input shapes kept ready, each with the activations of its shape, buffers and graphs. A shape is a
-batch and a size: cameras that share a size make as many shapes as there are cameras."""
+MAX_PIPELINES = 16
+"""Input shapes kept ready, each with the activations of its shape, buffers and graphs, with and
+without confidence. Whether they are alike or not, n cameras make at most n of them: what makes the
+input in the same way goes together, 1 to as many images as there are such cameras. That is eight
+for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
+first to go."""
 MAX_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
@@ -80,6 +83,8 @@ class TensorRtBackend:
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
         self._closed = self._told = False
+        # Those that had to go, until one of them comes back; not more than could be of use.
+        self._pushed_out: deque[_PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
         try:
             self._gpu = Gpu(wait=gpu.wait)
         except CudaError as error:
@@ -196,15 +201,25 @@ class TensorRtBackend:
                 return
 
     def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
-        pushed_out = None
+        pushed_out, comes_back = None, False
         with self._lock:
             self._check_usable()
             if key not in self._pipelines:
+                if self._pushed_out is not None and key in self._pushed_out:
+                    comes_back, self._pushed_out = True, None
                 self._pipelines[key] = _Pipeline(engine, self._gpu, *key, self._tell_once)
             self._pipelines.move_to_end(key)
             if len(self._pipelines) > MAX_PIPELINES:
-                _, pushed_out = self._pipelines.popitem(last=False)
+                old, pushed_out = self._pipelines.popitem(last=False)
+                if self._pushed_out is not None:
+                    self._pushed_out.append(old)
             pipeline = self._pipelines[key]
+        if comes_back:
+            self._options.warn(
+                f"more than {MAX_PIPELINES} shapes of input take turns, so that frames wait while "
+                "one's memory and CUDA graph are made anew: give cameras one image size and "
+                "encoding, set network_size, or max_batch 1"
+            )
         if pushed_out is not None:
             with self._gpu.current():
                 pushed_out.free()

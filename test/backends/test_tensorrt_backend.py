@@ -89,15 +89,23 @@ def test_a_change_of_shape_captures_again_and_the_old_graph_stays_good(cuda, ope
     assert len(module.engines[0].contexts) == 4
 
 
-def test_shapes_beyond_those_kept_are_freed_and_come_back(cuda, open_tensorrt):
-    backend, _ = open_tensorrt()
-    sizes = [(32 * row, 32 * column) for row in range(1, 5) for column in range(1, 5)]
+def test_shapes_beyond_those_kept_are_freed_and_come_back_with_one_word(cuda, open_tensorrt):
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    sizes = [(32 * row, 32 * column) for row in range(1, 6) for column in range(1, 6)]
+    assert len(sizes) > MAX_PIPELINES
     check(backend, pictures(1, *sizes[0]))
     each = tuple(count for count in cuda.pinned_and_device_memory())
+    for size in sizes:
+        check(backend, pictures(1, *size))
+    assert said == []  # gone for good is nobody's loss
     for size in sizes * 2:
         check(backend, pictures(1, *size))
     assert cuda.pinned_and_device_memory() == tuple(MAX_PIPELINES * count for count in each)
     assert len(cuda.execs) == MAX_PIPELINES
+    assert len(said) == 1
+    assert f"more than {MAX_PIPELINES} shapes of input take turns" in said[0]
+    assert "\n" not in said[0]
 
 
 def test_a_batch_larger_than_the_engine_takes_goes_in_parts(open_tensorrt):
@@ -271,8 +279,8 @@ def test_a_shape_that_another_thread_pushes_out_meanwhile_is_made_again(open_ten
     backend, _ = open_tensorrt()
     check(backend, pictures(1, 32, 32))
     (pipeline,) = backend._pipelines.values()
-    others = [pictures(1, 32, 32 * width) for width in (2, 3, 4)]
-    others += [pictures(1, 64, 32 * width) for width in range(1, 5)] + [pictures(1, 96, 32)]
+    sizes = [(32 * row, 32 * column) for row in range(1, 6) for column in range(1, 6)]
+    others = [pictures(1, *size) for size in sizes[1 : MAX_PIPELINES + 1]]
     with pipeline.lock:  # as if a frame were under way
         frame = threading.Thread(target=check, args=(backend, pictures(1, 32, 32, seed=3)))
         frame.start()
@@ -527,6 +535,34 @@ def test_cameras_bytes_are_uploaded_as_they_are_and_become_the_input_there(
     assert sorted(camera_kernels) == sorted(2 * ["bgr8", "bgr8", "bayer_rggb8", "yuv422"])
     assert cuda.calls.count("cuGraphInstantiate") == 4
     assert cuda.calls.count("cuGraphLaunch") == 2 * 4
+
+
+def test_eight_different_cameras_are_recorded_once_and_the_warm_up_makes_room(
+    cuda, open_tensorrt, camera_kernels, tiny_manifest
+):
+    """Every number of frames of any of them at once, with and without confidence."""
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    segmenter = Segmenter(tiny_manifest, backend)
+    frames = [
+        (camera_frame(encoding, 128, 192, channels, seed=channels, padding=padding), WHOLE_IMAGE)
+        for encoding, channels in (("bgr8", 3), ("rgb8", 3), ("bgra8", 4), ("mono8", 1))
+        for padding in (0, 12)
+    ]
+    for width in range(1, 6):
+        for height in (32, 64):
+            segmenter.warm_up((height, 32 * width))
+    recorded = []
+    for _ in range(3):
+        for count in range(1, 9):
+            for confidence in (False, True):
+                segmenter.segment_batch(frames[8 - count :], confidence)
+                segmenter.segment_batch([frames[0]] * count, confidence)  # eight alike
+        recorded.append(cuda.calls.count("cuGraphInstantiate"))
+    assert recorded[0] == recorded[2]
+    assert said == []
+    # The warm-up keeps what the eight alike (1 to 8 at once) and the seven others leave.
+    assert [camera for camera, *_ in backend._pipelines].count(None) == MAX_PIPELINES - 15
 
 
 def test_pixels_that_nobody_looks_at_are_never_made(open_tensorrt, camera_kernels, tiny_manifest):
