@@ -22,13 +22,13 @@ from sfseg_ros.kernels.launch import Launch
 
 DRIVER = "libcuda.so.1"
 INSTALL = "pip install cuda-bindings"
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 # What to do about the errors that people meet, by the driver's name.
 _ADVICE = {
     "CUDA_ERROR_NO_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus",
     "CUDA_ERROR_INVALID_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES",
-    "CUDA_ERROR_OUT_OF_MEMORY": "close other programs on the GPU, or use a smaller network_size or "
-    "max_batch",
+    OUT_OF_MEMORY: "close other programs on the GPU, or use a smaller network_size or max_batch",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated: restart the machine",
     "CUDA_ERROR_UNKNOWN": "after a suspend: reload the kernel module nvidia_uvm",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "delete the cached kernels, they are of another GPU",
@@ -308,21 +308,46 @@ _functions: dict[tuple[int, str], Any] = {}
 _modules_lock = threading.Lock()
 
 
+def load_kernels() -> None:
+    """Compile and load the kernels into the context that is current, before they are needed.
+
+    Raises CudaError, which names the file that the driver refuses, and BackendError where there is
+    no compiler.
+    """
+    with _modules_lock:
+        _module(_current_context())
+
+
 def _kernel(name: str) -> Any:
     """The function of this name, in the context that is current."""
+    context = _current_context()
+    with _modules_lock:
+        if (context, name) not in _functions:
+            function = call("cuModuleGetFunction", _module(context), name.encode())
+            _functions[context, name] = function
+        return _functions[context, name]
+
+
+def _current_context() -> int:
     context = int(call("cuCtxGetCurrent"))
     if not context:
         raise CudaError("no CUDA context is current in this thread: use `with gpu.current():`")
-    with _modules_lock:
-        if (context, name) not in _functions:
-            if context not in _modules:
-                from sfseg_ros.kernels import binaries  # it may have to compile
+    return context
 
-                architecture = _architecture(call("cuCtxGetDevice"))
-                _modules[context] = call("cuModuleLoadData", binaries.compiled(architecture))
-            function = call("cuModuleGetFunction", _modules[context], name.encode())
-            _functions[context, name] = function
-        return _functions[context, name]
+
+def _module(context: int) -> Any:
+    """All kernels, in this context, which is current; the lock is the caller's to hold."""
+    if context not in _modules:
+        from sfseg_ros.kernels import binaries  # it may have to compile
+
+        architecture = _architecture(call("cuCtxGetDevice"))
+        cubin = binaries.compiled(architecture)
+        try:
+            _modules[context] = call("cuModuleLoadData", cubin)
+        except CudaError as error:
+            file = binaries.compiled_path(architecture)
+            raise CudaError(f"{error} (the cached kernels are {file})", error.name) from error
+    return _modules[context]
 
 
 def _unload_kernels(context: Any) -> None:

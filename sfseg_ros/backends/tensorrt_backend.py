@@ -20,19 +20,21 @@ from sfseg_ros import trt
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.cuda_memory import (
     NO_GPU,
+    OUT_OF_MEMORY,
     CudaError,
     DeviceBuffer,
     Gpu,
     Graph,
     PinnedBuffer,
     launch_kernel,
+    load_kernels,
 )
 from sfseg_ros.engine_store import EngineStore, StoredEngine
 from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
-from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.kernels import plugin
 from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.manifest import Manifest
@@ -286,11 +288,16 @@ class TensorRtBackend:
             return _Engine(self._library, self._log, path, data)
 
     def _our_kernels_run(self) -> bool:
-        """Whether this machine can compile them; else the engine is built without plugins."""
+        """Whether this machine can compile them and its driver takes them; else the engine is built
+        without plugins."""
         try:
             self._library.check_plugins()
-            binaries.compiled(self._gpu.architecture)
+            with self._gpu.current():
+                load_kernels()
         except BackendError as error:
+            # With such a GPU the portable engine would come no further.
+            if error.lost or (isinstance(error, CudaError) and error.name == OUT_OF_MEMORY):
+                raise
             self._options.warn(f"the engine is slower, without our own kernels: {error}")
             return False
         return True

@@ -30,13 +30,18 @@ def compiled(architecture: int) -> bytes:
 
     Raises BackendError where there is no compiler, or it refuses.
     """
+    return compiled_path(architecture).read_bytes()
+
+
+def compiled_path(architecture: int) -> Path:
+    """The file of it in the cache, made where it is missing; as `compiled`."""
     if architecture not in ARCHITECTURES:
         raise BackendError(
             f"compute capability {architecture / 10:.1f}: the kernels are made for "
             f"{', '.join(f'{known / 10:.1f}' for known in ARCHITECTURES)}"
         )
     name = f"sm_{architecture}.cubin"
-    return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0]).read_bytes()
+    return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0])
 
 
 def compiled_with_log(architecture: int) -> tuple[bytes, str]:

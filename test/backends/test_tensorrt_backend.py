@@ -247,6 +247,40 @@ def test_without_a_compiler_the_engine_is_portable_and_says_so(open_tensorrt, en
     assert "without our own kernels: no compiler" in said[0]
 
 
+@pytest.mark.parametrize("name", ["NO_BINARY_FOR_GPU", "INVALID_IMAGE"])
+def test_kernels_that_the_driver_refuses_make_a_portable_engine_with_one_word(
+    cuda, open_tensorrt, engines, monkeypatch, tmp_path, name
+):
+    cubin = tmp_path / "kernels" / "sm_87.cubin"
+    monkeypatch.setattr(binaries, "compiled_path", lambda architecture: cubin)
+    cuda.fail["cuModuleLoadData"] = cuda.CUresult[f"CUDA_ERROR_{name}"]
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    assert not engines[0].plugins
+    assert "no plugins" in backend.description
+    check(backend, pictures(1, 64, 96))
+    assert len(said) == 1
+    assert f"without our own kernels: cuModuleLoadData: CUDA_ERROR_{name}" in said[0]
+    assert "delete the cached kernels" in said[0]
+    assert str(cubin) in said[0]
+    assert "\n" not in said[0]
+
+
+@pytest.mark.parametrize("name", ["OUT_OF_MEMORY", "ECC_UNCORRECTABLE", "ILLEGAL_ADDRESS"])
+def test_a_gpu_that_takes_no_kernels_for_another_reason_is_an_error(
+    cuda, engines, tensorrt_library, monkeypatch, tiny_manifest, tmp_path, name
+):
+    monkeypatch.setattr(binaries, "compiled_path", lambda architecture: tmp_path / "cubin")
+    tensorrt_library(network)
+    cuda.fail["cuModuleLoadData"] = cuda.CUresult[f"CUDA_ERROR_{name}"]
+    with pytest.raises(BackendError, match=name) as caught:
+        TensorRtBackend(tiny_manifest)
+    assert not isinstance(caught.value, BackendUnavailableError)
+    assert caught.value.lost is (name != "OUT_OF_MEMORY")
+    assert engines == []
+    assert cuda.everything_is_freed()
+
+
 def test_results_are_the_callers(open_tensorrt):
     backend, _ = open_tensorrt()
     first, _ = backend.infer(pictures(1, 64, 96), confidence=False)
