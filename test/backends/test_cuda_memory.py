@@ -2,10 +2,12 @@
 import ctypes
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +166,15 @@ def test_without_a_device_the_advice_is_where_to_look(cuda):
     cuda.devices = 0
     with pytest.raises(CudaError, match=r"CUDA_ERROR_NO_DEVICE .*nvidia-smi"):
         Gpu()
+
+
+def test_the_tests_of_the_gpu_are_skipped_without_one_and_fail_with_a_broken_one(cuda):
+    conftest = runpy.run_path(str(Path(__file__).parents[1] / "gpu" / "conftest.py"))
+    assert conftest["no_gpu"]() == ""
+    cuda.fail["cuDevicePrimaryCtxRetain"] = cuda.CUresult.CUDA_ERROR_ECC_UNCORRECTABLE
+    assert conftest["no_gpu"]() == ""
+    cuda.devices = 0
+    assert "CUDA_ERROR_NO_DEVICE" in conftest["no_gpu"]()
 
 
 def test_a_function_that_the_driver_lacks_is_one_error(cuda, gpu):
