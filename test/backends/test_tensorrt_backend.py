@@ -437,7 +437,7 @@ def test_what_a_plugin_raises_fails_the_frame_also_where_tensorrt_goes_on(
     backend, module = open_tensorrt()
 
     def execute(context, stream):
-        plugin._noted.append("FlowWarp.enqueue: no compiler")
+        plugin._noted.append((threading.get_ident(), "FlowWarp.enqueue: no compiler"))
         return True
 
     with monkeypatch.context() as patch:
