@@ -87,8 +87,9 @@ class Gpu:
         self._device = call("cuDeviceGet", index)
         if not self._blocking:
             self._set_spinning()
-        self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
-        _users[int(self._context)] += 1
+        with _users_lock:
+            self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
+            _users[int(self._context)] += 1
         self.name = _text(call("cuDeviceGetName", 256, self._device))
         self.architecture = _architecture(self._device)
         self.lost: CudaError | None = None
@@ -134,13 +135,14 @@ class Gpu:
         if context is None:
             return
         handle = int(context)
-        _users[handle] -= 1
-        if not _users[handle]:
-            _unload_kernels(context)
-        call("cuDevicePrimaryCtxRelease", self._device)
-        if not _users[handle] and handle in _lost:
-            _lost.discard(handle)
-            call("cuDevicePrimaryCtxReset", self._device)
+        with _users_lock:  # nobody may retain it between its last release and its reset
+            _users[handle] -= 1
+            if not _users[handle]:
+                _unload_kernels(context)
+            call("cuDevicePrimaryCtxRelease", self._device)
+            if not _users[handle] and handle in _lost:
+                _lost.discard(handle)
+                call("cuDevicePrimaryCtxReset", self._device)
 
     def _set_spinning(self) -> None:
         flags = driver().CUctx_flags
@@ -302,6 +304,7 @@ def _int32(value: int) -> ctypes.c_int32:
 # By context: how many Gpu objects share it (a model loads beside the one in use), whether it is
 # lost, the module with all kernels, and the functions in it.
 _users: Counter[int] = Counter()
+_users_lock = threading.Lock()
 _lost: set[int] = set()
 _modules: dict[int, Any] = {}
 _functions: dict[tuple[int, str], Any] = {}

@@ -227,6 +227,31 @@ def test_a_lost_context_stays_until_nobody_here_uses_it(cuda):
     assert cuda.everything_is_freed()
 
 
+def test_nobody_gets_a_lost_context_between_its_last_user_and_its_reset(cuda, monkeypatch):
+    gpu = Gpu()
+    cuda.fail["cuMemAlloc"] = cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(CudaError), gpu.current():
+        gpu.memory(16)
+    made, call = [], cuda_memory.call
+
+    def slow(name, *arguments):
+        if name == "cuDevicePrimaryCtxReset":
+            thread.start()
+            thread.join(0.2)
+            assert not made
+        return call(name, *arguments)
+
+    thread = threading.Thread(target=lambda: made.append(Gpu()))
+    monkeypatch.setattr(cuda_memory, "call", slow)
+    gpu.close()
+    thread.join(20)
+    (fresh,) = made
+    with fresh.current():
+        fresh.memory(16).free()
+    fresh.close()
+    assert cuda.everything_is_freed()
+
+
 def test_spinning_is_asked_of_the_context_and_blocking_of_the_event(cuda):
     flags = cuda.CUctx_flags
     cuda.flags = int(flags.CU_CTX_SCHED_BLOCKING_SYNC) | 8  # 8: another flag, which stays
