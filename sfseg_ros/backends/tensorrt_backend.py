@@ -446,7 +446,7 @@ class _Pipeline:
         self._context: Any = None
         self._owned: list[Any] = []
         self._graphs: dict[bool, Graph] = {}
-        self._capturable = True
+        self._capturable, self._whole_graph = True, False
 
     def run(
         self, images: Sequence[Uint8Array], labels: Uint8Array, certainty: Uint8Array | None
@@ -466,10 +466,11 @@ class _Pipeline:
                 self._enqueue(confidence)
             finally:
                 self._stream.wait()  # where the device failed, this knows the reason
-            self._capture(confidence)
         labels[...] = self._host[LABELS].array(self._shape[:3])
         if certainty is not None:
             certainty[...] = self._host[CONFIDENCE].array(self._shape[:3])
+        if confidence not in self._graphs:
+            self._capture(confidence)
 
     def free(self) -> None:
         """Waits for the run under way; then nothing may run any more."""
@@ -478,10 +479,7 @@ class _Pipeline:
             if self._gpu.lost:  # what belongs to a lost context goes with it
                 self._graphs.clear()
                 self._owned.clear()
-            self._free_graphs()
-            self._context = None  # TensorRT's, before the memory that it was given
-            while self._owned:
-                self._owned.pop().free()
+            self._release()
 
     def _set_up(self) -> None:
         source = self._shape[0] * self._image_bytes
@@ -496,15 +494,21 @@ class _Pipeline:
                 name: self._own(self._gpu.memory(size)) for name, size in device.items()
             }
             self._device.setdefault(IMAGE, self._device[SOURCE])
-            self._context = self._new_context(whole_graph=False)
+            self._context = self._new_context()
         except BaseException:
-            self._context = None
-            while self._owned:
-                self._owned.pop().free()
+            self._release()
             raise
 
-    def _new_context(self, whole_graph: bool) -> Any:
-        context = self._engine.context(whole_graph)
+    def _release(self) -> None:
+        """What `_set_up` and captures have made; nothing of it is in use."""
+        while self._graphs:
+            self._graphs.popitem()[1].free()
+        self._context = None  # TensorRT's, before the memory that it was given
+        while self._owned:
+            self._owned.pop().free()
+
+    def _new_context(self) -> Any:
+        context = self._engine.context(whole_graph=self._whole_graph)
         self._check(context.set_input_shape(IMAGE, self._shape), "the input's shape")
         missing = context.infer_shapes()
         self._check(not missing, f"its tensors {', '.join(missing)}")
@@ -558,13 +562,11 @@ class _Pipeline:
             self._capturable = False
             self._tell(f"no CUDA graph, frames cost some launches more: {error}")
             if self._engine.library.is_rtx:
-                self._free_graphs()  # they are of the context that goes
-                self._context = self._new_context(whole_graph=True)
+                # The next run makes a context that captures its own part. Both at once would need
+                # twice the memory.
+                self._whole_graph = True
+                self._release()
         self._engine.save_runtime_cache()
-
-    def _free_graphs(self) -> None:
-        while self._graphs:
-            self._graphs.popitem()[1].free()
 
     def _own(self, resource: Any) -> Any:
         self._owned.append(resource)

@@ -657,19 +657,38 @@ def test_rtx_takes_an_engine_that_was_built_for_this_gpu_among_others(
 
 def test_rtx_that_cannot_be_captured_captures_its_own_part(cuda, open_tensorrt):
     said = []
+    backend, module = open_tensorrt(rtx=True)
+    check(backend, pictures(1, 64, 96))
+    usual = cuda.pinned_and_device_memory()
+    backend.close()
+    cuda.calls.clear()
     backend, module = open_tensorrt(
         rtx=True,
         configure=lambda engine: setattr(engine, "capturable", False),
         warn=said.append,
     )
     for seed in range(3):
-        check(backend, pictures(1, 64, 96, seed=seed))
+        for confidence in (True, False):
+            check(backend, pictures(1, 64, 96, seed=seed), confidence)
+    assert cuda.pinned_and_device_memory() == usual  # not that of two contexts
     contexts = module.engines[0].contexts
     assert len(contexts) == 2
     whole = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     assert contexts[1].config.cuda_graph_strategy == whole
     assert len(said) == 1
     assert "cuStreamBeginCapture" not in cuda.calls
+
+
+def test_rtx_that_has_captured_one_graph_and_not_the_other_keeps_none(cuda, open_tensorrt):
+    backend, module = open_tensorrt(rtx=True)
+    check(backend, pictures(1, 64, 96), confidence=False)
+    memory = cuda.pinned_and_device_memory()
+    module.engines[0].capturable = False
+    for confidence in (True, False, True):
+        check(backend, pictures(1, 64, 96), confidence)
+    assert not cuda.execs
+    assert cuda.pinned_and_device_memory() == memory
+    assert len(module.engines[0].contexts) == 2
 
 
 def test_rtx_finds_the_kernels_that_it_compiled_the_last_time(open_tensorrt, tmp_path):
