@@ -106,10 +106,10 @@ class TensorRtBackend:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         self._log = _log(self._library.module)
         only = self._only
-        self._plugins = self._our_kernels_run() if only is None else bool(only.key.plugins)
-        if self._plugins:
-            self._library.register(plugin.creators(self._library.module))
+        self._plugins = self._our_kernels_run() if only is None else only.key.form == "plugins"
         form = "" if self._plugins else ", no plugins"
+        if only is not None and only.key.form == "stored":
+            form = ", stored kernels"
         self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
         self._engine_for(usual_size)
 
@@ -246,13 +246,13 @@ class TensorRtBackend:
         if self._only is not None:
             if self._engines:
                 raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
-            return self._loaded(self._only.path, self._only.read())
+            return self._loaded(self._only, self._only.read())
         store, request = EngineStore(), self._request(size)
         stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
         if stored is not None:
             check_accepted(stored)
             try:
-                return self._loaded(stored.path, stored.read())
+                return self._loaded(stored, stored.read())
             except CudaError:
                 raise
             except BackendError as error:
@@ -269,7 +269,7 @@ class TensorRtBackend:
             )
         finally:
             say("")
-        return self._loaded(built.path, data)
+        return self._loaded(built, data)
 
     def _request(self, size: tuple[int, int]) -> EngineRequest:
         """For all sizes that cameras are usually fitted to, if this is one; else for it alone."""
@@ -283,9 +283,11 @@ class TensorRtBackend:
             library=self._library.name,
         )
 
-    def _loaded(self, path: Path, data: bytes) -> "_Engine":
+    def _loaded(self, stored: StoredEngine, data: bytes) -> "_Engine":
+        if stored.key.form == "plugins":
+            self._library.register(plugin.creators(self._library.module))
         with self._gpu.current():
-            return _Engine(self._library, self._log, path, data)
+            return _Engine(self._library, self._log, stored.path, data)
 
     def _our_kernels_run(self) -> bool:
         """Whether this machine can compile them and its driver takes them; else the engine is built

@@ -193,6 +193,28 @@ def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest
     assert len(engines) == 2
 
 
+def test_an_engine_that_holds_its_kernels_is_taken_without_plugins(
+    open_tensorrt, tensorrt_library, engines, tiny_manifest, monkeypatch
+):
+    registered = []
+    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: registered.append(1))
+    monkeypatch.setattr(trt.TensorRt, "check_stored_kernels", lambda self: None)
+    tensorrt_library(network)
+    request = EngineRequest(((64, 96),) * 3, library="tensorrt", stored_kernels=True)
+    stored, _ = built_engine(tiny_manifest, request, EngineStore())
+    backend, module = open_tensorrt()
+    assert module.engines[-1].profile == [[1, 64, 96, 3]] * 3
+    check(backend, pictures(3, 64, 96))
+    only = TensorRtBackend(tiny_manifest, only=stored)
+    assert only.description.endswith("stored kernels, Pretend 1000")
+    check(only, pictures(1, 64, 96))
+    only.close()
+    assert registered == []
+    assert len(engines) == 1
+    check(backend, pictures(1, 64, 64))  # needs an engine of the usual form
+    assert registered == [1]
+
+
 def test_a_damaged_or_refused_engine_is_built_again_with_a_word(open_tensorrt, engines, tmp_path):
     backend, _ = open_tensorrt()
     backend.close()
