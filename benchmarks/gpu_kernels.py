@@ -216,6 +216,8 @@ def cases(device: Device) -> list[Case]:
         for batch in (4, 1):
             for make in (gated_flow_fusion_case, upsample_argmax_case, flow_warp_case):
                 found.append(make(device, batch, dtype, layout))
+            if (dtype, layout) in COMPILED:
+                found.append(upsample_argmax_case(device, batch, dtype, layout, confidence=True))
     return [
         *found,
         *(camera_image_case(device, to) for to in ("same size", "half")),
@@ -265,17 +267,29 @@ def flow_warp_case(device: Device, batch: int, dtype: torch.dtype, layout: str) 
     )
 
 
-def upsample_argmax_case(device: Device, batch: int, dtype: torch.dtype, layout: str) -> Case:
-    """19 classes at 1/4 of the image become labels; the chain is interpolate + argmax."""
+def upsample_argmax_case(
+    device: Device, batch: int, dtype: torch.dtype, layout: str, confidence: bool = False
+) -> Case:
+    """19 classes at 1/4 of the image become labels; the chain is interpolate + argmax. With
+    `confidence`, another kernel, which is the one in an engine, and softmax in the chain."""
     height, width, classes, stride = (*((8, 16) if device.rehearsal else (256, 512)), 19, 4)
     shape = (batch, classes, height, width)
     size = (stride * height, stride * width)
+    chains: dict[str, Chain] = (
+        {"interpolate + softmax + max": partial(interpolate_softmax, size=size)}
+        if confidence
+        else {"interpolate + argmax": partial(interpolate_argmax, size=size)}
+    )
     return Case(
-        f"UpsampleArgmax {_words(dtype, layout)}, batch {batch}",
-        upsample_argmax_launch(shape, stride, _name(dtype), layout, confidence=False),
+        f"UpsampleArgmax {_words(dtype, layout)}, batch {batch}"
+        + (", with confidence" if confidence else ""),
+        upsample_argmax_launch(shape, stride, _name(dtype), layout, confidence),
         lambda: [_scores(device, shape, dtype, layout)],
-        lambda: [torch.empty(batch, *size, dtype=torch.uint8, device=device.torch_device)],
-        {"interpolate + argmax": partial(interpolate_argmax, size=size)},
+        lambda: [
+            torch.empty(batch, *size, dtype=torch.uint8, device=device.torch_device)
+            for _ in range(1 + confidence)
+        ],
+        chains,
         judged=True,
         compiled=(dtype, layout) in COMPILED,
     )
@@ -361,6 +375,13 @@ def interpolate_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels as every network in PyTorch makes them."""
     full = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
     return full.argmax(dim=1).to(torch.uint8)
+
+
+def interpolate_softmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Labels and confidence, likewise."""
+    full = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
+    share, labels = full.softmax(dim=1).max(dim=1)
+    return labels.to(torch.uint8), share.mul(255).round().to(torch.uint8)
 
 
 def _chains(exact: Chain, of_dtype: Chain, dtype: torch.dtype) -> dict[str, Chain]:

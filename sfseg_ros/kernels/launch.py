@@ -24,6 +24,9 @@ pixel's position. Several rows, because neighbouring rows sample the same pixels
 still in L1."""
 # The device code counts the elements of one image in 32 bits, up to one image beyond its end.
 MAX_ELEMENTS = 10**9
+# Positions are float32, which from 2**24 on skips whole pixels: upsample_argmax.cu would then write
+# beyond its tile. reciprocal_of is exact up to 2.7 million.
+MAX_MAP_SIDE = 2**21
 MAX_GRID_YZ = 65535
 
 
@@ -54,6 +57,8 @@ def check_map(name: str, shape: Shape, channels: int | None = None) -> None:
     expected = f"(N, {'C' if channels is None else channels}, H, W)"
     if len(shape) != 4 or min(shape) < 1 or (channels is not None and shape[1] != channels):
         raise BackendError(f"{name} has shape {tuple(shape)}, expected {expected}, none of them 0")
+    if max(shape[2:]) > MAX_MAP_SIDE:
+        raise BackendError(f"{name} is {shape[2]}x{shape[3]}, expected sides up to {MAX_MAP_SIDE}")
     if elements(shape[1:]) > MAX_ELEMENTS:
         raise BackendError(
             f"{name} has {elements(shape[1:])} elements per image, expected up to {MAX_ELEMENTS}"

@@ -14,6 +14,7 @@ from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
     ITEM_BYTES,
     MAX_ELEMENTS,
+    MAX_MAP_SIDE,
     SUFFIXES,
     Launch,
     Shape,
@@ -132,16 +133,16 @@ def upsample_argmax_launch(
             "or more in layout hwc"
         )
     check_map("scores", (n, stored, h, w))
-    if stride < 1 or h * w * stride * stride > MAX_ELEMENTS:
+    height, width = h * stride, w * stride
+    if stride < 1 or height * width > MAX_ELEMENTS or max(height, width) > MAX_MAP_SIDE:
         raise BackendError(
-            f"stride {stride} of scores of {h}x{w}: expected 1 or more, and up to {MAX_ELEMENTS} "
-            "pixels"
+            f"stride {stride} of scores of {h}x{w}: expected 1 or more, up to {MAX_ELEMENTS} "
+            f"pixels and sides up to {MAX_MAP_SIDE}"
         )
     if not 0 <= threshold <= 255 or (threshold and not confidence):
         raise BackendError(
             f"threshold is {threshold}: expected 0 to 255, and confidence=True if it is not 0"
         )
-    height, width = h * stride, w * stride
     name = f"sfseg_upsample_argmax_{SUFFIXES[dtype]}_{layout}"
     moved = ITEM_BYTES[dtype] * elements((n, stored, h, w))
     return Launch(

@@ -180,6 +180,8 @@ def test_a_pixel_where_no_class_can_win_is_unlabelled_without_confidence(nothing
         (((1, 256, 3, 3), 4, "float32", "linear", True), "256 classes, expected 1 to 255"),
         (((1, 19, 3, 3), 0, "float32", "linear", True), "stride 0"),
         (((1, 19, 3, 3), 40000, "float32", "linear", True), "stride 40000"),
+        (((1, 1, 1, 2**20), 4, "float32", "linear", True), "sides up to 2097152"),
+        (((1, 1, 1, 2**24), 1, "float32", "linear", True), "sides up to 2097152"),
         (((1, 19, 3, 3), 4, "float32", "linear", False, 7), "threshold is 7"),
         (((1, 19, 3, 3), 4, "float32", "linear", True, 256), "threshold is 256"),
         (((1, 19, 3, 3), 4, "float32", "linear", True, 0, False, 24), "24 padded channels"),

@@ -170,6 +170,8 @@ def test_a_nan_pixel_spreads_to_what_touches_it_with_any_weight():
         (((1, 4, 3, 3), (1, 2, 6, 6), True, "float32", "hwc", "float16"), "flow is float16"),
         (((1, 2048, 1024, 1024), (1, 2, 6, 6), True, "float16", "hwc"), "elements per image"),
         (((1, 2048, 4, 4), (1, 2, 1024, 1024), True, "float16", "hwc"), "elements per image"),
+        (((1, 1, 1, 2**22), (1, 2, 1, 1), True, "float16", "hwc"), "sides up to 2097152"),
+        (((1, 1, 1, 1), (1, 2, 2**22, 1), True, "float16", "linear"), "sides up to 2097152"),
         (((65536, 1, 1, 1), (65536, 2, 1, 1), True, "float16", "hwc"), "in y and z"),
     ],
 )

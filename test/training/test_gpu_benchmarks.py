@@ -31,6 +31,7 @@ from benchmarks.torch_pipeline import KernelNetwork, TorchPipeline, folded, netw
 from sfseg_ros.backends import cuda_memory
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels.overlay import overlay, overlay_launch
+from sfseg_ros.kernels.plugin import OPERATORS
 from sfseg_ros.manifest import load_manifest
 from sfseg_ros.share import find_model
 
@@ -66,6 +67,18 @@ def test_every_kernel_is_measured_and_right(device, report):
         assert ("targets" in row) == case.judged
     assert "not_measured" not in report.found
     assert json.dumps(row)
+
+
+def test_the_kernels_of_an_engine_are_among_the_measured(device):
+    """An engine's labels come with their confidence, which is a kernel of its own."""
+    measured = {case.launch.kernel for case in gpu_kernels.cases(device)}
+    for operator, shapes in {
+        "FlowWarp": [(1, 8, 4, 4), (1, 2, 8, 8)],
+        "GatedFlowFusion": [(1, 8, 4, 4), (1, 8, 8, 8), (1, 4, 8, 8), (1, 1, 8, 8)],
+        "UpsampleArgmax": [(1, 19, 8, 8)],
+    }.items():
+        kinds = [("HALF", "HWC8" if i == 0 else "LINEAR") for i in range(len(shapes))]
+        assert OPERATORS[operator].launch_for(shapes, 1, kinds).kernel in measured
 
 
 def replace_compiled(case):
