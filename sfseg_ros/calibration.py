@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
 from sfseg_ros.backends.processor import thread_count
@@ -124,11 +123,19 @@ class Histogram:
 
 
 def session_of(model: ModelProto, literal: bool = False) -> Any:
-    """An ONNX Runtime session on the processor. Raises BackendError where it refuses the model.
+    """An ONNX Runtime session on the processor. Raises BackendError where it refuses the model or
+    is missing: a robot runs without it.
 
     `literal`: node by node, as a rounded graph must run. ONNX Runtime 1.31.1 takes a Relu before an
     fp8 QuantizeLinear away, as if fp8 had no negative numbers.
     """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError(
+            f"calibration and the comparison with fp32 need ONNX Runtime ({one_line(error)}): "
+            "pip install onnxruntime"
+        ) from error
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
     options.intra_op_num_threads = thread_count(0)

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto
 
 from sfseg_ros.calibration import run, session_of
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, BagError
 from sfseg_ros.imaging import Uint8Array, resized_labels, resized_rgb
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.metrics import ConfusionMatrix
@@ -82,7 +82,7 @@ def measure(
     say: Callable[[str], None] = lambda _: None,
 ) -> Accuracy:
     """Both on every picture at the network `size` (height, width). Raises BackendError where there
-    are none, or where truth holds what is no class."""
+    are none or labels are no classes, BagError where truth is wrong."""
     classes = len(manifest.classes)
     between = ConfusionMatrix(classes)
     matrices = (ConfusionMatrix(classes), ConfusionMatrix(classes))
@@ -104,7 +104,7 @@ def measure(
                 try:
                     matrix.update(resized_labels(labels, picture.truth.shape), picture.truth)
                 except ValueError as error:
-                    raise BackendError(f"truth of {picture.name}: {error}") from error
+                    raise BagError(f"truth of {picture.name}: {error}") from error
         if time.monotonic() - last_s > 2.0:
             last_s = time.monotonic()
             say(f"comparing with fp32: picture {count}")

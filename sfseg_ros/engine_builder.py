@@ -7,9 +7,11 @@ before the process starts (`trt.link_environment`): a child takes both away from
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from sfseg_ros.errors import BackendError, SfsegError, one_line
 from sfseg_ros.kernels import aot_plugin, plugin
 
 MODEL, REQUEST, ENGINE, RESULT = "model.onnx", "request.json", "engine", "result.json"
+SCRATCH = "sfseg_engine_"
 Shape = tuple[int, int, int, int]
 
 
@@ -160,10 +163,17 @@ def engine_is_wellformed(engine: bytes, library: str = "auto") -> str:
 
 @contextlib.contextmanager
 def _scratch_folder(files: dict[str, bytes]) -> Iterator[Path]:
-    """A folder with these files, for the child. Raises BackendError where it cannot be written."""
+    """A folder with these files, for the child. Raises BackendError where it cannot be written.
+
+    As long as its builder lives the folder is locked (flock); what others have left is removed.
+    """
+    _remove_abandoned()
     with contextlib.ExitStack() as stack:
         try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfseg_engine_")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH)))
+            lock = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
             for name, content in files.items():
                 (folder / name).write_bytes(content)
         except OSError as error:
@@ -172,6 +182,20 @@ def _scratch_folder(files: dict[str, bytes]) -> Iterator[Path]:
                 "space there or set TMPDIR"
             ) from error
         yield folder
+
+
+def _remove_abandoned() -> None:
+    """Scratch folders whose builder was killed. An empty one may be of a builder that has not
+    locked it yet."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # in use, or somebody else's
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if any(folder.iterdir()):
+                    shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 def _run_child(
@@ -327,8 +351,8 @@ def _config(library: trt.TensorRt, builder: Any, request: BuildRequest) -> Any:
             if wanted is None or not config.set_compute_capability(wanted, index):
                 known = [n[2:] for n in module.ComputeCapability.__members__ if n[:2] == "SM"]
                 raise BackendError(
-                    f"{library.title} does not build for compute capability {capability}: expected "
-                    f"of {', '.join(known)}"
+                    f"{library.title} does not build for compute capability {capability / 10}: "
+                    f"expected of {', '.join(f'{int(name) / 10}' for name in known)}"
                 )
     if request.timing_cache and not library.is_rtx:
         path = Path(request.timing_cache)

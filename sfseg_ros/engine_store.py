@@ -133,6 +133,7 @@ class EngineStore:
             path.with_suffix(".engine")
             for suffix in ("engine", "json")
             for path in self.folder.glob(f"{pattern}/*.{suffix}")
+            if not path.name.startswith(".")  # being written, or left by a builder that was killed
         }
         for path in sorted(stems):
             try:
@@ -151,12 +152,18 @@ class EngineStore:
     ) -> tuple[StoredEngine, bytes]:
         """The engine of this key, from the store or by `build` -> (engine, about).
 
-        Of several processes that want the same engine one builds and the others wait for it. The
-        lock is the kernel's (flock): it ends with the process that holds it, however that ends.
+        One that is there is taken as it is, from a folder that cannot be written, too. Of several
+        processes that want the same engine one builds and the others wait for it. The lock is the
+        kernel's (flock): it ends with the process that holds it, however that ends.
         What is in the store and must not be used is replaced and `say` tells why; `rebuild`
         replaces it anyway. Raises BackendError where the build fails or is cancelled.
         """
         path = self.path_of(model, key)
+        if not rebuild:
+            with contextlib.suppress(BackendError, OSError):
+                stored = self.find(model, key)
+                if stored is not None:
+                    return stored, stored.read()
         with _locked(path.with_suffix(".lock"), say, cancelled):
             if not rebuild:
                 try:
@@ -175,7 +182,8 @@ class EngineStore:
             if current.sha256 != stored.sha256:
                 raise BackendError(f"{stored.path}: was built again meanwhile")
             new = dataclasses.replace(current, about=current.about | about)
-            _write_atomically(stored.path.with_suffix(".json"), _json_of(new))
+            with _explained(stored.path):
+                _write_atomically(stored.path.with_suffix(".json"), _json_of(new))
             return new
 
     def _write(
@@ -183,17 +191,12 @@ class EngineStore:
     ) -> StoredEngine:
         """The caller holds the lock. Until the JSON is there, there is no engine."""
         stored = StoredEngine(path, key, hashlib.sha256(engine).hexdigest(), len(engine), about)
-        try:
+        with _explained(path):
             for left in path.parent.glob(f".{path.stem}.*"):
                 left.unlink()  # of a builder that was killed while it wrote
             path.with_suffix(".json").unlink(missing_ok=True)
             _write_atomically(path, engine)
             _write_atomically(path.with_suffix(".json"), _json_of(stored))
-        except OSError as error:
-            raise BackendError(
-                f"{path}: cannot be written ({error.strerror}); free space there or set "
-                f"{CACHE_VARIABLE}"
-            ) from error
         return stored
 
 
@@ -261,16 +264,33 @@ def _folder_name(model: str) -> str:
 def _write_atomically(path: Path, data: bytes) -> None:
     """All of it or nothing, also where the power fails: written beside, then renamed."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{path.suffix[1:]}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # a full disk should not stay full of it
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What the system says against writing `path`, as a BackendError."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendError(
+            f"{path}: cannot be written ({error.strerror}); free space there or set "
+            f"{CACHE_VARIABLE}"
+        ) from error
 
 
 @contextlib.contextmanager

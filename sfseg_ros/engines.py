@@ -16,6 +16,7 @@ from typing import Any
 
 from sfseg_ros import engine_builder, trt
 from sfseg_ros.backends.graph import model_of
+from sfseg_ros.calibration import calibrate
 from sfseg_ros.engine_builder import BuildRequest, BuildResult, Layer
 from sfseg_ros.engine_store import STORED, EngineKey, EngineStore, Shape, StoredEngine
 from sfseg_ros.errors import BackendError, ManifestError
@@ -168,7 +169,8 @@ def built_engine(
 
     `calibration_images` gives uint8 (H, W, 3) RGB at the usual size, for int8 and fp8; None takes a
     stored engine whatever it was calibrated with. `say` gets lines of progress, in this thread.
-    Raises BackendError, also where `sfseg engine verify` has refused that engine.
+    Raises BackendError, also where `sfseg engine verify` has refused that engine; but one that was
+    calibrated with these pictures is given out to be measured again, with another threshold maybe.
     """
     request.check(manifest)
     model = model_of(manifest)
@@ -184,8 +186,6 @@ def built_engine(
                 )
             check_accepted(stored)
             return stored, stored.read()
-        from sfseg_ros.calibration import calibrate  # needs ONNX Runtime, which a robot may lack
-
         calibration = calibrate(model, request.precision, calibration_images(), say)
         digest, ranges, pictures = calibration.digest, calibration.ranges, calibration.pictures
     key = engine_key(manifest, request, digest)
@@ -206,7 +206,8 @@ def built_engine(
     built = str(stored.about.get("built"))
     if built < began:
         say(f"found, it was built {built}")
-    check_accepted(stored)
+    if not digest:
+        check_accepted(stored)
     return stored, engine
 
 

@@ -2,7 +2,7 @@
 """Pictures of a folder or a recording, spread evenly over it, with their true labels where there
 are some: what calibration and the accuracy of an engine are measured on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,17 +33,27 @@ class LabelledPicture:
 
 
 def sampled_pictures(
-    path: Path, most: int, topic: str | None = None, truth_folder: Path | None = None
+    path: Path,
+    most: int,
+    topic: str | None = None,
+    truth_folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LabelledPicture]:
     """At most `most` pictures of a folder, one picture file, or a recording, in order.
 
     Truth is a recording's topic `.../ground_truth`, or `truth_folder` with a PNG of class indices
-    named like each picture. Damaged pictures are left out. Raises BagError where none remains.
+    named like each picture. Damaged pictures are left out, `say` hears of them. Raises BagError
+    where none remains.
     """
     if not path.exists():
         raise BagError(f"{path}: no such folder or recording")
     damage = Damage()
     if find_bag(path) is not None:
+        if truth_folder is not None:
+            raise BagError(
+                f"{path}: is a recording, its truth a topic .../ground_truth; {truth_folder} would "
+                "be for a folder of pictures"
+            )
         pictures = _from_bag(path, most, topic, damage)
     else:
         files = pictures_in(path) if path.is_dir() else [path]
@@ -56,6 +66,8 @@ def sampled_pictures(
         yield picture
     if count == 0:
         raise BagError(f"{path}: no picture can be read; {damage}")
+    if damage.count:
+        say(f"left out of {path}: {damage}")
 
 
 def _spread(files: list[Path], most: int) -> list[Path]:
@@ -81,7 +93,13 @@ def _from_files(
         except ImageError as error:
             damage.add(file.name, error)
             continue
-        yield LabelledPicture(file.stem, rgb, _truth_of(file, truth_folder))
+        truth = _truth_of(file, truth_folder)
+        if truth is not None and truth.shape != rgb.shape[:2]:
+            raise BagError(
+                f"truth of {file.name} is {truth.shape[0]}x{truth.shape[1]}, the picture "
+                f"{rgb.shape[0]}x{rgb.shape[1]}: expected the same size"
+            )
+        yield LabelledPicture(file.stem, rgb, truth)
 
 
 def _truth_of(picture: Path, folder: Path | None) -> Uint8Array | None:

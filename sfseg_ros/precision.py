@@ -50,8 +50,8 @@ HALF_OPERATORS = {
 }
 # Exporters write "no bound" and "masked" as numbers beyond fp16: its own largest means the same.
 _BOUNDS = {"Clip", "Max", "Min", "Where", "Pad"}
-# TensorRT's parser refuses them in bf16.
-_NOT_BF16 = {"HardSwish"}
+# What TensorRT-RTX 1.7.1 refuses in bf16: its parser the first, its builder the second.
+_NOT_BF16 = {"HardSwish", "ConvTranspose"}
 FP16_MAX = 65504.0
 _HALF_TYPES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 _NAMES = {**_HALF_TYPES, int(TensorProto.FLOAT): "fp32"}
@@ -219,12 +219,12 @@ class _Halver:
         first_is_half = bool(node.input) and self._types.get(node.input[0]) == self._half
         if node.domain == DOMAIN:
             return first_is_half and self._half == TensorProto.FLOAT16
+        if self._half == TensorProto.BFLOAT16 and node.op_type in _NOT_BF16:
+            return False
         if node.op_type in _PRODUCTS:
             return node.output[0] not in self._kept
         if node.op_type == "QuantizeLinear":
             return first_is_half
-        if self._half == TensorProto.BFLOAT16 and node.op_type in _NOT_BF16:
-            return False
         if node.op_type in HALF_OPERATORS or _is_channel_mean(node, self._weights):
             return any(
                 self._types.get(node.input[i]) == self._half for i in self._typed_inputs(node)
@@ -404,8 +404,14 @@ def _quantize(model: ModelProto, precision: str, ranges: Mapping[str, float]) ->
 
 
 def _scale(reach: Any, limit: float) -> Float32Array:
-    """reach / limit as an fp16 number, rounded up so that nothing within reach is clipped."""
+    """reach / limit as an fp16 number, rounded up so that nothing within reach is clipped. Raises
+    BackendError where it is none."""
     exact = np.maximum(np.asarray(reach, np.float64) / limit, MIN_SCALE)
+    if not (exact <= FP16_MAX).all():  # NaN neither
+        raise BackendError(
+            f"values reach {np.max(reach):.3g}, {limit:.0f} steps of fp16 end at "
+            f"{limit * FP16_MAX:.3g}: the model is damaged, or needs bf16"
+        )
     half = exact.astype(np.float16)
     return np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
 

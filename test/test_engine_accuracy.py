@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from sfseg_ros.engine_accuracy import MIN_AGREEMENT, labeller_of, measure
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, SfsegError
 from sfseg_ros.pictures import LabelledPicture
 from sfseg_ros.precision import ENGINE_PRECISIONS, plain_model
 
@@ -53,7 +53,7 @@ def test_true_labels_are_compared_at_the_pictures_size(tiny_manifest):
     ],
 )
 def test_what_does_not_fit_is_one_error(tiny_manifest, reference, candidate, truth, words):
-    with pytest.raises(BackendError, match=words):
+    with pytest.raises(SfsegError, match=words):
         measure(reference, candidate, [picture(truth)], tiny_manifest, SIZE)
 
 

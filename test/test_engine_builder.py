@@ -2,10 +2,12 @@
 """The build's process: what becomes of it when it crashes, hangs, is cancelled or loses its
 parent. A module in place of the library behaves badly; `test_engines.py` builds real engines."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -208,3 +210,21 @@ def test_what_the_inspector_says_becomes_layers():
         ("e", "", "unknown"),
         ("only a name", "", "unknown"),
     ]
+
+
+def test_what_a_killed_builder_left_is_removed_by_the_next(
+    library, tiny_manifest, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("sfseg_engine_dead", "sfseg_engine_used", "sfseg_engine_new"):
+        (tmp_path / name).mkdir()
+    for name in ("sfseg_engine_dead", "sfseg_engine_used"):
+        (tmp_path / name / "model.onnx").write_bytes(b"x" * 999)
+    lock = os.open(tmp_path / "sfseg_engine_used", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    library("os._exit(1)")
+    with pytest.raises(BackendError):
+        build(tiny_manifest)
+    os.close(lock)
+    left = sorted(path.name for path in tmp_path.glob("sfseg_engine_*"))
+    assert left == ["sfseg_engine_new", "sfseg_engine_used"]

@@ -2,6 +2,7 @@
 """Nothing but the bytes that were built for exactly this is ever given out as an engine."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -349,3 +350,42 @@ def test_readers_during_many_rebuilds_see_a_whole_engine_or_a_refusal(tmp_path):
         reader.join()
     assert not wrong
     assert seen
+
+
+def test_an_engine_that_is_there_needs_no_lock(tmp_path):
+    """Of an image or a folder that only root can write."""
+    store = EngineStore(tmp_path)
+    path = put(store)
+    lock = path.with_suffix(".lock")
+    lock.unlink()
+    lock.mkdir()  # cannot be opened to write, by root neither
+    stored, data = store.get_or_build("tiny", KEY, never)
+    assert (stored.path, data) == (path, ENGINE)
+    with pytest.raises(BackendError, match=r"\.lock: cannot be written"):
+        store.get_or_build("tiny", KEY, never, rebuild=True)
+
+
+def test_what_is_being_written_is_no_engine_yet(tmp_path):
+    store = EngineStore(tmp_path)
+    path = put(store)
+    (path.parent / f".{path.stem}.4711.engine").write_bytes(ENGINE[:99])
+    (path.parent / f".{path.stem}.4711.json").write_bytes(b"{")
+    assert [found for found, _ in store.engines()] == [path]
+
+
+def test_what_cannot_be_written_leaves_nothing_and_is_said(tmp_path, monkeypatch):
+    store = EngineStore(tmp_path)
+    stored = load_json(put(store))
+    before = sorted(stored.path.parent.iterdir())
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BackendError, match=r"No space left on device.*SFSEG_CACHE_DIR"):
+            store.remember(stored, {"accuracy": 1})
+        assert sorted(stored.path.parent.iterdir()) == before
+        with pytest.raises(BackendError, match=r"No space left on device.*SFSEG_CACHE_DIR"):
+            store.get_or_build("tiny", KEY, lambda: (ENGINE, {}), rebuild=True)
+    assert {path.name[0] for path in stored.path.parent.iterdir()} == {"f"}

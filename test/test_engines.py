@@ -241,3 +241,18 @@ def test_a_cancelled_build_leaves_nothing(tiny_manifest, tmp_path, monkeypatch):
 def test_wrong_requests(tiny_manifest, tmp_path, change, words):
     with pytest.raises(BackendError, match=words):
         built_engine(tiny_manifest, dataclasses.replace(REQUEST, **change), EngineStore(tmp_path))
+
+
+def test_a_refused_engine_is_given_out_with_its_pictures_to_be_measured_again(
+    make_random_model, tmp_path, builds
+):
+    model, store = make_random_model(0), EngineStore(tmp_path)
+    request = EngineRequest(((64, 96),) * 3, precision="int8")
+    stored, _ = built_engine(model, request, store, lambda: images(2))
+    refused = {"pixel_agreement": 0.9, "threshold": 0.98, "accepted": False}
+    store.remember(stored, {"accuracy": refused})
+    with pytest.raises(BackendError, match="refused by sfseg engine verify"):
+        built_engine(model, request, store)
+    again, _ = built_engine(model, request, store, lambda: images(2))
+    assert again.path == stored.path
+    assert len(builds) == 1

@@ -59,7 +59,10 @@ def test_truth_of_a_folder_has_the_pictures_names(tmp_path):
 def test_damaged_pictures_are_left_out_and_only_damage_is_an_error(tmp_path):
     write(tmp_path, 3)
     (tmp_path / "001.png").write_bytes(b"no picture")
-    assert [p.name for p in sampled_pictures(tmp_path, 5)] == ["000", "002"]
+    said: list[str] = []
+    assert [p.name for p in sampled_pictures(tmp_path, 5, say=said.append)] == ["000", "002"]
+    assert len(said) == 1
+    assert "1 damaged, the first on 001.png" in said[0]
     for name in ("000", "002"):
         (tmp_path / f"{name}.png").write_bytes(b"")
     with pytest.raises(BagError, match="no picture can be read; 3 damaged, the first on 000.png"):
@@ -73,3 +76,17 @@ def test_what_is_no_source_is_said(tmp_path):
         list(sampled_pictures(tmp_path, 5))
     with pytest.raises(BagError, match="no images on /other"):
         list(sampled_pictures(DRIVE, 5, topic="/other"))
+
+
+def test_truth_of_another_size_is_refused(tmp_path):
+    write(tmp_path / "images", 1)
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    cv2.imwrite(str(truth / "000.png"), np.zeros((40, 6), np.uint8))
+    with pytest.raises(BagError, match=r"truth of 000\.png is 40x6, the picture .*same size"):
+        list(sampled_pictures(tmp_path / "images", 5, truth_folder=truth))
+
+
+def test_a_folder_of_truth_is_not_for_a_recording(tmp_path):
+    with pytest.raises(BagError, match="is a recording, its truth a topic"):
+        list(sampled_pictures(DRIVE, 2, truth_folder=tmp_path))

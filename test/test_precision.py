@@ -316,3 +316,22 @@ def test_comparisons_compare_equal_types(tiny_manifest):
 def test_an_unknown_precision_is_refused(shipped):
     with pytest.raises(BackendError, match="expected one of fp32, fp16, bf16, int8, fp8"):
         typed_model(shipped, "int4")
+
+
+def test_a_reach_beyond_any_scale_is_refused():
+    for reach in (1e30, np.inf, np.nan):
+        with pytest.raises(BackendError, match="the model is damaged, or needs bf16"):
+            precision._scale(np.array([1.0, reach]), 127.0)
+    assert np.isfinite(precision._scale(np.array(8e6), 127.0))
+
+
+def test_a_transposed_convolution_stays_fp32_in_bf16(tiny_manifest):
+    model = onnx.load(tiny_manifest.onnx_path)
+    index, pool = next((i, n) for i, n in enumerate(model.graph.node) if n.output[0] == "blocks")
+    pool.output[0] = "pooled"
+    weight = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "kernel")
+    model.graph.initializer.append(weight)
+    up = helper.make_node("ConvTranspose", ["pooled", "kernel"], ["blocks"])
+    model.graph.node.insert(index + 1, up)
+    for name, kind in (("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.FLOAT)):
+        assert types_of_inputs(typed_model(model, name), "ConvTranspose") == [[kind, kind]]

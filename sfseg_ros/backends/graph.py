@@ -62,6 +62,11 @@ def _tail_of(model: ModelProto) -> NodeProto:
             f"maps {', '.join(inputs)} to {', '.join(outputs)}, "
             "expected image to labels, confidence"
         )
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind != TensorProto.UINT8:  # buffers are made for bytes
+            name = TensorProto.DataType.Name(kind)
+            raise ValueError(f"has {value.name} of type {name}, expected UINT8")
     tails = [
         node
         for node in model.graph.node

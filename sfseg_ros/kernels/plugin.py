@@ -58,9 +58,10 @@ class Operator:
     `attribute` is its one attribute, an integer. `features` are the positions, among inputs and
     then outputs, of the tensors that share one storage of FEATURE_KINDS. Every other input is
     linear, all of them fp32 or all of the features' type; every other output is linear BYTES.
-    `output` is (input, axis) of each dimension of each output; its last two are multiplied by the
-    attribute where `upsamples`. `launch` takes the inputs' logical shapes, the attribute and the
-    storage.
+    `channels` are those of an input whose number is fixed: a kernel reads as many, whatever there
+    is. `output` is (input, axis) of each dimension of each output; its last two are multiplied by
+    the attribute where `upsamples`. `launch` takes the inputs' logical shapes, the attribute and
+    the storage.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Operator:
     inputs: int
     outputs: int
     features: tuple[int, ...]
+    channels: dict[int, int]
     output: tuple[tuple[int, int], ...]
     upsamples: bool
     launch: Callable[[Sequence[Shape], int, "Storage"], Launch]
@@ -108,6 +110,16 @@ class Operator:
             )
         positions = range(self.inputs, self.inputs + self.outputs)
         return [features if position in self.features else BYTES for position in positions]
+
+    def check_channels(self, shapes: Sequence[Shape]) -> None:
+        """Raises BackendError for an input with other channels than the operator's contract; -1 is
+        unknown yet."""
+        for position, channels in self.channels.items():
+            if shapes[position][1] not in (-1, channels):
+                raise BackendError(
+                    f"{self.name}: input {position} has {shapes[position][1]} channels, expected "
+                    f"{channels}: export the model again"
+                )
 
     def launch_for(
         self, shapes: Sequence[Shape], attribute: int, kinds: Sequence[TensorKind]
@@ -181,6 +193,7 @@ OPERATORS = {
             inputs=2,
             outputs=1,
             features=(0, 2),
+            channels={1: 2},
             output=((0, 0), (0, 1), (1, 2), (1, 3)),
             upsamples=False,
             launch=_flow_warp,
@@ -192,6 +205,7 @@ OPERATORS = {
             inputs=4,
             outputs=1,
             features=(0, 1, 4),
+            channels={2: 4, 3: 1},
             output=((0, 0), (0, 1), (1, 2), (1, 3)),
             upsamples=False,
             launch=_gated_flow_fusion,
@@ -203,6 +217,7 @@ OPERATORS = {
             inputs=1,
             outputs=2,
             features=(0,),
+            channels={},
             output=((0, 0), (0, 2), (0, 3)),
             upsamples=True,
             launch=_upsample_argmax,
@@ -307,8 +322,13 @@ class Plugin:
         return self.operator.kind_is_supported(position, kinds, OFFERED[self.trt.__name__])
 
     @_noting
-    def configure_plugin(self, _inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
-        """What a kernel needs is known from shapes, in on_shape_change."""
+    def configure_plugin(self, inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
+        """What a kernel needs is known from shapes, in on_shape_change. Here only an engine that
+        could never run is refused."""
+        try:
+            self.operator.check_channels([tuple(tensor.desc.dims) for tensor in inputs])
+        except BackendError as error:  # noted only: raised from here it ends RTX 1.7.1 by SIGABRT
+            _noted.append(one_line(error))
 
     @_noting
     def get_workspace_size(self, _inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
@@ -329,6 +349,7 @@ class Plugin:
     @_noting
     def on_shape_change(self, inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
         shapes = [tuple(tensor.dims) for tensor in inputs]
+        self.operator.check_channels(shapes)
         kinds = [_kind(tensor) for tensor in inputs]
         self.launch = self.operator.launch_for(shapes, self.attribute, kinds)
 

@@ -346,8 +346,9 @@ class TestLife:
         )
         assert all(node.get_capability_interface(kind) is node for kind in range(3))
         assert isinstance(node, (trt.IPluginV3, trt.IPluginV3OneBuild))
+        described = types.SimpleNamespace(desc=types.SimpleNamespace(dims=(-1, -1, -1, -1)))
         assert node.get_workspace_size([], []) == 0
-        assert node.configure_plugin([], []) is None
+        assert node.configure_plugin([described] * 4, []) is None
         assert node.set_tactic(0) is None
         (field,) = creator(trt, name).field_names
         assert field.name == node.operator.attribute
@@ -369,6 +370,27 @@ def test_a_node_without_a_sound_attribute_is_refused_and_noted(trt, name, fields
     with pytest.raises(BackendError, match=said):
         creator(trt, name).create_plugin(name, fields, trt.TensorRTPhase.BUILD)
     with pytest.raises(BackendError, match=rf"^TensorRT plugin: {name}\.create_plugin: {said}"):
+        plugin.raise_noted()
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "said"),
+    [
+        ("FlowWarp", (8, 4), "FlowWarp: input 1 has 4 channels, expected 2"),
+        ("GatedFlowFusion", (8, 8, 1, 4), "GatedFlowFusion: input 2 has 1 channels, expected 4"),
+        ("GatedFlowFusion", (8, 8, 4, 2), "GatedFlowFusion: input 3 has 2 channels, expected 1"),
+    ],
+)
+def test_a_flow_or_gate_that_a_kernel_would_read_beyond_is_refused(trt, name, channels, said):
+    node = made(trt, name, 1)
+    given = [tensor(("FLOAT", "LINEAR"), (1, count, 4, 4)) for count in channels]
+    building = [types.SimpleNamespace(desc=described) for described in given]
+    node.configure_plugin(building, [])  # to raise would abort the builder
+    with pytest.raises(BackendError, match=said):
+        plugin.raise_noted()
+    with pytest.raises(BackendError, match=said):
+        node.on_shape_change(given, [])
+    with pytest.raises(BackendError, match=said):
         plugin.raise_noted()
 
 

@@ -330,6 +330,41 @@ def test_true_labels_give_the_miou_that_is_lost(sfseg, make_random_model, pictur
     assert "points lost" in out
 
 
+@needs_rtx
+@no_gpu
+def test_the_recorded_drives_truth_is_for_its_own_classes_only(sfseg, make_random_model):
+    model = make_random_model(0)
+    build(sfseg, model, "--size", SIZE)
+    status, out, err = sfseg("verify", model.directory, "--pictures", "1", "--min-agreement", "0")
+    assert status == 3, err
+    assert "these pictures have no true labels" in out
+
+
+@needs_rtx
+@no_gpu
+def test_wrong_pictures_are_no_engines_fault(sfseg, make_random_model, pictures, tmp_path):
+    model = make_random_model(0)
+    for form in ("--plugins", "--portable"):
+        build(sfseg, model, "--size", SIZE, form)
+    for arguments in (["--images", "/none"], ["--images", pictures, "--truth", tmp_path]):
+        status, _, err = sfseg("verify", model.directory, *arguments)
+        assert status == 1
+        assert "refused" not in only_line(err)
+
+
+@needs_rtx
+@no_gpu
+def test_a_lower_threshold_accepts_what_was_refused(sfseg, make_random_model, pictures):
+    model = make_random_model(0)
+    arguments = ["--size", SIZE, "--precision", "int8", "--calibration", pictures]
+    status, _, err = build(sfseg, model, *arguments, "--min-agreement", "1.0")
+    assert status == 1
+    assert "--min-agreement" in only_line(err)
+    status, _, err = build(sfseg, model, *arguments, "--min-agreement", "0.5")
+    assert status == 0, err
+    assert "building" not in err
+
+
 # --- words --------------------------------------------------------------------------------------
 
 
@@ -345,6 +380,26 @@ def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_mode
     assert status == 1
     assert "pip install tensorrt" in only_line(err)
     assert "pip install tensorrt-rtx-cu13" in err
+
+
+def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictures):
+    """A robot has no need of it; the tool's modules must not either."""
+    model = make_random_model(0)
+    script = "import sys; sys.modules['onnxruntime'] = None\n"
+    script += "from sfseg_ros.tools.engine import main\nsys.exit(main(sys.argv[1:]))"
+    arguments = ["build", model.directory, "--precision", "int8", "--calibration", pictures]
+    for given, status, words in (
+        (["list"], 0, "no engines in "),
+        (arguments, 1, "pip install onnxruntime"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "engine", *map(str, given)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert words in (only_line(done.stderr) if status else done.stdout)
 
 
 @pytest.mark.parametrize(
