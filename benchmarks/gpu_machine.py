@@ -94,12 +94,12 @@ def build(report: Report, device: Device, compiler: str) -> None:
     begin = time.perf_counter()
     if compiler == "NVRTC":
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
-        cubin, log = binaries._compiled_by_nvrtc(nvrtc, architecture)
+        cubin, log = binaries.compiled_by_nvrtc(nvrtc, architecture)
     else:
         nvcc = shutil.which("nvcc")
         if nvcc is None:
             raise FileNotFoundError("nvcc is not on the PATH")
-        cubin, log = binaries._compiled_by_nvcc(nvcc, architecture)
+        cubin, log = binaries.compiled_by_nvcc(nvcc, architecture)
     row: dict[str, Any] = {
         "architecture": architecture,
         "seconds": round(time.perf_counter() - begin, 2),

@@ -290,7 +290,7 @@ def _child(folder: Path) -> None:
     try:
         library.parse(network, log, (folder / MODEL).read_bytes())
     finally:
-        plugin.raise_noted()  # says more than what the parser makes of it
+        plugin.raise_noted(all_threads=True)  # says more than what the parser makes of it
     if request.stored_kernels:
         network.get_input(0).shape = request.shapes[0]  # kernels are launched for fixed sizes
     layers = _network_layers(network)
@@ -302,7 +302,7 @@ def _child(folder: Path) -> None:
     config.progress_monitor = monitor
     _say(f"{library.title}: building an engine of {network.num_layers} layers")
     engine = builder.build_serialized_network(network, config)
-    plugin.raise_noted()
+    plugin.raise_noted(all_threads=True)
     if engine is None:
         reason = " | ".join(log.errors[-3:]) or "it gives no reason"
         raise BackendError(f"{library.title} cannot build an engine of this model: {reason}")

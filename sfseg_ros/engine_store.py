@@ -26,6 +26,7 @@ from sfseg_ros.share import CACHE_VARIABLE, cache_directory
 
 FORMAT_VERSION = 1
 LOCK_POLL_S = 0.2
+STORED = "stored "
 Shape = tuple[int, int, int, int]
 
 
@@ -35,8 +36,9 @@ class EngineKey:
 
     `shapes`: smallest, usual and largest `image` (N, H, W, 3). `library`: name and version. `gpu`:
     name and compute capability, or "portable: <capabilities>" of an engine that is finished where
-    it runs. `plugins`: digest of the kernels' code, "" in the portable form. `calibration`: digest
-    of pictures and method for int8 and fp8, else "". `recipe`: version of our own rewriting.
+    it runs. `plugins`: digest of the kernels' code, with STORED before it where the engine holds
+    them, "" in the portable form. `calibration`: digest of pictures and method for int8 and fp8,
+    else "". `recipe`: version of our own rewriting.
     """
 
     onnx_sha256: str
@@ -59,11 +61,18 @@ class EngineKey:
         return "tensorrt_rtx" if "RTX" in self.library else "tensorrt"
 
     @property
+    def form(self) -> str:
+        """Whether it needs our code where it runs ("plugins"), holds it ("stored"), or has none of
+        it ("portable")."""
+        if self.plugins.startswith(STORED):
+            return "stored"
+        return "plugins" if self.plugins else "portable"
+
+    @property
     def name(self) -> str:
         """A file name without suffix: for people, and the digest's beginning to tell two apart."""
         batch, height, width, _ = self.shapes[1]
-        form = "plugins" if self.plugins else "portable"
-        return f"{self.precision}-{height}x{width}-b{batch}-{form}-{self.digest[:16]}"
+        return f"{self.precision}-{height}x{width}-b{batch}-{self.form}-{self.digest[:16]}"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from sfseg_ros import engine_builder, trt
 from sfseg_ros.backends.graph import model_of
 from sfseg_ros.calibration import calibrate
 from sfseg_ros.engine_builder import BuildRequest, BuildResult, Layer
-from sfseg_ros.engine_store import EngineKey, EngineStore, Shape, StoredEngine
+from sfseg_ros.engine_store import STORED, EngineKey, EngineStore, Shape, StoredEngine
 from sfseg_ros.errors import BackendError, ManifestError
 from sfseg_ros.imaging import Uint8Array
-from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.kernels import aot_plugin, binaries, plugin
 from sfseg_ros.manifest import Manifest
 from sfseg_ros.precision import (
     ENGINE_PRECISIONS,
@@ -39,8 +39,9 @@ class EngineRequest:
     """Which engine of a model.
 
     `sizes`: smallest, usual and largest network input, each (height, width); equal ones make the
-    faster engine. `batches`: fewest, usual and most images. `library`, `plugins` and
-    `compute_capabilities` as in `BuildRequest`; `precision` one of ENGINE_PRECISIONS.
+    faster engine. `batches`: fewest, usual and most images. `library`, `plugins`,
+    `compute_capabilities` and `stored_kernels` as in `BuildRequest`; `precision` one of
+    ENGINE_PRECISIONS.
     """
 
     sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -49,6 +50,7 @@ class EngineRequest:
     plugins: bool = True
     library: str = "auto"
     compute_capabilities: tuple[int, ...] = ()
+    stored_kernels: bool = False
 
     @property
     def shapes(self) -> tuple[Shape, Shape, Shape]:
@@ -78,6 +80,11 @@ class EngineRequest:
                     f"sizes {', '.join(f'{h}x{w}' for h, w in self.sizes)}: expected the smallest, "
                     "the usual and the largest, neither side falling"
                 )
+        if self.stored_kernels and (not self.plugins or {*self.shapes} != {(1, *self.sizes[0], 3)}):
+            raise BackendError(
+                "an engine with stored kernels has plugins and takes one image of one size: give "
+                "one size, and batch 1"
+            )
 
 
 def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = "") -> EngineKey:
@@ -85,13 +92,18 @@ def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = ""
     pictures and method for int8 and fp8. Raises BackendError where TensorRT is missing."""
     request.check(manifest)
     library = trt.load(request.library)
+    if request.stored_kernels:
+        library.check_stored_kernels()
+        code = stored_kernels_digest()
+    else:
+        code = plugins_digest() if request.plugins else ""
     return EngineKey(
         onnx_sha256=manifest.onnx_sha256,
         precision=request.precision,
         shapes=request.shapes,
         library=library.title,
         gpu=_target(library, request.compute_capabilities),
-        plugins=plugins_digest() if request.plugins else "",
+        plugins=code,
         calibration=calibration,
         recipe=RECIPE,
     )
@@ -124,18 +136,21 @@ def fitting_engine(
     of `size` (height, width); None where there is none.
 
     A portable one that was built for named GPUs fits, too, if the one here is among them: its
-    compute capability is `architecture`, such as 86 for 8.6. Of several engines that for this size
+    compute capability is `architecture`, such as 86 for 8.6. So does one with stored kernels, with
+    or without `request.plugins`: whoever built it wanted it. Of several engines that for this size
     alone, then that for the largest batch, then the newest.
     """
     wanted = engine_key(manifest, request)
-    found = []
+    found, forms = [], (wanted.plugins, stored_kernels_digest())
     for _, stored in store.engines(manifest.name):
-        if not isinstance(stored, StoredEngine):
+        if not isinstance(stored, StoredEngine) or stored.key.plugins not in forms:
             continue
         (_, *low, _), _, (batch, *high, _) = stored.key.shapes
         takes = all(a <= side <= b for a, side, b in zip(low, size, high, strict=True))
         gpu = wanted.gpu if architecture in named_capabilities(stored.key) else stored.key.gpu
-        key = replace(stored.key, calibration="", shapes=wanted.shapes, gpu=gpu)
+        key = replace(
+            stored.key, calibration="", shapes=wanted.shapes, gpu=gpu, plugins=wanted.plugins
+        )
         if takes and key == wanted:
             found.append((low == high, batch, str(stored.about.get("built", "")), stored))
     return max(found, key=lambda row: row[:3])[3] if found else None
@@ -214,6 +229,12 @@ def plugins_digest() -> str:
     return hashlib.sha256(binaries.source_digest().encode() + plugin_code).hexdigest()
 
 
+def stored_kernels_digest() -> str:
+    """The same for an engine that holds them, marked as such."""
+    aot_code = Path(aot_plugin.__file__).read_bytes()
+    return STORED + hashlib.sha256(plugins_digest().encode() + aot_code).hexdigest()
+
+
 def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:
     """(where it is known from, layers) of what `built_engine` stored about an engine."""
     if about.get("engine_layers"):
@@ -252,6 +273,7 @@ def _build_request(request: EngineRequest, key: EngineKey, store: EngineStore) -
         library=request.library,
         tf32=request.precision != "fp32",
         compute_capabilities=request.compute_capabilities,
+        stored_kernels=request.stored_kernels,
         timing_cache=str(store.folder / f"timing-{machine}.cache"),
     )
 

@@ -108,13 +108,17 @@ class TensorRt:
             ):
                 raise BackendError(f"{self.title} refuses the plugin creator {'/'.join(key)}")
 
-    def quick_plugins(self) -> Any:
-        """The module `tensorrt.plugin`. Raises BackendError where it cannot store kernels."""
+    def check_stored_kernels(self) -> None:
+        """Raise BackendError where engines cannot hold the kernels of their plugins."""
         if self.is_rtx or self.version < OLDEST_WITH_AOT:
             raise BackendError(
                 f"{self.title} cannot store kernels in an engine, TensorRT 10.9 or newer can; "
                 "build with plugins that are not stored"
             )
+
+    def quick_plugins(self) -> Any:
+        """The module `tensorrt.plugin`. Raises BackendError where it cannot store kernels."""
+        self.check_stored_kernels()
         return importlib.import_module(f"{self.name}.plugin")
 
 

@@ -22,29 +22,41 @@ from sfseg_ros.kernels.launch import Launch
 
 DRIVER = "libcuda.so.1"
 INSTALL = "pip install cuda-bindings"
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 # What to do about the errors that people meet, by the driver's name.
 _ADVICE = {
     "CUDA_ERROR_NO_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus",
     "CUDA_ERROR_INVALID_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES",
-    "CUDA_ERROR_OUT_OF_MEMORY": "close other programs on the GPU, or use a smaller network_size or "
-    "max_batch",
+    OUT_OF_MEMORY: "close other programs on the GPU, or use a smaller network_size or max_batch",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated: restart the machine",
     "CUDA_ERROR_UNKNOWN": "after a suspend: reload the kernel module nvidia_uvm",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "delete the cached kernels, they are of another GPU",
     "CUDA_ERROR_INVALID_IMAGE": "delete the cached kernels, the file is damaged",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, it is older than the compiler",
 }
-# After one of these every later call in the same context fails: only a new context works.
-_LOST_NAMES = {
-    f"CUDA_ERROR_{name}"
-    for name in (
-        *("ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE"),
-        *("INVALID_PC", "HARDWARE_STACK_ERROR", "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "ASSERT"),
-        *("ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "CONTAINED"),
-        *("DEVICE_UNAVAILABLE", "DEINITIALIZED", "TENSOR_MEMORY_LEAK", "EXTERNAL_DEVICE"),
-    )
+# After one of these every later call in the same context fails: only a new context works. By the
+# driver's name, without CUDA_ERROR_, and the number, which is that of the CUDA runtime, too.
+LOST = {
+    "DEINITIALIZED": 4,
+    "DEVICE_UNAVAILABLE": 46,
+    "ECC_UNCORRECTABLE": 214,
+    "NVLINK_UNCORRECTABLE": 220,
+    "CONTAINED": 226,
+    "ILLEGAL_ADDRESS": 700,
+    "LAUNCH_TIMEOUT": 702,
+    "CONTEXT_IS_DESTROYED": 709,
+    "ASSERT": 710,
+    "HARDWARE_STACK_ERROR": 714,
+    "ILLEGAL_INSTRUCTION": 715,
+    "MISALIGNED_ADDRESS": 716,
+    "INVALID_ADDRESS_SPACE": 717,
+    "INVALID_PC": 718,
+    "LAUNCH_FAILED": 719,
+    "TENSOR_MEMORY_LEAK": 721,
+    "EXTERNAL_DEVICE": 911,
 }
+_LOST_NAMES = {f"CUDA_ERROR_{name}" for name in LOST}
 # The errors of a machine without a GPU, or without a driver or its binding (no name).
 NO_GPU = ("", "CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
 _LOST_ADVICE = (
@@ -75,8 +87,9 @@ class Gpu:
         self._device = call("cuDeviceGet", index)
         if not self._blocking:
             self._set_spinning()
-        self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
-        _users[int(self._context)] += 1
+        with _users_lock:
+            self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
+            _users[int(self._context)] += 1
         self.name = _text(call("cuDeviceGetName", 256, self._device))
         self.architecture = _architecture(self._device)
         self.lost: CudaError | None = None
@@ -95,9 +108,13 @@ class Gpu:
                 call("cuCtxPopCurrent")
         except CudaError as error:
             if error.lost:
-                self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
-                _lost.add(int(self._context))
+                self.note_lost(error)
             raise
+
+    def note_lost(self, error: CudaError) -> None:
+        """The context is lost; `error` says by what."""
+        self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
+        _lost.add(int(self._context))
 
     def pinned(self, size: int) -> "PinnedBuffer":
         """`size` bytes of page-locked host memory."""
@@ -118,13 +135,14 @@ class Gpu:
         if context is None:
             return
         handle = int(context)
-        _users[handle] -= 1
-        if not _users[handle]:
-            _unload_kernels(context)
-        call("cuDevicePrimaryCtxRelease", self._device)
-        if not _users[handle] and handle in _lost:
-            _lost.discard(handle)
-            call("cuDevicePrimaryCtxReset", self._device)
+        with _users_lock:  # nobody may retain it between its last release and its reset
+            _users[handle] -= 1
+            if not _users[handle]:
+                _unload_kernels(context)
+            call("cuDevicePrimaryCtxRelease", self._device)
+            if not _users[handle] and handle in _lost:
+                _lost.discard(handle)
+                call("cuDevicePrimaryCtxReset", self._device)
 
     def _set_spinning(self) -> None:
         flags = driver().CUctx_flags
@@ -240,6 +258,14 @@ class Graph:
             call("cuGraphExecDestroy", handle)
 
 
+def reset_lost_context(reason: str) -> None:
+    """After another library in this process said that it lost the device's context, and let go of
+    it: the next user gets a new one. One that a Gpu here still uses is reset with its end."""
+    gpu = Gpu()
+    gpu.note_lost(CudaError(reason))
+    gpu.close()
+
+
 def launch_kernel(
     launch: Launch, inputs: Sequence[int], outputs: Sequence[int], stream: int
 ) -> None:
@@ -278,27 +304,53 @@ def _int32(value: int) -> ctypes.c_int32:
 # By context: how many Gpu objects share it (a model loads beside the one in use), whether it is
 # lost, the module with all kernels, and the functions in it.
 _users: Counter[int] = Counter()
+_users_lock = threading.Lock()
 _lost: set[int] = set()
 _modules: dict[int, Any] = {}
 _functions: dict[tuple[int, str], Any] = {}
 _modules_lock = threading.Lock()
 
 
+def load_kernels() -> None:
+    """Compile and load the kernels into the context that is current, before they are needed.
+
+    Raises CudaError, which names the file that the driver refuses, and BackendError where there is
+    no compiler.
+    """
+    with _modules_lock:
+        _module(_current_context())
+
+
 def _kernel(name: str) -> Any:
     """The function of this name, in the context that is current."""
+    context = _current_context()
+    with _modules_lock:
+        if (context, name) not in _functions:
+            function = call("cuModuleGetFunction", _module(context), name.encode())
+            _functions[context, name] = function
+        return _functions[context, name]
+
+
+def _current_context() -> int:
     context = int(call("cuCtxGetCurrent"))
     if not context:
         raise CudaError("no CUDA context is current in this thread: use `with gpu.current():`")
-    with _modules_lock:
-        if (context, name) not in _functions:
-            if context not in _modules:
-                from sfseg_ros.kernels import binaries  # it may have to compile
+    return context
 
-                architecture = _architecture(call("cuCtxGetDevice"))
-                _modules[context] = call("cuModuleLoadData", binaries.compiled(architecture))
-            function = call("cuModuleGetFunction", _modules[context], name.encode())
-            _functions[context, name] = function
-        return _functions[context, name]
+
+def _module(context: int) -> Any:
+    """All kernels, in this context, which is current; the lock is the caller's to hold."""
+    if context not in _modules:
+        from sfseg_ros.kernels import binaries  # it may have to compile
+
+        architecture = _architecture(call("cuCtxGetDevice"))
+        cubin = binaries.compiled(architecture)
+        try:
+            _modules[context] = call("cuModuleLoadData", cubin)
+        except CudaError as error:
+            file = binaries.compiled_path(architecture)
+            raise CudaError(f"{error} (the cached kernels are {file})", error.name) from error
+    return _modules[context]
 
 
 def _unload_kernels(context: Any) -> None:

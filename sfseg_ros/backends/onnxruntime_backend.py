@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime: fp32, any size without preparation; on the processor, or on an NVIDIA GPU."""
 
+import contextlib
+import re
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
+from sfseg_ros.backends.cuda_memory import LOST, reset_lost_context
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
 from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
@@ -15,6 +18,8 @@ from sfseg_ros.manifest import Manifest
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_MEMORY = "cuda"
+# What the provider says of a call of the CUDA runtime, cuda_call.cc: number, text, place.
+CUDA_FAILURE = re.compile(r"\bCUDA failure (\d+):")
 
 
 class OnnxRuntimeBackend:
@@ -53,7 +58,7 @@ class OnnxRuntimeBackend:
         try:
             labels, certainty = self._run(trunk, tail, np.ascontiguousarray(rgb), confidence)
         except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
+            raise self._failure(error) from error
         return labels, certainty
 
     def close(self) -> None:
@@ -63,6 +68,9 @@ class OnnxRuntimeBackend:
         (scores,) = trunk.run(None, {"image": rgb})
         outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
         return outputs[0], outputs[1] if confidence else None
+
+    def _failure(self, error: Exception) -> BackendError:
+        return BackendError(f"ONNX Runtime failed: {one_line(error)}")
 
     def _device(self) -> str:
         return threads_text(self._options.intra_op_num_threads)
@@ -102,7 +110,25 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                 f"onnxruntime-cuda: this onnxruntime {ort.__version__} was built without "
                 f"{CUDA}: pip uninstall onnxruntime; pip install onnxruntime-gpu"
             )
+        self._lost = ""
         super().__init__(manifest, precision, threads, gpu)
+
+    def close(self) -> None:
+        """Also give up a context that was lost: the whole process shares it, so that without this
+        a backend that is opened anew would fail like the old one."""
+        super().close()
+        lost, self._lost = self._lost, ""
+        if lost:
+            with contextlib.suppress(BackendError):  # no cuda.bindings; the next session says it
+                reset_lost_context(lost)
+
+    def _failure(self, error: Exception) -> BackendError:
+        failure = super()._failure(error)
+        numbers = {int(number) for number in CUDA_FAILURE.findall(str(error))}
+        if not numbers.isdisjoint(LOST.values()):
+            failure.lost = True
+            self._lost = str(failure)
+        return failure
 
     def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
         binding = trunk.io_binding()

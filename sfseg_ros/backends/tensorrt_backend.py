@@ -20,26 +20,31 @@ from sfseg_ros import trt
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.cuda_memory import (
     NO_GPU,
+    OUT_OF_MEMORY,
     CudaError,
     DeviceBuffer,
     Gpu,
     Graph,
     PinnedBuffer,
     launch_kernel,
+    load_kernels,
 )
 from sfseg_ros.engine_store import EngineStore, StoredEngine
 from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
-from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.kernels import plugin
 from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.manifest import Manifest
 
-MAX_PIPELINES = 8
-"""Input shapes kept ready, each with the activations of its shape, buffers and graphs. A shape is a
-batch and a size: cameras that share a size make as many shapes as there are cameras."""
+MAX_PIPELINES = 16
+"""Input shapes kept ready, each with the activations of its shape, buffers and graphs, with and
+without confidence. Whether they are alike or not, n cameras make at most n of them: what makes the
+input in the same way goes together, 1 to as many images as there are such cameras. That is eight
+for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
+first to go."""
 MAX_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
@@ -80,6 +85,8 @@ class TensorRtBackend:
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
         self._closed = self._told = False
+        # Those that had to go, until one of them comes back; not more than could be of use.
+        self._pushed_out: deque[_PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
         try:
             self._gpu = Gpu(wait=gpu.wait)
         except CudaError as error:
@@ -99,10 +106,10 @@ class TensorRtBackend:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         self._log = _log(self._library.module)
         only = self._only
-        self._plugins = self._our_kernels_run() if only is None else bool(only.key.plugins)
-        if self._plugins:
-            self._library.register(plugin.creators(self._library.module))
+        self._plugins = self._our_kernels_run() if only is None else only.key.form == "plugins"
         form = "" if self._plugins else ", no plugins"
+        if only is not None and only.key.form == "stored":
+            form = ", stored kernels"
         self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
         self._engine_for(usual_size)
 
@@ -196,15 +203,25 @@ class TensorRtBackend:
                 return
 
     def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
-        pushed_out = None
+        pushed_out, comes_back = None, False
         with self._lock:
             self._check_usable()
             if key not in self._pipelines:
+                if self._pushed_out is not None and key in self._pushed_out:
+                    comes_back, self._pushed_out = True, None
                 self._pipelines[key] = _Pipeline(engine, self._gpu, *key, self._tell_once)
             self._pipelines.move_to_end(key)
             if len(self._pipelines) > MAX_PIPELINES:
-                _, pushed_out = self._pipelines.popitem(last=False)
+                old, pushed_out = self._pipelines.popitem(last=False)
+                if self._pushed_out is not None:
+                    self._pushed_out.append(old)
             pipeline = self._pipelines[key]
+        if comes_back:
+            self._options.warn(
+                f"more than {MAX_PIPELINES} shapes of input take turns, so that frames wait while "
+                "one's memory and CUDA graph are made anew: give cameras one image size and "
+                "encoding, set network_size, or max_batch 1"
+            )
         if pushed_out is not None:
             with self._gpu.current():
                 pushed_out.free()
@@ -229,13 +246,13 @@ class TensorRtBackend:
         if self._only is not None:
             if self._engines:
                 raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
-            return self._loaded(self._only.path, self._only.read())
+            return self._loaded(self._only, self._only.read())
         store, request = EngineStore(), self._request(size)
         stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
         if stored is not None:
             check_accepted(stored)
             try:
-                return self._loaded(stored.path, stored.read())
+                return self._loaded(stored, stored.read())
             except CudaError:
                 raise
             except BackendError as error:
@@ -252,7 +269,7 @@ class TensorRtBackend:
             )
         finally:
             say("")
-        return self._loaded(built.path, data)
+        return self._loaded(built, data)
 
     def _request(self, size: tuple[int, int]) -> EngineRequest:
         """For all sizes that cameras are usually fitted to, if this is one; else for it alone."""
@@ -266,16 +283,23 @@ class TensorRtBackend:
             library=self._library.name,
         )
 
-    def _loaded(self, path: Path, data: bytes) -> "_Engine":
+    def _loaded(self, stored: StoredEngine, data: bytes) -> "_Engine":
+        if stored.key.form == "plugins":
+            self._library.register(plugin.creators(self._library.module))
         with self._gpu.current():
-            return _Engine(self._library, self._log, path, data)
+            return _Engine(self._library, self._log, stored.path, data)
 
     def _our_kernels_run(self) -> bool:
-        """Whether this machine can compile them; else the engine is built without plugins."""
+        """Whether this machine can compile them and its driver takes them; else the engine is built
+        without plugins."""
         try:
             self._library.check_plugins()
-            binaries.compiled(self._gpu.architecture)
+            with self._gpu.current():
+                load_kernels()
         except BackendError as error:
+            # With such a GPU the portable engine would come no further.
+            if error.lost or (isinstance(error, CudaError) and error.name == OUT_OF_MEMORY):
+                raise
             self._options.warn(f"the engine is slower, without our own kernels: {error}")
             return False
         return True
@@ -424,7 +448,7 @@ class _Pipeline:
         self._context: Any = None
         self._owned: list[Any] = []
         self._graphs: dict[bool, Graph] = {}
-        self._capturable = True
+        self._capturable, self._whole_graph = True, False
 
     def run(
         self, images: Sequence[Uint8Array], labels: Uint8Array, certainty: Uint8Array | None
@@ -444,10 +468,11 @@ class _Pipeline:
                 self._enqueue(confidence)
             finally:
                 self._stream.wait()  # where the device failed, this knows the reason
-            self._capture(confidence)
         labels[...] = self._host[LABELS].array(self._shape[:3])
         if certainty is not None:
             certainty[...] = self._host[CONFIDENCE].array(self._shape[:3])
+        if confidence not in self._graphs:
+            self._capture(confidence)
 
     def free(self) -> None:
         """Waits for the run under way; then nothing may run any more."""
@@ -456,10 +481,7 @@ class _Pipeline:
             if self._gpu.lost:  # what belongs to a lost context goes with it
                 self._graphs.clear()
                 self._owned.clear()
-            self._free_graphs()
-            self._context = None  # TensorRT's, before the memory that it was given
-            while self._owned:
-                self._owned.pop().free()
+            self._release()
 
     def _set_up(self) -> None:
         source = self._shape[0] * self._image_bytes
@@ -474,15 +496,21 @@ class _Pipeline:
                 name: self._own(self._gpu.memory(size)) for name, size in device.items()
             }
             self._device.setdefault(IMAGE, self._device[SOURCE])
-            self._context = self._new_context(whole_graph=False)
+            self._context = self._new_context()
         except BaseException:
-            self._context = None
-            while self._owned:
-                self._owned.pop().free()
+            self._release()
             raise
 
-    def _new_context(self, whole_graph: bool) -> Any:
-        context = self._engine.context(whole_graph)
+    def _release(self) -> None:
+        """What `_set_up` and captures have made; nothing of it is in use."""
+        while self._graphs:
+            self._graphs.popitem()[1].free()
+        self._context = None  # TensorRT's, before the memory that it was given
+        while self._owned:
+            self._owned.pop().free()
+
+    def _new_context(self) -> Any:
+        context = self._engine.context(whole_graph=self._whole_graph)
         self._check(context.set_input_shape(IMAGE, self._shape), "the input's shape")
         missing = context.infer_shapes()
         self._check(not missing, f"its tensors {', '.join(missing)}")
@@ -536,13 +564,11 @@ class _Pipeline:
             self._capturable = False
             self._tell(f"no CUDA graph, frames cost some launches more: {error}")
             if self._engine.library.is_rtx:
-                self._free_graphs()  # they are of the context that goes
-                self._context = self._new_context(whole_graph=True)
+                # The next run makes a context that captures its own part. Both at once would need
+                # twice the memory.
+                self._whole_graph = True
+                self._release()
         self._engine.save_runtime_cache()
-
-    def _free_graphs(self) -> None:
-        while self._graphs:
-            self._graphs.popitem()[1].free()
 
     def _own(self, resource: Any) -> Any:
         self._owned.append(resource)

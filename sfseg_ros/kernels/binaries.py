@@ -30,13 +30,18 @@ def compiled(architecture: int) -> bytes:
 
     Raises BackendError where there is no compiler, or it refuses.
     """
+    return compiled_path(architecture).read_bytes()
+
+
+def compiled_path(architecture: int) -> Path:
+    """The file of it in the cache, made where it is missing; as `compiled`."""
     if architecture not in ARCHITECTURES:
         raise BackendError(
             f"compute capability {architecture / 10:.1f}: the kernels are made for "
             f"{', '.join(f'{known / 10:.1f}' for known in ARCHITECTURES)}"
         )
     name = f"sm_{architecture}.cubin"
-    return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0]).read_bytes()
+    return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0])
 
 
 def compiled_with_log(architecture: int) -> tuple[bytes, str]:
@@ -51,8 +56,8 @@ def compiled_with_log(architecture: int) -> tuple[bytes, str]:
                 "no compiler for the GPU kernels: pip install cuda-bindings nvidia-cuda-nvrtc, "
                 f"or put nvcc on PATH ({type(error).__name__}: {error})"
             ) from error
-        return _compiled_by_nvcc(compiler, architecture)
-    return _compiled_by_nvrtc(nvrtc, architecture)
+        return compiled_by_nvcc(compiler, architecture)
+    return compiled_by_nvrtc(nvrtc, architecture)
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,7 +97,8 @@ def _source_files() -> list[Path]:
     return [path for path in SOURCES.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
 
 
-def _compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
+def compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
+    """As `compiled_with_log`, by the module `cuda.bindings.nvrtc`."""
     headers = {path.name: path.read_bytes() for path in _source_files() if path.name != "all.cu"}
     source = (SOURCES / "all.cu").read_bytes()
     success = nvrtc.nvrtcResult.NVRTC_SUCCESS
@@ -122,7 +128,8 @@ def _compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def _compiled_by_nvcc(compiler: str, architecture: int) -> tuple[bytes, str]:
+def compiled_by_nvcc(compiler: str, architecture: int) -> tuple[bytes, str]:
+    """As `compiled_with_log`, by the nvcc at this path."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         command = [

@@ -11,6 +11,7 @@ and `raise_noted` fails the build, or the frame, after the fact.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -224,14 +225,22 @@ OPERATORS = {
     )
 }
 
-_noted: list[str] = []
+# (thread, what it raised). A library calls back in the thread that runs an engine; one that builds
+# an engine may have threads of its own.
+_noted: list[tuple[int, str]] = []
+_noted_lock = threading.Lock()
 
 
-def raise_noted() -> None:
-    """Raise BackendError with what callbacks have raised since the last call, if anything."""
-    found, _noted[:] = list(dict.fromkeys(_noted)), []
+def raise_noted(all_threads: bool = False) -> None:
+    """Raise BackendError with what callbacks in this thread have raised since the last call, if
+    anything. `all_threads`: for a process that builds one engine and does nothing beside."""
+    thread = threading.get_ident()
+    with _noted_lock:
+        found = [row for row in _noted if all_threads or row[0] == thread]
+        _noted[:] = [row for row in _noted if row not in found]
     if found:
-        raise BackendError(f"TensorRT plugin: {'; '.join(found)}")
+        texts = dict.fromkeys(text for _, text in found)
+        raise BackendError(f"TensorRT plugin: {'; '.join(texts)}")
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -243,7 +252,9 @@ def _noting(method: Method) -> Method:
         try:
             return method(self, *arguments)
         except Exception as error:
-            _noted.append(f"{self.operator.name}.{method.__name__}: {one_line(error)}")
+            text = f"{self.operator.name}.{method.__name__}: {one_line(error)}"
+            with _noted_lock:
+                _noted.append((threading.get_ident(), text))
             raise
 
     return call  # type: ignore[return-value]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
@@ -23,6 +24,15 @@ from sfseg_ros.errors import one_line
 
 T = TypeVar("T")
 
+ENDING_TRANSITIONS = (
+    *("deactivate", "cleanup", "shutdown"),
+    Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    Transition.TRANSITION_ACTIVE_SHUTDOWN,
+)
+"""As `change_state` is asked for them: by label, or by number."""
 RECOVERY_PAUSE_S = 60.0
 """What is lost again this soon after everything was loaded anew is not tried once more."""
 
@@ -52,6 +62,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._one_transition = threading.Lock()
         self._transition_threads: set[threading.Thread] = set()
+        self._ends_asked_for: list[ChangeState.Request] = []
         self._callbacks = {state: self._logged(run) for state, run in self._callbacks.items()}
         self._change_state_now = self._service_change_state.callback
         # rclpy awaits a callback that is a coroutine; its annotation does not say so.
@@ -95,8 +106,10 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         return str(self._state_machine.current_state[1])
 
     def is_ending(self) -> bool:
-        """Whether what takes minutes is to be given up: somebody waits for the end."""
-        return not self.context.ok() or self.state_label in ("deactivating", "shuttingdown")
+        """Whether what takes minutes is to be given up: somebody waits for the end, maybe for its
+        turn behind just that."""
+        ending = self._ends_asked_for or self.state_label in ("deactivating", "shuttingdown")
+        return not self.context.ok() or bool(ending)
 
     def _logged(
         self, callback: Callable[[LifecycleState], TransitionCallbackReturn]
@@ -135,17 +148,24 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
     async def _change_state_in_thread(
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
+        wish = request.transition.label or request.transition.id
+        ends = wish in ENDING_TRANSITIONS
+
         def change() -> ChangeState.Response:
             try:
                 self._change_state_now(request, response)
             except Exception as error:  # RCLError: not allowed in this state
                 response.success = False
-                wish = request.transition.label or request.transition.id
                 self.get_logger().warning(
                     f"transition {wish} refused in state {self.state_label}: {one_line(error)}"
                 )
+            finally:
+                if ends:
+                    self._ends_asked_for.remove(request)
             return response
 
+        if ends:
+            self._ends_asked_for.append(request)
         return await self.after_transitions(change)
 
 

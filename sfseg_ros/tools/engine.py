@@ -23,7 +23,7 @@ import numpy as np
 from sfseg_ros.backends.graph import model_of
 from sfseg_ros.engine_accuracy import MIN_AGREEMENT, Labeller, labeller_of, measure
 from sfseg_ros.engine_builder import engine_is_wellformed, gpu_is_there
-from sfseg_ros.engine_store import EngineStore, StoredEngine
+from sfseg_ros.engine_store import STORED, EngineStore, StoredEngine
 from sfseg_ros.engines import (
     EngineRequest,
     built_engine,
@@ -280,9 +280,10 @@ def _differences(manifest: Manifest, stored: StoredEngine) -> list[str]:
         sizes=sizes,  # type: ignore[arg-type]
         batches=batches,  # type: ignore[arg-type]
         precision=key.precision,
-        plugins=bool(key.plugins),
+        plugins=key.form != "portable",
         library=key.library_name,
         compute_capabilities=named_capabilities(key),
+        stored_kernels=key.form == "stored",
     )
     here = engine_key(manifest, request, key.calibration)
     words = {
@@ -343,7 +344,7 @@ def info(args: argparse.Namespace, store: EngineStore) -> int:
             ("library", key.library),
             ("GPU", key.gpu),
             ("model file", key.onnx_sha256),
-            ("form", f"plugins {key.plugins[:16]}" if key.plugins else "portable"),
+            ("form", f"{key.form} {key.plugins.removeprefix(STORED)[:16]}".strip()),
             ("accuracy", _accuracy(stored)),
         ]
         if calibration := about.get("calibration"):
@@ -360,16 +361,14 @@ def info(args: argparse.Namespace, store: EngineStore) -> int:
 def _selected(
     args: argparse.Namespace, store: EngineStore, model: str
 ) -> list[tuple[Path, StoredEngine | BackendError]]:
-    """The model's engines that --precision, --plugins or --portable leave. What is damaged has
-    only its name to go by. Raises BackendError where none is left."""
+    """The model's engines that --precision and the form leave. What is damaged has only its name to
+    go by. Raises BackendError where none is left."""
     chosen = []
     for path, stored in store.engines(model):
         precision, *_, form, _ = path.stem.split("-") if path.stem.count("-") >= 4 else [""] * 3
         if isinstance(stored, StoredEngine):
-            precision = stored.key.precision
-            form = "plugins" if stored.key.plugins else "portable"
-        wanted_form = args.plugins is None or form == ("plugins" if args.plugins else "portable")
-        if wanted_form and args.precision in (None, precision):
+            precision, form = stored.key.precision, stored.key.form
+        if args.form in (None, form) and args.precision in (None, precision):
             chosen.append((path, stored))
     if not chosen:
         options = f" --precision {args.precision}" if args.precision else ""
@@ -415,9 +414,10 @@ def _request(args: argparse.Namespace, manifest: Manifest) -> EngineRequest:
         sizes=(small, usual, large),
         batches=(1, args.batch, args.batch),
         precision=args.precision,
-        plugins=args.plugins is not False,
+        plugins=args.form != "portable",
         library=args.library,
         compute_capabilities=tuple(args.compute_capability),
+        stored_kernels=args.form == "stored",
     )
 
 
@@ -473,15 +473,25 @@ def _add_choice(command: argparse.ArgumentParser, default: str | None) -> None:
     form = command.add_mutually_exclusive_group()
     form.add_argument(
         "--plugins",
-        action="store_true",
-        default=None,
+        action="store_const",
+        dest="form",
+        const="plugins",
         help="with our CUDA kernels (build: default)",
     )
     form.add_argument(
         "--portable",
-        action="store_false",
-        dest="plugins",
+        action="store_const",
+        dest="form",
+        const="portable",
         help="standard operators only: runs wherever the library does, without sfseg_ros",
+    )
+    form.add_argument(
+        "--stored-kernels",
+        action="store_const",
+        dest="form",
+        const="stored",
+        help="our CUDA kernels inside the engine: runs without sfseg_ros, one image of one size "
+        "(TensorRT 10.9 and newer; not run on a GPU)",
     )
 
 

@@ -2,10 +2,12 @@
 import ctypes
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +54,17 @@ def test_the_pretended_driver_takes_what_the_real_one_takes(cuda):
     for table in ("CUstreamCaptureMode", "CUdevice_attribute"):
         for member in getattr(cuda, table):
             assert int(getattr(getattr(real, table), member.name)) == int(member), member
+
+
+def test_the_numbers_of_what_loses_a_context_are_those_of_driver_and_runtime():
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    from cuda.bindings import driver, runtime
+
+    for name, number in cuda_memory.LOST.items():  # of which older ones lack some
+        assert int(getattr(driver.CUresult, f"CUDA_ERROR_{name}", number)) == number, name
+    assert runtime.cudaError_t.cudaErrorIllegalAddress == cuda_memory.LOST["ILLEGAL_ADDRESS"]
+    assert runtime.cudaError_t.cudaErrorLaunchFailure == cuda_memory.LOST["LAUNCH_FAILED"]
+    assert runtime.cudaError_t.cudaErrorMemoryAllocation not in cuda_memory.LOST.values()
 
 
 def test_bytes_go_to_the_device_and_back(cuda, gpu):
@@ -155,6 +168,15 @@ def test_without_a_device_the_advice_is_where_to_look(cuda):
         Gpu()
 
 
+def test_the_tests_of_the_gpu_are_skipped_without_one_and_fail_with_a_broken_one(cuda):
+    conftest = runpy.run_path(str(Path(__file__).parents[1] / "gpu" / "conftest.py"))
+    assert conftest["no_gpu"]() == ""
+    cuda.fail["cuDevicePrimaryCtxRetain"] = cuda.CUresult.CUDA_ERROR_ECC_UNCORRECTABLE
+    assert conftest["no_gpu"]() == ""
+    cuda.devices = 0
+    assert "CUDA_ERROR_NO_DEVICE" in conftest["no_gpu"]()
+
+
 def test_a_function_that_the_driver_lacks_is_one_error(cuda, gpu):
     def missing(*_):
         raise RuntimeError('Function "cuGraphLaunch" not found')
@@ -199,6 +221,31 @@ def test_a_lost_context_stays_until_nobody_here_uses_it(cuda):
     assert old.lost
     old.close()
     fresh = Gpu()
+    with fresh.current():
+        fresh.memory(16).free()
+    fresh.close()
+    assert cuda.everything_is_freed()
+
+
+def test_nobody_gets_a_lost_context_between_its_last_user_and_its_reset(cuda, monkeypatch):
+    gpu = Gpu()
+    cuda.fail["cuMemAlloc"] = cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(CudaError), gpu.current():
+        gpu.memory(16)
+    made, call = [], cuda_memory.call
+
+    def slow(name, *arguments):
+        if name == "cuDevicePrimaryCtxReset":
+            thread.start()
+            thread.join(0.2)
+            assert not made
+        return call(name, *arguments)
+
+    thread = threading.Thread(target=lambda: made.append(Gpu()))
+    monkeypatch.setattr(cuda_memory, "call", slow)
+    gpu.close()
+    thread.join(20)
+    (fresh,) = made
     with fresh.current():
         fresh.memory(16).free()
     fresh.close()

@@ -89,15 +89,23 @@ def test_a_change_of_shape_captures_again_and_the_old_graph_stays_good(cuda, ope
     assert len(module.engines[0].contexts) == 4
 
 
-def test_shapes_beyond_those_kept_are_freed_and_come_back(cuda, open_tensorrt):
-    backend, _ = open_tensorrt()
-    sizes = [(32 * row, 32 * column) for row in range(1, 5) for column in range(1, 5)]
+def test_shapes_beyond_those_kept_are_freed_and_come_back_with_one_word(cuda, open_tensorrt):
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    sizes = [(32 * row, 32 * column) for row in range(1, 6) for column in range(1, 6)]
+    assert len(sizes) > MAX_PIPELINES
     check(backend, pictures(1, *sizes[0]))
     each = tuple(count for count in cuda.pinned_and_device_memory())
+    for size in sizes:
+        check(backend, pictures(1, *size))
+    assert said == []  # gone for good is nobody's loss
     for size in sizes * 2:
         check(backend, pictures(1, *size))
     assert cuda.pinned_and_device_memory() == tuple(MAX_PIPELINES * count for count in each)
     assert len(cuda.execs) == MAX_PIPELINES
+    assert len(said) == 1
+    assert f"more than {MAX_PIPELINES} shapes of input take turns" in said[0]
+    assert "\n" not in said[0]
 
 
 def test_a_batch_larger_than_the_engine_takes_goes_in_parts(open_tensorrt):
@@ -185,6 +193,28 @@ def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest
     assert len(engines) == 2
 
 
+def test_an_engine_that_holds_its_kernels_is_taken_without_plugins(
+    open_tensorrt, tensorrt_library, engines, tiny_manifest, monkeypatch
+):
+    registered = []
+    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: registered.append(1))
+    monkeypatch.setattr(trt.TensorRt, "check_stored_kernels", lambda self: None)
+    tensorrt_library(network)
+    request = EngineRequest(((64, 96),) * 3, library="tensorrt", stored_kernels=True)
+    stored, _ = built_engine(tiny_manifest, request, EngineStore())
+    backend, module = open_tensorrt()
+    assert module.engines[-1].profile == [[1, 64, 96, 3]] * 3
+    check(backend, pictures(3, 64, 96))
+    only = TensorRtBackend(tiny_manifest, only=stored)
+    assert only.description.endswith("stored kernels, Pretend 1000")
+    check(only, pictures(1, 64, 96))
+    only.close()
+    assert registered == []
+    assert len(engines) == 1
+    check(backend, pictures(1, 64, 64))  # needs an engine of the usual form
+    assert registered == [1]
+
+
 def test_a_damaged_or_refused_engine_is_built_again_with_a_word(open_tensorrt, engines, tmp_path):
     backend, _ = open_tensorrt()
     backend.close()
@@ -239,6 +269,40 @@ def test_without_a_compiler_the_engine_is_portable_and_says_so(open_tensorrt, en
     assert "without our own kernels: no compiler" in said[0]
 
 
+@pytest.mark.parametrize("name", ["NO_BINARY_FOR_GPU", "INVALID_IMAGE"])
+def test_kernels_that_the_driver_refuses_make_a_portable_engine_with_one_word(
+    cuda, open_tensorrt, engines, monkeypatch, tmp_path, name
+):
+    cubin = tmp_path / "kernels" / "sm_87.cubin"
+    monkeypatch.setattr(binaries, "compiled_path", lambda architecture: cubin)
+    cuda.fail["cuModuleLoadData"] = cuda.CUresult[f"CUDA_ERROR_{name}"]
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    assert not engines[0].plugins
+    assert "no plugins" in backend.description
+    check(backend, pictures(1, 64, 96))
+    assert len(said) == 1
+    assert f"without our own kernels: cuModuleLoadData: CUDA_ERROR_{name}" in said[0]
+    assert "delete the cached kernels" in said[0]
+    assert str(cubin) in said[0]
+    assert "\n" not in said[0]
+
+
+@pytest.mark.parametrize("name", ["OUT_OF_MEMORY", "ECC_UNCORRECTABLE", "ILLEGAL_ADDRESS"])
+def test_a_gpu_that_takes_no_kernels_for_another_reason_is_an_error(
+    cuda, engines, tensorrt_library, monkeypatch, tiny_manifest, tmp_path, name
+):
+    monkeypatch.setattr(binaries, "compiled_path", lambda architecture: tmp_path / "cubin")
+    tensorrt_library(network)
+    cuda.fail["cuModuleLoadData"] = cuda.CUresult[f"CUDA_ERROR_{name}"]
+    with pytest.raises(BackendError, match=name) as caught:
+        TensorRtBackend(tiny_manifest)
+    assert not isinstance(caught.value, BackendUnavailableError)
+    assert caught.value.lost is (name != "OUT_OF_MEMORY")
+    assert engines == []
+    assert cuda.everything_is_freed()
+
+
 def test_results_are_the_callers(open_tensorrt):
     backend, _ = open_tensorrt()
     first, _ = backend.infer(pictures(1, 64, 96), confidence=False)
@@ -271,8 +335,8 @@ def test_a_shape_that_another_thread_pushes_out_meanwhile_is_made_again(open_ten
     backend, _ = open_tensorrt()
     check(backend, pictures(1, 32, 32))
     (pipeline,) = backend._pipelines.values()
-    others = [pictures(1, 32, 32 * width) for width in (2, 3, 4)]
-    others += [pictures(1, 64, 32 * width) for width in range(1, 5)] + [pictures(1, 96, 32)]
+    sizes = [(32 * row, 32 * column) for row in range(1, 6) for column in range(1, 6)]
+    others = [pictures(1, *size) for size in sizes[1 : MAX_PIPELINES + 1]]
     with pipeline.lock:  # as if a frame were under way
         frame = threading.Thread(target=check, args=(backend, pictures(1, 32, 32, seed=3)))
         frame.start()
@@ -395,7 +459,7 @@ def test_what_a_plugin_raises_fails_the_frame_also_where_tensorrt_goes_on(
     backend, module = open_tensorrt()
 
     def execute(context, stream):
-        plugin._noted.append("FlowWarp.enqueue: no compiler")
+        plugin._noted.append((threading.get_ident(), "FlowWarp.enqueue: no compiler"))
         return True
 
     with monkeypatch.context() as patch:
@@ -529,6 +593,34 @@ def test_cameras_bytes_are_uploaded_as_they_are_and_become_the_input_there(
     assert cuda.calls.count("cuGraphLaunch") == 2 * 4
 
 
+def test_eight_different_cameras_are_recorded_once_and_the_warm_up_makes_room(
+    cuda, open_tensorrt, camera_kernels, tiny_manifest
+):
+    """Every number of frames of any of them at once, with and without confidence."""
+    said = []
+    backend, _ = open_tensorrt(warn=said.append)
+    segmenter = Segmenter(tiny_manifest, backend)
+    frames = [
+        (camera_frame(encoding, 128, 192, channels, seed=channels, padding=padding), WHOLE_IMAGE)
+        for encoding, channels in (("bgr8", 3), ("rgb8", 3), ("bgra8", 4), ("mono8", 1))
+        for padding in (0, 12)
+    ]
+    for width in range(1, 6):
+        for height in (32, 64):
+            segmenter.warm_up((height, 32 * width))
+    recorded = []
+    for _ in range(3):
+        for count in range(1, 9):
+            for confidence in (False, True):
+                segmenter.segment_batch(frames[8 - count :], confidence)
+                segmenter.segment_batch([frames[0]] * count, confidence)  # eight alike
+        recorded.append(cuda.calls.count("cuGraphInstantiate"))
+    assert recorded[0] == recorded[2]
+    assert said == []
+    # The warm-up keeps what the eight alike (1 to 8 at once) and the seven others leave.
+    assert [camera for camera, *_ in backend._pipelines].count(None) == MAX_PIPELINES - 15
+
+
 def test_pixels_that_nobody_looks_at_are_never_made(open_tensorrt, camera_kernels, tiny_manifest):
     backend, _ = open_tensorrt()
     picture = camera_frame("yuv422", 128, 192, 2, seed=1)
@@ -587,19 +679,38 @@ def test_rtx_takes_an_engine_that_was_built_for_this_gpu_among_others(
 
 def test_rtx_that_cannot_be_captured_captures_its_own_part(cuda, open_tensorrt):
     said = []
+    backend, module = open_tensorrt(rtx=True)
+    check(backend, pictures(1, 64, 96))
+    usual = cuda.pinned_and_device_memory()
+    backend.close()
+    cuda.calls.clear()
     backend, module = open_tensorrt(
         rtx=True,
         configure=lambda engine: setattr(engine, "capturable", False),
         warn=said.append,
     )
     for seed in range(3):
-        check(backend, pictures(1, 64, 96, seed=seed))
+        for confidence in (True, False):
+            check(backend, pictures(1, 64, 96, seed=seed), confidence)
+    assert cuda.pinned_and_device_memory() == usual  # not that of two contexts
     contexts = module.engines[0].contexts
     assert len(contexts) == 2
     whole = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     assert contexts[1].config.cuda_graph_strategy == whole
     assert len(said) == 1
     assert "cuStreamBeginCapture" not in cuda.calls
+
+
+def test_rtx_that_has_captured_one_graph_and_not_the_other_keeps_none(cuda, open_tensorrt):
+    backend, module = open_tensorrt(rtx=True)
+    check(backend, pictures(1, 64, 96), confidence=False)
+    memory = cuda.pinned_and_device_memory()
+    module.engines[0].capturable = False
+    for confidence in (True, False, True):
+        check(backend, pictures(1, 64, 96), confidence)
+    assert not cuda.execs
+    assert cuda.pinned_and_device_memory() == memory
+    assert len(module.engines[0].contexts) == 2
 
 
 def test_rtx_finds_the_kernels_that_it_compiled_the_last_time(open_tensorrt, tmp_path):

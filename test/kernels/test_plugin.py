@@ -7,6 +7,7 @@ plugins is in test_plugin_engines.py.
 
 import enum
 import itertools
+import threading
 import types
 from typing import Any
 
@@ -49,7 +50,7 @@ def fake_trt(name: str) -> types.ModuleType:
 @pytest.fixture(autouse=True)
 def nothing_noted():
     yield
-    plugin.raise_noted()
+    plugin.raise_noted(all_threads=True)
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +275,38 @@ def test_enqueue_before_a_shape_is_known_is_an_error_that_is_noted(trt):
     with pytest.raises(BackendError, match=r"FlowWarp\.enqueue: enqueue before on_shape_change"):
         plugin.raise_noted()
     plugin.raise_noted()  # said once
+
+
+def test_what_one_thread_runs_into_fails_nobody_elses_frame(trt):
+    def fail():
+        with pytest.raises(BackendError):
+            made(trt, "FlowWarp", 1).enqueue([], [], [1, 2], [3], 0, 0)
+
+    failed, others, said = threading.Event(), threading.Event(), []
+
+    def frame():
+        fail()
+        failed.set()
+        assert others.wait(20)
+        with pytest.raises(BackendError) as caught:
+            plugin.raise_noted()
+        said.append(str(caught.value))
+
+    thread = threading.Thread(target=frame)
+    thread.start()
+    assert failed.wait(20)
+    plugin.raise_noted()
+    others.set()
+    thread.join(20)
+    assert len(said) == 1
+    assert "enqueue before on_shape_change" in said[0]
+    # A builder's own threads are everybody's.
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join(20)
+    plugin.raise_noted()
+    with pytest.raises(BackendError, match="enqueue before on_shape_change"):
+        plugin.raise_noted(all_threads=True)
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,55 @@ def test_a_build_for_a_cameras_size_does_not_hold_up_the_end(bench, change, stat
     assert bench.counts(node)["rejected"] == 1
 
 
+@pytest.mark.parametrize(
+    ("transition", "end"),
+    [
+        (Transition(id=DEACTIVATE), "inactive"),
+        (Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN), "finalized"),
+        (Transition(label="shutdown"), "finalized"),
+    ],
+)
+def test_a_build_for_another_model_does_not_hold_up_an_end_that_waits_for_its_turn(
+    bench, call, state, monkeypatch, transition, end
+):
+    node = bench.started()
+    old, building, asked = node._segmenter, threading.Event(), []
+
+    def builds(name, manifest, precision, threads, gpu):
+        building.set()
+        while not gpu.cancelled():
+            asked.append(node.state_label)
+            assert len(asked) < 1000, "nobody cancels the build"
+            time.sleep(0.01)
+        raise BackendError("the engine's build was cancelled")
+
+    open_backend = segmenter.open_backend
+    monkeypatch.setattr(segmenter, "open_backend", builds)
+    reload = threading.Thread(target=lambda: call(Trigger, "reload_model", Trigger.Request()))
+    reload.start()
+    assert building.wait(20)
+    call(GetState, "get_state", GetState.Request())
+    assert not node.is_ending()  # what else is asked for ends nothing
+    request = ChangeState.Request(transition=transition)
+    assert call(ChangeState, "change_state", request).success
+    assert state() == end
+    assert set(asked) == {"active"}
+    reload.join(20)
+    assert "the engine's build was cancelled" in bench.log()
+    assert not node.is_ending()
+    if end == "inactive":
+        assert node._segmenter is old
+        monkeypatch.setattr(segmenter, "open_backend", open_backend)
+        assert call(Trigger, "reload_model", Trigger.Request()).success
+
+
+def test_an_end_that_is_refused_ends_nothing_later(bench, change):
+    node = bench.start(autostart=False)
+    assert not change(CLEANUP)
+    assert not node.is_ending()
+    assert change(CONFIGURE)
+
+
 def test_a_destroyed_node_leaves_no_service_behind(bench):
     node = segmentation_node.SegmentationNode("another", context=bench.context)
     bench.wait_until(lambda: bench.tester.count_services("/another/get_state"), "its service")
