@@ -175,7 +175,7 @@ def test_a_change_of_the_kernels_or_of_the_model_is_another_engine(
         assert status == 1
         assert "the kernels' code has changed since: build it again" in err
         build(sfseg, model, "--size", SIZE)
-        status, out, err = sfseg("verify", model.directory, "--pictures", "1")
+        status, _, err = sfseg("verify", model.directory, "--pictures", "1")
         assert status == (0 if gpu_is_there() else 3), err
         assert len(only_line(err)) > 0  # the old one is still told of
     changed = onnx.load(model.onnx_path)
