@@ -243,6 +243,11 @@ def raise_noted(all_threads: bool = False) -> None:
         raise BackendError(f"TensorRT plugin: {'; '.join(texts)}")
 
 
+def _note(text: str) -> None:
+    with _noted_lock:
+        _noted.append((threading.get_ident(), text))
+
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -252,9 +257,7 @@ def _noting(method: Method) -> Method:
         try:
             return method(self, *arguments)
         except Exception as error:
-            text = f"{self.operator.name}.{method.__name__}: {one_line(error)}"
-            with _noted_lock:
-                _noted.append((threading.get_ident(), text))
+            _note(f"{self.operator.name}.{method.__name__}: {one_line(error)}")
             raise
 
     return call  # type: ignore[return-value]
@@ -328,7 +331,7 @@ class Plugin:
         try:
             self.operator.check_channels([tuple(tensor.desc.dims) for tensor in inputs])
         except BackendError as error:  # noted only: raised from here it ends RTX 1.7.1 by SIGABRT
-            _noted.append(one_line(error))
+            _note(one_line(error))
 
     @_noting
     def get_workspace_size(self, _inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
