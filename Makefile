@@ -28,16 +28,18 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render soak lint format readme colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render soak gpu gpu-carry lint format readme colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo                      play the recorded drive through the node; prints the report's path"
 	@echo "make demo INPUT=<path>         the same with your bag, video file or image folder (TOPIC=/a/topic to choose)"
-	@echo "make test                      all quick tests, with the training's (downloads PyTorch)"
+	@echo "make test                      all quick tests (downloads PyTorch and TensorRT-RTX)"
 	@echo "make test-runtime              the tests that need no PyTorch"
-	@echo "make test-slow test-render     minutes of tests (downloads TensorRT-RTX too); the renderer's (Python 3.11)"
+	@echo "make test-slow test-render     minutes of tests; the renderer's (Python 3.11)"
 	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
+	@echo "make gpu                       every GPU test and benchmark in ten minutes, as JSON (benchmarks/README.md)"
+	@echo "make gpu-carry                 TensorRT-RTX in parts, for a GPU machine that has no network"
 	@echo "make lint format               ruff and mypy"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
 	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
@@ -76,7 +78,7 @@ demo: $(STAMPS)/runtime
 	@$(PY) -m sfseg_ros.tools.demo --output "$$OUTPUT" --backend "$$BACKEND" \
 	  $${MODEL:+--model "$$MODEL"} $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $(ARGS)
 
-test: $(STAMPS)/training
+test: $(STAMPS)/tensorrt
 	$(PY) -m pytest $(ARGS)
 
 test-runtime: $(STAMPS)/test
@@ -95,6 +97,13 @@ MINUTES := 30
 CAMERAS :=
 soak: $(STAMPS)/runtime
 	$(PY) -m benchmarks.soak --minutes $(MINUTES) --cameras $(CAMERAS) --output build/soak/soak.json $(ARGS)
+
+# On a bare machine PYTHON has torch and no environment can be made, so it is used as it is. ARGS=--rehearse needs no GPU.
+gpu:
+	@"$(PYTHON)" -m benchmarks.gpu $(ARGS)
+
+gpu-carry: $(STAMPS)/runtime
+	@$(PY) -m benchmarks.carry_tensorrt pack $(ARGS)
 
 # --- for developers ---------------------------------------------------------------------------------------------------
 lint: $(STAMPS)/lint

@@ -46,6 +46,8 @@ setup(
     maintainer_email="maintainers@sfseg-ros.example",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    # The kernels are compiled where they run.
+    package_data={f"{PACKAGE}.kernels": ["*.cu", "*.cuh", "*.h"]},
     data_files=data_files(),
     zip_safe=False,
     # Lower bounds only: on a robot these come from the distribution (ROS 2 Humble has numpy 1.21),
@@ -56,6 +58,8 @@ setup(
         "opencv": ["opencv-python-headless>=4.5"],
         "openvino": ["openvino>=2024.4", "onnx>=1.16"],
         "onnxruntime": ["onnxruntime>=1.18", "onnx>=1.16"],
+        # Without `tensorrt`: on a Jetson it is part of JetPack, elsewhere its wheel is of one CUDA.
+        "gpu": ["cuda-bindings>=12.6", "onnx>=1.16"],
         "demo": ["opencv-python-headless>=4.5", "rosbags>=0.11,<0.12", "av>=12"],
         "test": ["pytest>=6.2", "pytest-timeout", "hypothesis>=6"],
     },
@@ -66,6 +70,7 @@ setup(
             "bag_recorder = sfseg_ros.nodes.bag_recorder:main",
             "sfseg_demo = sfseg_ros.tools.demo:main",
             "sfseg_segment = sfseg_ros.tools.segment:main",
+            "sfseg = sfseg_ros.tools.engine:main",
         ]
     },
 )

@@ -18,7 +18,16 @@ class ImageError(SfsegError):
 
 
 class BackendError(SfsegError):
-    """An inference library is missing, refuses the model, or got an array it cannot take."""
+    """An inference library is missing, refuses the model, or got an array it cannot take.
+
+    `lost`: the device below is gone or in disorder; only a backend that is opened anew works.
+    """
+
+    lost = False
+
+
+class BackendUnavailableError(BackendError):
+    """This machine lacks what the backend needs: "auto" tries the next one."""
 
 
 class BagError(SfsegError):

@@ -10,6 +10,7 @@ import re
 import struct
 import zlib
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -28,15 +29,48 @@ MAX_PIXELS = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class CameraBytes:
+    """The fields of a sensor_msgs/Image that `picture_from_buffer` has accepted. `data` is a view,
+    uint8 (step * height,)."""
+
+    data: Uint8Array
+    encoding: str
+    height: int
+    width: int
+    step: int
+    is_bigendian: bool
+
+
 class Picture:
     """A camera's image of uint8 (H, W, 3) `pixels` in RGB or BGR order.
 
     The network sees a few of the pixels of a large image, so they are reordered when it is known
-    which; `rgb` reorders all of them, once, for who needs them.
+    which; `rgb` reorders all of them, once, for who needs them. `camera` is the image as it came,
+    where it did not come as an array or a compressed file: a GPU makes its own pixels of it.
     """
 
-    pixels: Uint8Array
-    is_bgr: bool = False
+    def __init__(
+        self,
+        pixels: "Uint8Array | Callable[[], Uint8Array]",
+        is_bgr: bool = False,
+        camera: CameraBytes | None = None,
+    ) -> None:
+        """`pixels` may be a function that makes them, once, when somebody wants to see them."""
+        self._pixels = pixels
+        self.is_bgr = is_bgr
+        self.camera = camera
+
+    @functools.cached_property
+    def pixels(self) -> Uint8Array:
+        """uint8 (H, W, 3). Raises ImageError where the camera's bytes cannot be converted."""
+        return self._pixels() if callable(self._pixels) else self._pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        if self.camera is not None:
+            return self.camera.height, self.camera.width
+        return self.pixels.shape[0], self.pixels.shape[1]
 
     @functools.cached_property
     def rgb(self) -> Uint8Array:
@@ -130,8 +164,9 @@ def picture_from_buffer(
 
     `step` is the length of a row in bytes with its padding; `data` has exactly step * height bytes,
     as the message definition says (cv_bridge refuses anything else, too). `is_bigendian` matters
-    for 16-bit samples only. rgb8 and bgr8 are a view of `data`, read-only if `data` is, with the
-    padding as row stride; every other encoding costs one pass over the pixels.
+    for 16-bit samples only. The pixels of rgb8 and bgr8 are a view of `data`, read-only if `data`
+    is, with the padding as row stride; those of every other encoding are made when they are first
+    looked at, in one pass.
 
     Raises ImageError for an encoding not in ENCODINGS and for sizes that contradict each other.
     """
@@ -154,15 +189,24 @@ def picture_from_buffer(
             f"{size}: data has {samples.size} bytes, expected step {step} x height = "
             f"{step * height}"
         )
-    rows = samples.reshape(height, step)[:, : width * pixel_bytes]
-    pixels = rows.reshape(height, width, pixel_bytes)
+    camera = CameraBytes(samples, encoding, height, width, step, is_bigendian)
+    return Picture(
+        lambda: _pixels_of(camera, row, size), row.conversion == cv2.COLOR_BGR2RGB, camera
+    )
+
+
+def _pixels_of(camera: CameraBytes, row: Encoding, name: str) -> Uint8Array:
+    """uint8 (H, W, 3) in the camera's order of rgb and bgr, else in RGB."""
+    pixel_bytes = row.channels * row.sample_bytes
+    rows = camera.data.reshape(camera.height, camera.step)[:, : camera.width * pixel_bytes]
+    pixels = rows.reshape(camera.height, camera.width, pixel_bytes)
     if row.sample_bytes == 2:
-        pixels = np.ascontiguousarray(pixels[:, :, (0 if is_bigendian else 1) :: 2])
+        pixels = np.ascontiguousarray(pixels[:, :, (0 if camera.is_bigendian else 1) :: 2])
     if row.conversion in (None, cv2.COLOR_BGR2RGB):
-        return Picture(pixels, is_bgr=row.conversion is not None)
+        return pixels
     if row.channels == 1:
         pixels = pixels[:, :, 0]
-    return Picture(_converted(pixels, row.conversion, size))
+    return _converted(pixels, row.conversion, name)
 
 
 def rgb_from_compressed(data: ByteBuffer, upright: bool = False) -> Uint8Array:

@@ -3,15 +3,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sfseg_ros.backends import Backend, open_backend
+from sfseg_ros.backends import DEFAULT_GPU, Backend, CameraBackend, GpuOptions, open_backend
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
-from sfseg_ros.imaging import Picture, Uint8Array
+from sfseg_ros.imaging import CameraBytes, Picture, Uint8Array
 from sfseg_ros.manifest import UNLABELLED, Manifest, load_manifest
 from sfseg_ros.memory import give_back_free_memory
 
@@ -36,11 +36,12 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _NetworkInput:
-    """One frame of a batch, ready for the backend: `index` is its place among the frames."""
+    """One frame of a batch, ready for the backend: `index` is its place among the frames. `image`
+    is uint8 (H, W, 3) RGB of the network's size, or for a backend that wants it what came."""
 
     index: int
     geometry: FrameGeometry
-    rgb: Uint8Array
+    image: Uint8Array | CameraBytes
     preprocess_ms: float
 
 
@@ -56,6 +57,7 @@ class Segmenter:
             manifest.check_network_size(network_size)
         self.manifest = manifest
         self.backend = backend
+        self._cameras = backend if isinstance(backend, CameraBackend) else None
         self._network_size = network_size
 
     def network_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -91,14 +93,15 @@ class Segmenter:
         segmented stands its error, as `segment` would raise it; the others are not affected.
         """
         outcomes: dict[int, Segmentation | SfsegError] = {}
-        batches: dict[tuple[int, int], list[_NetworkInput]] = {}
+        batches: dict[tuple[tuple[int, int], type], list[_NetworkInput]] = {}
         for index, (picture, view) in enumerate(frames):
             try:
                 frame = self._network_input(index, picture, view)
             except SfsegError as error:
                 outcomes[index] = error
             else:
-                batches.setdefault(frame.geometry.network_size, []).append(frame)
+                kind = frame.geometry.network_size, type(frame.image)
+                batches.setdefault(kind, []).append(frame)
         for batch in batches.values():
             try:
                 segmented = self._inferred(batch, confidence)
@@ -125,22 +128,32 @@ class Segmenter:
         give_back_free_memory()
 
     def _network_input(self, index: int, picture: Picture, view: View) -> _NetworkInput:
+        start = time.perf_counter()
+        camera = picture.camera
+        if camera is not None and self._cameras is not None:
+            geometry = self.geometry_of(picture.size, view)
+            if self._cameras.takes_camera(camera, geometry):
+                return _NetworkInput(index, geometry, camera, _ms_since(start))
         pixels = picture.pixels
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise ImageError(
                 f"image is {pixels.dtype} {pixels.shape}: expected uint8 (height, width, 3)"
             )
-        start = time.perf_counter()
-        geometry = self.geometry_of((pixels.shape[0], pixels.shape[1]), view)
+        geometry = self.geometry_of(picture.size, view)
         network_rgb = picture.rgb_of(geometry.network_input(pixels))
         return _NetworkInput(index, geometry, network_rgb, _ms_since(start))
 
     def _inferred(self, batch: list[_NetworkInput], confidence: bool) -> list[Segmentation]:
-        """All of one network size."""
+        """All of one network size and kind of image."""
         start = time.perf_counter()
-        inputs = [frame.rgb for frame in batch]
-        rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy
-        labels, certainty = self.backend.infer(rgb, confidence)
+        cameras = [(f.image, f.geometry) for f in batch if isinstance(f.image, CameraBytes)]
+        if cameras:
+            assert self._cameras is not None
+            labels, certainty = self._cameras.infer_cameras(cameras, confidence)
+        else:
+            inputs = [frame.image for frame in batch if not isinstance(frame.image, CameraBytes)]
+            rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy
+            labels, certainty = self.backend.infer(rgb, confidence)
         inference_ms = _ms_since(start)
         return [
             _segmentation(
@@ -174,6 +187,7 @@ def open_segmenter(
     precision: str = "auto",
     threads: int = 0,
     network_size: tuple[int, int] | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
 ) -> Segmenter:
     """Load the model directory into a backend; arguments as in `open_backend` and `Segmenter`.
 
@@ -182,4 +196,6 @@ def open_segmenter(
     manifest = load_manifest(model_dir)
     if network_size is not None:
         manifest.check_network_size(network_size)  # before the seconds that loading takes
-    return Segmenter(manifest, open_backend(backend, manifest, precision, threads), network_size)
+    gpu = replace(gpu, network_size=network_size)
+    opened = open_backend(backend, manifest, precision, threads, gpu)
+    return Segmenter(manifest, opened, network_size)

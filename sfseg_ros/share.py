@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files lie that are installed beside the code: `models/`, `config/`, `launch/`."""
+"""Where files lie: what is installed beside the code (`models/`, `config/`, `launch/`), and what is
+made on this machine."""
 
 import contextlib
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from sfseg_ros.errors import ManifestError
 
 DEFAULT_MODEL = "sfnet_lite_r18_camvid"
+CACHE_VARIABLE = "SFSEG_CACHE_DIR"
 
 
 def share_folders() -> Iterator[Path]:
@@ -29,6 +31,15 @@ def share_folders() -> Iterator[Path]:
 def shared_file(relative: str) -> Path | None:
     """The first existing `relative`, such as "config/fastdds_large_images.xml"; None if none."""
     return next((p / relative for p in share_folders() if (p / relative).exists()), None)
+
+
+def cache_directory() -> Path:
+    """$SFSEG_CACHE_DIR, else $XDG_CACHE_HOME/sfseg_ros, else ~/.cache/sfseg_ros."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    # The XDG specification: a relative path is to be ignored.
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sfseg_ros"
 
 
 def find_model(name: str) -> Path:

@@ -6,6 +6,7 @@ advance. Like the real file it has fp16 weights, dynamic sizes, and `sfseg` func
 bodies.
 """
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from sfseg_ros.manifest import Manifest, SemanticClass, load_manifest, save_manifest, sha256_of_file
-from training.onnx_functions import flow_warp, upsample_argmax
+from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argmax
 
 # The same examples on every machine, and no time limit for one: other programs may be running.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -114,3 +115,187 @@ def tiny_onnx() -> onnx.ModelProto:
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+# --- models that nobody has seen ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def make_random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifest]:
+    """(seed, **fields of the manifest) -> the manifest of a model directory with `random_onnx`."""
+
+    def make(seed: int, **fields: Any) -> Manifest:
+        directory = tmp_path_factory.mktemp(f"random_{seed}")
+        model, stride, classes = random_onnx(seed)
+        onnx.save(model, directory / "model.onnx")
+        save_manifest(
+            manifest_with(
+                directory,
+                name=f"random_{seed}",
+                classes=tuple(SemanticClass(i, f"class {i}", (i, 0, 0)) for i in range(classes)),
+                onnx_sha256=sha256_of_file(directory / "model.onnx"),
+                output_stride=stride,
+                **fields,
+            )
+        )
+        return load_manifest(directory)
+
+    return make
+
+
+def random_onnx(seed: int) -> tuple[onnx.ModelProto, int, int]:
+    """A network of the contract with random layers, channel counts, stride and classes, and its
+    (output stride, number of classes). Weights keep the size of the activations about 1."""
+    return _RandomNetwork(seed).model()
+
+
+class _RandomNetwork:
+    def __init__(self, seed: int) -> None:
+        self.rng, self.values = random.Random(seed), np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.count = 0
+
+    def model(self) -> tuple[onnx.ModelProto, int, int]:
+        rng = self.rng
+        x = self.node("Cast", ["image"], to=TensorProto.FLOAT)
+        x = self.node("Sub", [x, self.weight(np.array([120, 115, 100]))])
+        x = self.node("Div", [x, self.weight(np.array([60, 58, 55]))])
+        x = self.node("Transpose", [x], perm=[0, 3, 1, 2])
+        stride, channels, low = rng.choice([2, 4, 8]), 3, x
+        for _ in range(stride.bit_length() - 1):
+            x, channels = self.conv(x, channels, self.width(), 3, 2), self.last_width
+            x = self.activation(x, channels)
+        for _ in range(rng.randrange(3)):
+            x = self.block(x, channels)
+        low = x
+        high, high_channels = self.conv(low, channels, channels, 3, 2), channels
+        high = self.activation(high, high_channels)
+        for _ in range(rng.randrange(2)):
+            high = self.block(high, high_channels)
+        x = self.aligned(high, low, channels)
+        for _ in range(rng.randrange(2)):
+            x = self.block(x, channels)
+        classes = rng.choice([2, 3, 5, 11, 19, 33])
+        scores = self.conv(x, channels, classes, 1, 1, gain=4.0)
+        self.nodes.append(
+            helper.make_node(
+                "UpsampleArgmax", [scores], ["labels", "confidence"], stride=stride, **PLUGIN
+            )
+        )
+        used = {n.op_type for n in self.nodes}
+        functions = [upsample_argmax(stride), flow_warp()]
+        functions += [gated_flow_fusion()] if "GatedFlowFusion" in used else []
+        graph = helper.make_graph(
+            self.nodes,
+            "random",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", "H", "W"])
+                for name in ("labels", "confidence")
+            ],
+            self.weights,
+        )
+        model = helper.make_model(graph, opset_imports=OPSETS, functions=functions, ir_version=10)
+        onnx.checker.check_model(model, full_check=True)
+        return model, stride, classes
+
+    def name(self) -> str:
+        self.count += 1
+        return f"t{self.count}"
+
+    def node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        output = self.name()
+        self.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
+
+    def weight(self, value: Any, dtype: Any = np.float32) -> str:
+        """An initializer, a Constant node, or fp16 with a Cast, as exporters write them."""
+        name, array = self.name(), np.asarray(value, dtype)
+        form = self.rng.choice(["initializer", "constant", "fp16"])
+        if form == "fp16" and dtype == np.float32:
+            self.weights.append(numpy_helper.from_array(array.astype(np.float16), name))
+            return self.node("Cast", [name], to=TensorProto.FLOAT)
+        if form == "constant":
+            return self.node("Constant", [], value=numpy_helper.from_array(array, name))
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def width(self) -> int:
+        self.last_width = self.rng.choice([5, 8, 13, 16, 24, 32, 48])
+        return self.last_width
+
+    def conv(
+        self, x: str, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1,
+        gain: float = 1.0,
+    ) -> str:  # fmt: skip
+        fan_in = inputs // groups * kernel**2
+        shape = (outputs, inputs // groups, kernel, kernel)
+        weight = self.values.normal(0, gain * (2 / fan_in) ** 0.5, shape)
+        names = [x, self.weight(weight)]
+        if self.rng.random() < 0.7:
+            names.append(self.weight(self.values.normal(0, 0.1, outputs)))
+        pads = [kernel // 2] * 4
+        attributes: dict[str, Any] = {"group": groups} if groups > 1 else {}
+        y = self.node(
+            "Conv", names, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads, **attributes
+        )
+        if gain == 1.0 and self.rng.random() < 0.3:
+            each = [np.ones(outputs), np.zeros(outputs), np.zeros(outputs), np.ones(outputs)]
+            y = self.node("BatchNormalization", [y, *map(self.weight, each)], epsilon=1e-5)
+        return y
+
+    def activation(self, x: str, channels: int) -> str:
+        kind = self.rng.choice(["Relu", "LeakyRelu", "Clip", "HardSwish", "PRelu", "Swish"])
+        if kind == "Clip":
+            return self.node("Clip", [x, self.weight(0.0), self.weight(6.0)])
+        if kind == "PRelu":
+            return self.node("PRelu", [x, self.weight(np.full((channels, 1, 1), 0.25))])
+        if kind == "Swish":
+            return self.node("Mul", [x, self.node("Sigmoid", [x])])
+        return self.node(kind, [x])
+
+    def block(self, x: str, channels: int) -> str:
+        match self.rng.randrange(5):
+            case 0:  # residual
+                y = self.activation(self.conv(x, channels, channels, 3, 1), channels)
+                return self.node("Add", [self.conv(y, channels, channels, 1, 1), x])
+            case 1:  # depthwise
+                y = self.activation(self.conv(x, channels, channels, 3, 1, channels), channels)
+                return self.conv(y, channels, channels, 1, 1)
+            case 2:  # squeeze and excite
+                mean = self.node("GlobalAveragePool", [x])
+                gate = self.node("Sigmoid", [self.conv(mean, channels, channels, 1, 1)])
+                return self.node("Mul", [x, gate])
+            case 3:  # split and concatenate, pooled
+                halves = self.weight([channels // 2, channels - channels // 2], np.int64)
+                first, second = self.name(), self.name()
+                self.nodes.append(helper.make_node("Split", [x, halves], [first, second], axis=1))
+                first = self.node("MaxPool", [first], kernel_shape=[3, 3], pads=[1] * 4)
+                return self.node("Concat", [second, first], axis=1)
+            case _:  # attention over channels, in fp32 whatever the rest is
+                y = self.node("Softmax", [x], axis=1)
+                return self.node("Add", [self.node("Mul", [y, x]), x])
+
+    def aligned(self, high: str, low: str, channels: int) -> str:
+        shape = self.node("Shape", [low])
+        up = self.node("Resize", [high, "", "", shape], mode="linear",
+                       coordinate_transformation_mode="align_corners")  # fmt: skip
+        both = self.node("Concat", [up, low], axis=1)
+        align = self.rng.randrange(2)
+        if self.rng.random() < 0.5:
+            flow = self.conv(both, 2 * channels, 2, 3, 1)
+            return self.node("Add", [self.warp("FlowWarp", [high, flow], align), low])
+        flow = self.conv(both, 2 * channels, 4, 3, 1)
+        axis = self.weight([1], np.int64)
+        pooled = [
+            self.node(operator, [x, axis], keepdims=1)
+            for operator in ("ReduceMean", "ReduceMax")
+            for x in (up, low)
+        ]
+        gate = self.conv(self.node("Concat", pooled, axis=1), 4, 1, 3, 1)
+        gate = self.node("Sigmoid", [gate])
+        return self.warp("GatedFlowFusion", [high, low, flow, gate], align)
+
+    def warp(self, operator: str, inputs: list[str], align_corners: int) -> str:
+        return self.node(operator, inputs, align_corners=align_corners, **PLUGIN)

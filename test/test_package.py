@@ -21,8 +21,8 @@ DEPENDENCY_OF_MODULE = {
 }
 # No rosdep key, or asked for only where it is installed: the README says how to get them.
 OPTIONAL = {
-    *("ament_index_python", "av", "backports", "cv_bridge", "onnx", "onnxruntime", "openvino"),
-    *("rosbags", "tensorrt"),
+    *("ament_index_python", "av", "backports", "cuda", "cv_bridge", "onnx", "onnxruntime"),
+    *("openvino", "rosbags", "tensorrt"),
 }
 
 

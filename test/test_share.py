@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import site
 import sysconfig
+from pathlib import Path
 
 import pytest
 
 from sfseg_ros.errors import ManifestError
-from sfseg_ros.share import find_model, shared_file
+from sfseg_ros.share import cache_directory, find_model, shared_file
 
 
 @pytest.fixture
@@ -51,3 +52,13 @@ def test_an_unknown_model_names_the_known_ones(prefix, name):
 def test_the_middleware_profile_is_found_in_the_source_tree():
     assert shared_file("config/fastdds_large_images.xml").is_file()
     assert shared_file("config/no_such_file.yaml") is None
+
+
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "chosen"))
+    assert cache_directory() == tmp_path / "chosen"
+    monkeypatch.delenv("SFSEG_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "sfseg_ros"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_directory() == Path.home() / ".cache" / "sfseg_ros"

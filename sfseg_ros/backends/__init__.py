@@ -6,22 +6,37 @@ libraries are optional, so their modules are imported when they are asked for.
 """
 
 import importlib
-from typing import Any, Protocol
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BackendError, ManifestError, one_line
+from sfseg_ros.errors import BackendError, BackendUnavailableError, ManifestError, one_line
+from sfseg_ros.geometry import FrameGeometry
+from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.manifest import Manifest
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# name -> (class, how to install its library); "auto" takes the first whose library imports.
+# name -> (class, how to install its library); "auto" takes the first that works on this machine.
 BACKENDS = {
+    "tensorrt": (
+        "tensorrt_backend:TensorRtBackend",
+        "pip install tensorrt cuda-bindings onnx",
+    ),
+    "onnxruntime-cuda": (
+        "onnxruntime_backend:OnnxRuntimeCudaBackend",
+        "pip install onnxruntime-gpu onnx",
+    ),
     "openvino": ("openvino_backend:OpenVinoBackend", "pip install openvino onnx"),
     "onnxruntime": ("onnxruntime_backend:OnnxRuntimeBackend", "pip install onnxruntime onnx"),
 }
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
+GPU_WAITS = ("block", "spin")
+"""How a thread waits for the GPU: asleep, or on a core of its own and some microseconds sooner."""
 
 
 class Backend(Protocol):
@@ -29,8 +44,10 @@ class Backend(Protocol):
     while another prepares the backend for the image size of the next camera."""
 
     name: str
+    precisions: tuple[str, ...]
+    """What the class can compute in, of PRECISIONS; some of it only on some machines."""
     description: str
-    """One line for people: library, version, precision, threads."""
+    """One line for people: library, version, precision, threads or device."""
     precision: str
     """Arithmetic of the network: one of PRECISIONS but "auto"."""
     reason: str
@@ -41,7 +58,7 @@ class Backend(Protocol):
 
         `rgb` is uint8 (N, H, W, 3); H and W satisfy the manifest. Returns labels uint8 (N, H, W)
         and, if asked for, the confidence: uint8 (N, H, W), softmax of the winner in 255ths. Both
-        are the caller's to keep. Raises BackendError.
+        are the caller's to keep. Raises BackendError; with `lost`, each later call does.
         """
         ...
 
@@ -50,34 +67,93 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(
-    name: str, manifest: Manifest, precision: str = "auto", threads: int = 0
-) -> Backend:
-    """Load the model of `manifest` into the library `name`: "openvino", "onnxruntime" or "auto".
+@runtime_checkable
+class CameraBackend(Backend, Protocol):
+    """A backend that can also make the network's input of a camera's bytes itself."""
 
-    `precision` "auto" is bf16 where processor and library compute in it, else fp32. `threads` 0
-    lets the library choose. Raises BackendError where the library is missing or cannot do it.
+    def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
+        """Whether `infer_cameras` may be called with such an image."""
+        ...
+
+    def infer_cameras(
+        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """As `infer` of what `FrameGeometry.network_input` makes of each frame, up to the rounding
+        of its resize; all of one network size."""
+        ...
+
+
+def _ignore(text: str) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """What only the backends on a GPU want to know; the others ignore it.
+
+    wait: one of GPU_WAITS. network_size: (height, width) of all images to come, None where they may
+    differ. progress hears, in one line, what takes long while it goes on, and an empty line at its
+    end; cancelled is asked meanwhile whether to give it up. warn hears what works less well than it
+    could. All may be called from any thread that opens a backend or infers.
+    """
+
+    wait: str = "block"
+    network_size: tuple[int, int] | None = None
+    progress: Callable[[str], None] = _ignore
+    cancelled: Callable[[], bool] = _never
+    warn: Callable[[str], None] = logging.getLogger("sfseg_ros").warning
+
+    def __post_init__(self) -> None:
+        if self.wait not in GPU_WAITS:
+            raise BackendError(f"gpu_wait {self.wait!r}: expected {' or '.join(GPU_WAITS)}")
+
+
+DEFAULT_GPU = GpuOptions()
+
+
+def open_backend(
+    name: str,
+    manifest: Manifest,
+    precision: str = "auto",
+    threads: int = 0,
+    gpu: GpuOptions = DEFAULT_GPU,
+) -> Backend:
+    """Load the model of `manifest` into the library `name`: one of BACKENDS, or "auto".
+
+    `precision` "auto" is bf16 where processor and library compute in it, fp16 in TensorRT, else
+    fp32. `threads` 0 lets the library choose. "auto" passes over what this machine lacks and says
+    so in `reason`; it never passes over a library that is there and fails. Raises BackendError
+    where the library is missing or cannot do it.
     """
     if precision not in PRECISIONS:
         raise BackendError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if threads < 0:
         raise BackendError(f"threads is {threads}: expected 0 (the library's choice) or more")
-    if name == "tensorrt":
-        raise BackendError("backend 'tensorrt' does not exist yet; use auto")
     if name != "auto" and name not in BACKENDS:
         raise BackendError(f"backend {name!r}: expected one of auto, {', '.join(BACKENDS)}")
-    missing = []
+    passed_over = []
     for candidate in BACKENDS if name == "auto" else [name]:
         try:
             backend_class = _backend_class(candidate)
+            if precision not in ("auto", *backend_class.precisions):
+                raise BackendUnavailableError(
+                    f"backend {candidate} computes in {' or '.join(backend_class.precisions)} "
+                    f"only, not in {precision}: use precision auto"
+                )
+            backend: Backend = backend_class(manifest, precision, threads, gpu)
+        except BackendUnavailableError as error:
+            passed_over.append(str(error))
         except ImportError as error:
             advice = BACKENDS[candidate][1]
-            missing.append(f"{candidate} cannot be imported ({one_line(error)}): {advice}")
-            continue
-        backend: Backend = backend_class(manifest, precision, threads)
-        backend.reason = _reason(name, missing)
-        return backend
-    raise BackendError("; or ".join(missing))
+            passed_over.append(f"{candidate} cannot be imported ({one_line(error)}): {advice}")
+        else:
+            backend.reason = _reason(name, passed_over)
+            return backend
+    raise BackendUnavailableError("; or ".join(passed_over))
 
 
 def check_images(manifest: Manifest, rgb: Uint8Array) -> None:
@@ -97,7 +173,7 @@ def _backend_class(name: str) -> Any:
     return getattr(importlib.import_module(f"sfseg_ros.backends.{module}"), attribute)
 
 
-def _reason(asked: str, missing: list[str]) -> str:
+def _reason(asked: str, passed_over: list[str]) -> str:
     if asked != "auto":
         return "asked for"
-    return "; ".join(missing) if missing else "the fastest on processors, and it is installed"
+    return f"the best that works here; {'; '.join(passed_over)}" if passed_over else "the best"

@@ -9,7 +9,7 @@ the weights still exist once. Cut here, the tail also stays fp32 where the trunk
 from dataclasses import dataclass
 
 import onnx
-from onnx import ModelProto, TensorProto, helper, inliner
+from onnx import ModelProto, NodeProto, TensorProto, helper, inliner
 
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.manifest import Manifest
@@ -33,6 +33,11 @@ class SplitModel:
 
 def split_model_of(manifest: Manifest) -> SplitModel:
     """Read the model's ONNX file and cut it. Raises BackendError where it breaks the contract."""
+    return _split(model_of(manifest))
+
+
+def model_of(manifest: Manifest) -> ModelProto:
+    """The model's ONNX file, whole. Raises BackendError where it breaks the contract."""
     path = manifest.onnx_path
     try:
         model = onnx.load(path)
@@ -42,12 +47,14 @@ def split_model_of(manifest: Manifest) -> SplitModel:
             f"{path}: not a valid ONNX file ({one_line(error)}); copy the model directory again"
         ) from error
     try:
-        return _split(model)
+        _tail_of(model)
     except ValueError as error:
         raise BackendError(f"{path}: {error}; export the model again") from error
+    return model
 
 
-def _split(model: ModelProto) -> SplitModel:
+def _tail_of(model: ModelProto) -> NodeProto:
+    """The node at which the graph is cut. Raises ValueError where it breaks the contract."""
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
     if inputs != ["image"] or outputs != ["labels", "confidence"]:
@@ -55,6 +62,11 @@ def _split(model: ModelProto) -> SplitModel:
             f"maps {', '.join(inputs)} to {', '.join(outputs)}, "
             "expected image to labels, confidence"
         )
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind != TensorProto.UINT8:  # buffers are made for bytes
+            name = TensorProto.DataType.Name(kind)
+            raise ValueError(f"has {value.name} of type {name}, expected UINT8")
     tails = [
         node
         for node in model.graph.node
@@ -62,8 +74,13 @@ def _split(model: ModelProto) -> SplitModel:
     ]
     if len(tails) != 1:
         raise ValueError(f"has {len(tails)} {TAIL_DOMAIN}::{TAIL_OPERATOR} nodes, expected one")
+    tail: NodeProto = tails[0]
+    return tail
+
+
+def _split(model: ModelProto) -> SplitModel:
     scores = helper.make_tensor_value_info(
-        tails[0].input[0], TensorProto.FLOAT, ["batch", "class", "row", "column"]
+        _tail_of(model).input[0], TensorProto.FLOAT, ["batch", "class", "row", "column"]
     )
     return SplitModel(
         trunk=_part(model, list(model.graph.input), [scores]),

@@ -1,31 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on the processor: fp32, any size without preparation."""
+"""ONNX Runtime: fp32, any size without preparation; on the processor, or on an NVIDIA GPU."""
 
+import contextlib
+import re
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from sfseg_ros.backends import Uint8Array, check_images
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
+from sfseg_ros.backends.cuda_memory import LOST, reset_lost_context
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
-from sfseg_ros.errors import BackendError, one_line
+from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
 from sfseg_ros.manifest import Manifest
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_MEMORY = "cuda"
+# What the provider says of a call of the CUDA runtime, cuda_call.cc: number, text, place.
+CUDA_FAILURE = re.compile(r"\bCUDA failure (\d+):")
 
 
 class OnnxRuntimeBackend:
     """See `Backend`. Takes every size from the first frame on; nothing is compiled per size."""
 
     name = "onnxruntime"
+    precisions: tuple[str, ...] = ("fp32",)
     precision = "fp32"
     reason = "asked for"
 
-    def __init__(self, manifest: Manifest, precision: str = "auto", threads: int = 0) -> None:
-        if precision == "bf16":
-            raise BackendError(
-                "backend onnxruntime computes in fp32 only: use precision fp32 or auto"
-            )
+    def __init__(
+        self,
+        manifest: Manifest,
+        precision: str = "auto",
+        threads: int = 0,
+        gpu: GpuOptions = DEFAULT_GPU,
+    ) -> None:
         self._manifest = manifest
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = thread_count(threads)
@@ -37,31 +48,118 @@ class OnnxRuntimeBackend:
         self._trunk: Any = self._session(model.trunk)
         self._labels_tail: Any = self._session(model.labels_tail)
         self._confidence_tail: Any = self._session(model.confidence_tail)
-        threads_used = threads_text(self._options.intra_op_num_threads)
-        self.description = f"ONNX Runtime {ort.__version__}, fp32, {threads_used}"
+        self.description = f"ONNX Runtime {ort.__version__}, fp32, {self._device()}"
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
         trunk, tail = self._trunk, self._confidence_tail if confidence else self._labels_tail
         if trunk is None or tail is None:
-            raise BackendError("backend onnxruntime is closed: open it again")
+            raise BackendError(f"backend {self.name} is closed: open it again")
         try:
-            (scores,) = trunk.run(None, {"image": np.ascontiguousarray(rgb)})
-            outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
+            labels, certainty = self._run(trunk, tail, np.ascontiguousarray(rgb), confidence)
         except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"ONNX Runtime failed: {one_line(error)}") from error
-        return outputs[0], outputs[1] if confidence else None
+            raise self._failure(error) from error
+        return labels, certainty
 
     def close(self) -> None:
         self._trunk = self._labels_tail = self._confidence_tail = None
 
+    def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
+        (scores,) = trunk.run(None, {"image": rgb})
+        outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
+        return outputs[0], outputs[1] if confidence else None
+
+    def _failure(self, error: Exception) -> BackendError:
+        return BackendError(f"ONNX Runtime failed: {one_line(error)}")
+
+    def _device(self) -> str:
+        return threads_text(self._options.intra_op_num_threads)
+
+    def _providers(self) -> list[Any]:
+        return [CPU]
+
     def _session(self, model: ModelProto) -> Any:
         try:
             return ort.InferenceSession(
-                model.SerializeToString(), self._options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(), self._options, providers=self._providers()
             )
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} refuses {self._manifest.onnx_path}: "
                 f"{one_line(error)}"
             ) from error
+
+
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """The same on a GPU for which there is no TensorRT; never on the processor instead.
+
+    The scores stay on the device between the trunk and its tail. Not run on a GPU.
+    """
+
+    name = "onnxruntime-cuda"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        precision: str = "auto",
+        threads: int = 0,
+        gpu: GpuOptions = DEFAULT_GPU,
+    ) -> None:
+        if CUDA not in ort.get_available_providers():
+            raise BackendUnavailableError(
+                f"onnxruntime-cuda: this onnxruntime {ort.__version__} was built without "
+                f"{CUDA}: pip uninstall onnxruntime; pip install onnxruntime-gpu"
+            )
+        self._lost = ""
+        super().__init__(manifest, precision, threads, gpu)
+
+    def close(self) -> None:
+        """Also give up a context that was lost: the whole process shares it, so that without this
+        a backend that is opened anew would fail like the old one."""
+        super().close()
+        lost, self._lost = self._lost, ""
+        if lost:
+            with contextlib.suppress(BackendError):  # no cuda.bindings; the next session says it
+                reset_lost_context(lost)
+
+    def _failure(self, error: Exception) -> BackendError:
+        failure = super()._failure(error)
+        numbers = {int(number) for number in CUDA_FAILURE.findall(str(error))}
+        if not numbers.isdisjoint(LOST.values()):
+            failure.lost = True
+            self._lost = str(failure)
+        return failure
+
+    def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
+        binding = trunk.io_binding()
+        binding.bind_cpu_input("image", rgb)
+        binding.bind_output(trunk.get_outputs()[0].name, CUDA_MEMORY)
+        trunk.run_with_iobinding(binding)
+        tail_binding = tail.io_binding()
+        tail_binding.bind_ortvalue_input(tail.get_inputs()[0].name, binding.get_outputs()[0])
+        for output in tail.get_outputs():
+            tail_binding.bind_output(output.name, "cpu")
+        tail.run_with_iobinding(tail_binding)
+        outputs = tail_binding.copy_outputs_to_cpu()
+        return outputs[0], outputs[1] if confidence else None
+
+    def _device(self) -> str:
+        return "CUDA"
+
+    def _providers(self) -> list[Any]:
+        # TF32 would be faster; it is fp32 that the manifest's parity was measured in. What the
+        # provider lacks (sizes of tensors, for one) is computed on the processor by design.
+        return [(CUDA, {"use_tf32": "0"}), CPU]
+
+    def _session(self, model: ModelProto) -> Any:
+        """Where the provider's libraries or the GPU are missing, ONNX Runtime takes the processor
+        and says so in its log only."""
+        session = super()._session(model)
+        if CUDA not in session.get_providers():
+            raise BackendUnavailableError(
+                f"onnxruntime-cuda: ONNX Runtime {ort.__version__} could not start its {CUDA}: "
+                "look at nvidia-smi, and install the CUDA and cuDNN libraries that it was built "
+                "for (pip install 'onnxruntime-gpu[cuda,cudnn]')"
+            )
+        session.disable_fallback()  # an error of the GPU stays one
+        return session

@@ -17,7 +17,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 import openvino as ov
 from openvino import opset13 as ops
 
-from sfseg_ros.backends import Uint8Array, check_images
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.backends.processor import bf16_unit, thread_count, threads_text
 from sfseg_ros.errors import BackendError, one_line
@@ -39,9 +39,16 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    precisions = ("fp32", "bf16")
     reason = "asked for"
 
-    def __init__(self, manifest: Manifest, precision: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        precision: str = "auto",
+        threads: int = 0,
+        gpu: GpuOptions = DEFAULT_GPU,
+    ) -> None:
         unit = bf16_unit()
         if precision == "bf16" and unit is None:
             raise BackendError(

@@ -220,7 +220,7 @@ class Camera:
         converted_ns = time.monotonic_ns()
         if self._pacing.jumped_back(stamp_ns, now_ns):
             self.times.clear()
-        self.image_size = (picture.pixels.shape[0], picture.pixels.shape[1])
+        self.image_size = picture.size
         if len(frame.message.data) > LARGE_MESSAGE_BYTES and (hint := missing_profile()):
             self._say_once(f"images this large get lost: {hint}")
         allowed = self._settings.node.outputs

@@ -16,17 +16,33 @@ from sfseg_ros.health import (
     rates,
 )
 from sfseg_ros.latency import FrameTimes
+from sfseg_ros.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
     """Which model runs on what: `sha256` that of the ONNX file, `backend` its description for
-    people. All empty while no model is loaded."""
+    people, `reason` why that one. All empty while no model is loaded."""
 
     name: str = ""
     sha256: str = ""
     backend: str = ""
     precision: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, segmenter: Segmenter | None) -> "ModelIdentity":
+        """Of what is loaded, None for nothing."""
+        if segmenter is None:
+            return cls()
+        manifest, backend = segmenter.manifest, segmenter.backend
+        return cls(
+            manifest.name,
+            manifest.onnx_sha256,
+            backend.description,
+            backend.precision,
+            backend.reason,
+        )
 
 
 def camera_status(
@@ -73,6 +89,7 @@ def camera_status(
                 values[f"{step}_{name}_ms"] = f"{value_ms:.2f}"
     values |= {
         "backend": model.backend,
+        "backend_reason": model.reason,
         "precision": model.precision,
         "model": model.name,
         "model_sha256": model.sha256[:12],

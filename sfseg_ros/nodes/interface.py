@@ -52,9 +52,9 @@ LATCHED = (
 LATENCIES = {
     "latency": "age of the mask when it is published, by the stamp of its image.",
     "wait": "from the message's arrival until the worker takes it.",
-    "convert": "message to RGB.",
-    "preprocess": "RGB to the network's input.",
-    "inference": "the network, for the whole batch.",
+    "convert": "message to picture.",
+    "preprocess": "picture to the network's input; nothing where the GPU makes it.",
+    "inference": "the network, for the whole batch, with what goes to the GPU and back.",
     "postprocess": "labels to the mask's size.",
     "publish": "making and publishing the mask.",
     "processing": "all from the worker's taking to the mask's publishing.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-from sfseg_ros.backends import BACKENDS, PRECISIONS
+from sfseg_ros.backends import BACKENDS, GPU_WAITS, PRECISIONS
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View
 from sfseg_ros.health import Thresholds
@@ -185,13 +185,15 @@ class NodeParameters(CameraParameters):
     )
     backend: str = _parameter(
         "auto",
-        "Inference library; auto takes the best that is installed and logs why.",
+        "Inference library; auto takes the first of these that works here and says why in the log "
+        "and in /diagnostics.",
         Applies.AT_CONFIGURE,
         choices=("auto", *BACKENDS),
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the network; auto takes the fastest that this processor has in hardware.",
+        "Arithmetic of the network; auto is fp16 in TensorRT, else the fastest that this processor "
+        "has in hardware. int8 and fp8 need an engine of `sfseg engine build`.",
         Applies.AT_CONFIGURE,
         choices=PRECISIONS,
     )
@@ -200,6 +202,13 @@ class NodeParameters(CameraParameters):
         "Processor threads for inference; 0 leaves it to the library.",
         Applies.AT_CONFIGURE,
         span=(0, 256),
+    )
+    gpu_wait: str = _parameter(
+        "block",
+        "How the frames' thread waits for the GPU: block sleeps, spin keeps a core busy and wakes "
+        "up some microseconds sooner.",
+        Applies.AT_CONFIGURE,
+        choices=GPU_WAITS,
     )
     network_size: str = _parameter(
         "auto",

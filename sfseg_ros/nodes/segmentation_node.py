@@ -23,8 +23,9 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
+from sfseg_ros.backends import GpuOptions
 from sfseg_ros.class_groups import LabelMapping, identity, load_class_groups
-from sfseg_ros.errors import one_line
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
@@ -39,7 +40,7 @@ from sfseg_ros.nodes.parameters import (
     changed_settings,
     declare_parameters,
 )
-from sfseg_ros.nodes.transitions import ResponsiveLifecycleNode
+from sfseg_ros.nodes.transitions import Recovery, ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from sfseg_ros.share import find_model
 from sfseg_ros.snapshot import new_folder, write_snapshot
@@ -57,9 +58,10 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._mapping: LabelMapping | None = None
         self._model_dir = ""
         self._model_error = self._loading = ""
+        self._recovery = Recovery(self)
         # Transitions and the frames' thread declare `qos_overrides`, which is setting them.
         self._settings_lock = threading.RLock()
-        self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, _report)
+        self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, self._on_frame_error)
         self._worker.max_batch = self._settings.node.max_batch
         self._cameras = [
             Camera(self, camera, self._settings, self._worker)
@@ -102,7 +104,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         except Exception as error:  # also what an inference library may raise
             self._release()
             self._model_error = one_line(error)
-            self._log_unless_ending(f"cannot load the model: {self._model_error}")
+            self.log_unless_ending(f"cannot load the model: {self._model_error}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -161,6 +163,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 settings.precision,
                 settings.threads,
                 settings.fixed_network_size(),
+                self._gpu_options(),
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
@@ -182,6 +185,17 @@ class SegmentationNode(ResponsiveLifecycleNode):
             f"{new.backend.description} ({new.backend.reason}); ready after "
             f"{time.monotonic() - begin:.1f} s"
         )
+
+    def _gpu_options(self) -> GpuOptions:
+        wait, warn = self._settings.node.gpu_wait, self.get_logger().warning
+        return GpuOptions(wait, None, self._on_progress, self.is_ending, warn)
+
+    def _on_progress(self, text: str) -> None:
+        """In the thread that builds an engine: that of a transition, or the frames' for a camera
+        of an unusual size. For /diagnostics once a second, and the log."""
+        self._loading = text
+        if text:
+            self.get_logger().info(text)
 
     def _use(self, segmenter: Segmenter, mapping: LabelMapping) -> None:
         """Between two frames: masks from now on are of this model, and so is what they mean."""
@@ -207,12 +221,21 @@ class SegmentationNode(ResponsiveLifecycleNode):
                 self._worker.between(lambda: self._use(old, mapping))
         except Exception as error:  # also what an inference library may raise
             self._model_error = one_line(error)
-            self._log_unless_ending(f"{self._model_error}; {self._model_dir} stays in use")
+            self.log_unless_ending(f"{self._model_error}; {self._model_dir} stays in use")
             with self._settings_lock:  # what was asked for meanwhile stays, its turn is next
                 if self._settings.node.model_dir == wanted != self._model_dir:
                     self.set_parameters([Parameter("model_dir", value=self._model_dir)])
             return self._model_error
         return ""
+
+    def _on_frame_error(self, frame: ReceivedFrame, error: Exception) -> None:
+        """In the frames' thread."""
+        frame.camera.on_frame_error(error)
+        if isinstance(error, BackendError) and error.lost:
+            self._recovery.begin(one_line(error), self._give_up)
+
+    def _give_up(self, why: str) -> None:
+        self._model_error = why
 
     # Parameters and services.
 
@@ -300,13 +323,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _on_second(self) -> None:
         """Publish /diagnostics and the latencies."""
         thresholds, states = self._settings.node.thresholds(), self._stream_states()
-        model = ModelIdentity()
-        if (segmenter := self._segmenter) is not None:
-            manifest = segmenter.manifest
-            backend = segmenter.backend
-            model = ModelIdentity(
-                manifest.name, manifest.onnx_sha256, backend.description, backend.precision
-            )
+        model = ModelIdentity.of(self._segmenter)
         self._diagnostics.publish(
             array_from_statuses(
                 self,
@@ -340,10 +357,6 @@ class SegmentationNode(ResponsiveLifecycleNode):
             self._segmenter.close()
             self._segmenter = self._mapping = None
         self._model_error = ""
-
-
-def _report(frame: ReceivedFrame, error: Exception) -> None:
-    frame.camera.on_frame_error(error)
 
 
 def _label_mapping(settings: Settings, manifest: Manifest) -> LabelMapping:

@@ -6,10 +6,13 @@ TensorRT minutes) no parameter, no `ros2 lifecycle get` and no diagnostics would
 each transition has a thread of its own for its duration; only one runs at a time.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
@@ -20,6 +23,18 @@ from rclpy.task import Future
 from sfseg_ros.errors import one_line
 
 T = TypeVar("T")
+
+ENDING_TRANSITIONS = (
+    *("deactivate", "cleanup", "shutdown"),
+    Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    Transition.TRANSITION_ACTIVE_SHUTDOWN,
+)
+"""As `change_state` is asked for them: by label, or by number."""
+RECOVERY_PAUSE_S = 60.0
+"""What is lost again this soon after everything was loaded anew is not tried once more."""
 
 
 class _Parameters(dict[str, Parameter]):
@@ -47,6 +62,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._one_transition = threading.Lock()
         self._transition_threads: set[threading.Thread] = set()
+        self._ends_asked_for: list[ChangeState.Request] = []
         self._callbacks = {state: self._logged(run) for state, run in self._callbacks.items()}
         self._change_state_now = self._service_change_state.callback
         # rclpy awaits a callback that is a coroutine; its annotation does not say so.
@@ -60,7 +76,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 with self._one_transition:
                     work()
             except Exception as error:
-                self._log_unless_ending(f"transition: {one_line(error)}")
+                self.log_unless_ending(f"transition: {one_line(error)}")
             finally:
                 self._transition_threads.discard(threading.current_thread())
 
@@ -89,6 +105,12 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
         """unconfigured, inactive, active, finalized, or configuring and so on in between."""
         return str(self._state_machine.current_state[1])
 
+    def is_ending(self) -> bool:
+        """Whether what takes minutes is to be given up: somebody waits for the end, maybe for its
+        turn behind just that."""
+        ending = self._ends_asked_for or self.state_label in ("deactivating", "shuttingdown")
+        return not self.context.ok() or bool(ending)
+
     def _logged(
         self, callback: Callable[[LifecycleState], TransitionCallbackReturn]
     ) -> Callable[[LifecycleState], TransitionCallbackReturn]:
@@ -99,12 +121,12 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
                 return callback(state)
             except Exception as error:
                 name = callback.__name__
-                self._log_unless_ending(f"{name}: {one_line(error)}")
+                self.log_unless_ending(f"{name}: {one_line(error)}")
                 return TransitionCallbackReturn.ERROR
 
         return run
 
-    def _log_unless_ending(self, text: str) -> None:
+    def log_unless_ending(self, text: str) -> None:
         """After Ctrl-C the middleware is gone below what runs, and everything fails."""
         if self.context.ok():
             self.get_logger().error(text)
@@ -126,15 +148,58 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
     async def _change_state_in_thread(
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
+        wish = request.transition.label or request.transition.id
+        ends = wish in ENDING_TRANSITIONS
+
         def change() -> ChangeState.Response:
             try:
                 self._change_state_now(request, response)
             except Exception as error:  # RCLError: not allowed in this state
                 response.success = False
-                wish = request.transition.label or request.transition.id
                 self.get_logger().warning(
                     f"transition {wish} refused in state {self.state_label}: {one_line(error)}"
                 )
+            finally:
+                if ends:
+                    self._ends_asked_for.remove(request)
             return response
 
+        if ends:
+            self._ends_asked_for.append(request)
         return await self.after_transitions(change)
+
+
+class Recovery:
+    """The way from active through cleanup to active again, after something below the node was
+    lost, such as its GPU."""
+
+    def __init__(self, node: ResponsiveLifecycleNode) -> None:
+        self._node = node
+        self._running = False
+        self._ended_s = -math.inf
+
+    def begin(self, reason: str, on_giving_up: Callable[[str], None]) -> None:
+        """In a thread, once for all frames that fail meanwhile. Soon after the last time the node
+        stays unconfigured, where a lifecycle manager and people see it, and `on_giving_up` gets
+        what to say."""
+        if not self._running:
+            self._running = True
+            self._node.in_transition_thread(lambda: self._run(reason, on_giving_up))
+
+    def _run(self, reason: str, on_giving_up: Callable[[str], None]) -> None:
+        node, again = self._node, time.monotonic() - self._ended_s < RECOVERY_PAUSE_S
+        try:
+            if node.state_label != "active":
+                return  # somebody else has taken it down meanwhile: nothing was loaded anew
+            node.log_unless_ending(
+                f"{reason}; {'giving up' if again else 'loading the model anew'}"
+            )
+            node.trigger_deactivate()
+            node.trigger_cleanup()
+            if again:
+                on_giving_up(f"{reason}; lost again: restart the process, then the machine")
+            elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                node.trigger_activate()
+            self._ended_s = time.monotonic()
+        finally:
+            self._running = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from sfseg_ros.backends import BACKENDS, PRECISIONS
+from sfseg_ros.backends import BACKENDS, PRECISIONS, GpuOptions
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_compressed
 from sfseg_ros.segmenter import Segmenter, open_segmenter
@@ -27,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths = find_images(args.images)
         segmenter = open_segmenter(
-            find_model(args.model), args.backend, args.precision, args.threads, args.network_size
+            find_model(args.model),
+            args.backend,
+            args.precision,
+            args.threads,
+            args.network_size,
+            GpuOptions(progress=_say, warn=_say),
         )
         print(f"{segmenter.manifest.name}: {segmenter.backend.description}")
         refused = 0
@@ -83,6 +88,11 @@ def _write(path: Path, picture: Uint8Array) -> None:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
     _, data = cv2.imencode(path.suffix, bgr)
     path.write_bytes(bytes(data))
+
+
+def _say(text: str) -> None:
+    if text:
+        print(f"segment: {text}", file=sys.stderr)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import Backend, open_backend
+from sfseg_ros import trt
+from sfseg_ros.backends import Backend, cuda_memory, open_backend
 from sfseg_ros.backends.processor import bf16_unit
 from sfseg_ros.errors import BackendError
 from sfseg_ros.manifest import Manifest
@@ -43,6 +44,7 @@ def backend(request: pytest.FixtureRequest, tiny_manifest: Manifest) -> Backend:
 class BackendContract:
     name: str
     precision: str
+    where = "1 thread"
 
     def test_it_says_its_precision(self, backend):
         assert backend.precision == self.precision
@@ -50,7 +52,7 @@ class BackendContract:
     def test_it_says_who_it_is_in_one_line(self, backend):
         assert backend.name == self.name
         assert self.precision in backend.description
-        assert "1 thread" in backend.description
+        assert self.where in backend.description
         assert "\n" not in backend.description
 
     def test_labels_follow_the_picture(self, backend):
@@ -168,3 +170,57 @@ class TestOpenVino(BackendContract):
 @pytest.mark.skipif(bf16_unit() is None, reason="this processor has no bf16 unit")
 class TestOpenVinoBf16(BackendContract):
     name, precision = "openvino", "bf16"
+
+
+@needs("onnxruntime")
+class TestTensorRtPretended(BackendContract):
+    """Pinned memory, graphs and the stream of conftest.py around the network on the CPU."""
+
+    name, precision, where = "tensorrt", "fp32", "Pretend 1000"
+
+    @pytest.fixture
+    def backend(self, open_tensorrt_with, tiny_manifest):
+        network = open_backend("onnxruntime", tiny_manifest, threads=1)
+        backend, _ = open_tensorrt_with(partial(network.infer, confidence=True), precision="fp32")
+        return backend
+
+    def test_a_closed_backend_says_so(self, backend, tiny_manifest):
+        super().test_a_closed_backend_says_so(tiny_manifest)
+
+
+def no_cuda_provider():
+    if importlib.util.find_spec("onnxruntime") is None:
+        return True
+    import onnxruntime
+
+    return "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(no_cuda_provider(), reason="ONNX Runtime has no CUDA provider")
+class TestOnnxRuntimeCuda(BackendContract):
+    name, precision, where = "onnxruntime-cuda", "fp32", "CUDA"
+
+
+def no_tensorrt():
+    """Why TensorRT cannot run here, empty where it can."""
+    try:
+        cuda_memory.Gpu().close()
+        trt.load()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(bool(no_tensorrt()), reason=f"no TensorRT: {no_tensorrt()}")
+class TestTensorRt(BackendContract):
+    name, precision, where = "tensorrt", "fp32", "TensorRT"
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(bool(no_tensorrt()), reason=f"no TensorRT: {no_tensorrt()}")
+class TestTensorRtFp16(BackendContract):
+    name, precision, where = "tensorrt", "fp16", "TensorRT"

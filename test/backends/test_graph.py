@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import onnx
 import pytest
+from onnx import TensorProto
 
 from sfseg_ros.backends.graph import split_model_of
 from sfseg_ros.errors import BackendError
@@ -64,6 +65,10 @@ def rename_output(model):
     model.graph.node[-1].output[0] = "mask"
 
 
+def float_input(model):
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
 def rename_tail(model):
     model.graph.node[-1].op_type = "ArgmaxUpsample"
     model.functions[1].name = "ArgmaxUpsample"
@@ -73,6 +78,7 @@ def rename_tail(model):
     ("edit", "message"),
     [
         (rename_output, "maps image to mask, confidence, expected image to labels, confidence"),
+        (float_input, "has image of type FLOAT, expected UINT8"),
         (rename_tail, "has 0 sfseg::UpsampleArgmax nodes, expected one"),
     ],
 )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import sys
+import types
 
 import pytest
 
-from sfseg_ros.backends import BACKENDS, open_backend
-from sfseg_ros.errors import BackendError
+from sfseg_ros.backends import BACKENDS, DEFAULT_GPU, open_backend
+from sfseg_ros.errors import BackendError, BackendUnavailableError
 
 pytest.importorskip("onnxruntime")
 
@@ -24,7 +25,10 @@ def test_auto_takes_openvino_and_says_why(tiny_manifest):
     pytest.importorskip("openvino")
     backend = open_backend("auto", tiny_manifest)
     assert backend.name == "openvino"
-    assert backend.reason == "the fastest on processors, and it is installed"
+    # What would have been faster, and why it was not taken.
+    assert backend.reason.startswith("the best that works here; tensorrt")
+    assert "onnxruntime-cuda: " in backend.reason
+    assert "\n" not in backend.reason
 
 
 def test_auto_takes_onnx_runtime_where_openvino_is_missing(tiny_manifest, uninstall):
@@ -36,10 +40,11 @@ def test_auto_takes_onnx_runtime_where_openvino_is_missing(tiny_manifest, uninst
 
 
 def test_no_library_at_all_says_what_to_install(tiny_manifest, uninstall):
-    for library in BACKENDS:
+    for library in ("tensorrt", "onnxruntime", "openvino"):
         uninstall(library)
-    with pytest.raises(BackendError, match=r"pip install openvino onnx; or .*onnxruntime"):
+    with pytest.raises(BackendError, match=r"pip install openvino onnx; or .*onnxruntime") as error:
         open_backend("auto", tiny_manifest)
+    assert all(name in str(error.value) for name in BACKENDS)
 
 
 def test_a_named_backend_is_not_replaced_by_another(tiny_manifest, uninstall):
@@ -52,9 +57,12 @@ def test_a_named_backend_is_not_replaced_by_another(tiny_manifest, uninstall):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "tensorrt"}, "'tensorrt' does not exist yet"),
-        ({"name": "torch"}, "'torch': expected one of auto, openvino, onnxruntime"),
-        ({"name": "auto", "precision": "int8"}, "'int8': expected one of auto, fp32, bf16"),
+        ({"name": "torch"}, "'torch': expected one of auto, tensorrt, onnxruntime-cuda, openvino"),
+        ({"name": "auto", "precision": "fp64"}, "'fp64': expected one of auto, fp32, bf16"),
+        (
+            {"name": "openvino", "precision": "int8"},
+            "openvino computes in fp32 or bf16 only",
+        ),
         ({"name": "auto", "threads": -1}, "threads is -1: expected 0"),
         ({"name": "onnxruntime", "precision": "bf16"}, "onnxruntime computes in fp32 only"),
     ],
@@ -62,3 +70,52 @@ def test_a_named_backend_is_not_replaced_by_another(tiny_manifest, uninstall):
 def test_what_does_not_exist_is_refused(tiny_manifest, arguments, message):
     with pytest.raises(BackendError, match=message):
         open_backend(manifest=tiny_manifest, **arguments)
+
+
+class Pretend:
+    """A backend whose opening ends as told."""
+
+    precisions = ("fp16",)
+    name, description, precision, reason = "tensorrt", "pretend", "fp16", ""
+
+    def __init__(self, manifest, precision="auto", threads=0, gpu=DEFAULT_GPU):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    def install(outcome=None):
+        Pretend.outcome = outcome
+        module = types.ModuleType("sfseg_ros.backends.tensorrt_backend")
+        module.TensorRtBackend = Pretend
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return install
+
+
+def test_auto_takes_the_gpu_first_where_it_works(tiny_manifest, pretend):
+    pretend()
+    backend = open_backend("auto", tiny_manifest)
+    assert backend.name == "tensorrt"
+    assert backend.reason == "the best"
+
+
+def test_auto_passes_over_a_missing_gpu_and_names_the_reason(tiny_manifest, pretend):
+    pretend(BackendUnavailableError("tensorrt: no device"))
+    backend = open_backend("auto", tiny_manifest)
+    assert backend.name in ("openvino", "onnxruntime")
+    assert "tensorrt: no device" in backend.reason
+
+
+def test_auto_does_not_hide_a_gpu_that_is_there_and_fails(tiny_manifest, pretend):
+    pretend(BackendError("the engine cannot be built"))
+    with pytest.raises(BackendError, match="cannot be built"):
+        open_backend("auto", tiny_manifest)
+
+
+def test_auto_passes_over_what_does_not_compute_in_the_precision(tiny_manifest, pretend):
+    pretend()
+    with pytest.raises(BackendError, match="only, not in int8") as error:
+        open_backend("auto", tiny_manifest, "int8")
+    assert all(name in str(error.value) for name in BACKENDS)

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -14,6 +15,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
+from sfseg_ros import segmenter
+from sfseg_ros.errors import BackendError
 from sfseg_ros.nodes import middleware, segmentation_node
 from sfseg_ros.nodes.parameters import ParameterError
 
@@ -165,6 +168,176 @@ def test_it_answers_while_the_model_loads(bench, change, state, call, monkeypatc
     thread.join(20)
     assert configured == [True]
     assert state() == "inactive"
+
+
+def lose_the_device(node):
+    """What a backend does whose GPU is gone."""
+
+    def lost(rgb, confidence):
+        error = BackendError("cuEventSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS")
+        error.lost = True
+        raise error
+
+    node._segmenter.backend.infer = lost
+
+
+def test_a_lost_device_is_a_cycle_through_the_lifecycle_and_then_frames_flow(bench, state):
+    node = bench.started()
+    masks = bench.listen("/segmentation/mask")
+    camera = bench.camera()
+    broken = node._segmenter
+    lose_the_device(node)
+    camera.publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(
+        lambda: node.state_label == "active" and node._segmenter not in (None, broken), "recovery"
+    )
+    with pytest.raises(BackendError, match="closed"):
+        type(broken.backend).infer(broken.backend, np.zeros((1, 64, 96, 3), np.uint8), False)
+    assert "ILLEGAL_ADDRESS; loading the model anew" in bench.log()
+    masks = bench.listen("/segmentation/mask")
+    bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+    bench.wait_until(lambda: masks, "a mask")
+    assert bench.counts(node)["rejected"] == 1
+
+
+def test_a_device_that_is_lost_again_at_once_is_given_up_where_it_can_be_seen(bench, state, change):
+    node = bench.started()
+    bench.listen("/segmentation/mask")
+    for cycle in range(2):
+        broken = node._segmenter
+        lose_the_device(node)
+        bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+        bench.wait_until(lambda broken=broken: node._segmenter is not broken, f"cycle {cycle}")
+        if cycle == 0:
+            bench.wait_until(lambda: node.state_label == "active", "recovery")
+            bench.listen("/segmentation/mask")
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "restart the process" in s["message"]], "diag"
+    )[-1]
+    assert status["level"] == "2"
+    assert state() == "unconfigured"
+    assert change(CONFIGURE)  # whoever mended it may try again
+    assert change(ACTIVATE)
+
+
+def test_a_loss_that_somebody_elses_deactivation_answered_is_not_counted_as_a_recovery(
+    bench, state, change
+):
+    node = bench.started()
+    assert change(DEACTIVATE)
+    node._recovery.begin("the GPU is gone", pytest.fail)
+    node.join_transitions()
+    assert state() == "inactive"
+    assert change(ACTIVATE)
+    node._recovery.begin("the GPU is gone", pytest.fail)
+    node.join_transitions()
+    assert state() == "active"
+
+
+def test_the_progress_of_a_build_and_the_reason_of_a_backend_are_in_the_diagnostics(
+    bench, change, monkeypatch
+):
+    building, built = threading.Event(), threading.Event()
+    open_backend = segmenter.open_backend
+
+    def slow_open_backend(name, manifest, precision, threads, gpu):
+        assert gpu.wait == "spin"
+        assert not gpu.cancelled()
+        gpu.progress("TensorRT engine: timing kernels: 40 %")
+        building.set()
+        assert built.wait(20)
+        gpu.progress("")
+        return open_backend(name, manifest, precision, threads, gpu)
+
+    monkeypatch.setattr(segmenter, "open_backend", slow_open_backend)
+    bench.start(gpu_wait="spin")
+    assert building.wait(20)
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if "40 %" in s["message"]], "diagnostics"
+    )[-1]
+    assert status["message"] == "configuring; TensorRT engine: timing kernels: 40 %"
+    assert status["level"] == "0"
+    built.set()
+    status = bench.wait_until(
+        lambda: [s for s in bench.diagnostics if s["backend_reason"]], "diagnostics"
+    )[-1]
+    assert status["backend_reason"] == "asked for"
+    assert status["loading"] == ""
+
+
+def test_a_build_for_a_cameras_size_does_not_hold_up_the_end(bench, change, state, monkeypatch):
+    building, options = threading.Event(), []
+    open_backend = segmenter.open_backend
+
+    def noting_open_backend(*arguments):
+        options.append(arguments[-1])
+        return open_backend(*arguments)
+
+    monkeypatch.setattr(segmenter, "open_backend", noting_open_backend)
+    node = bench.started()
+
+    def builds(rgb, confidence):
+        building.set()
+        bench.wait_until(options[0].cancelled, "to be cancelled")
+        raise BackendError("the build was cancelled")
+
+    node._segmenter.backend.infer = builds
+    bench.listen("/segmentation/mask")
+    bench.camera().publish(bench.rgb_image(bench.three_stripes()))
+    assert building.wait(20)
+    assert not options[0].cancelled()
+    assert change(DEACTIVATE)
+    assert state() == "inactive"
+    assert bench.counts(node)["rejected"] == 1
+
+
+@pytest.mark.parametrize(
+    ("transition", "end"),
+    [
+        (Transition(id=DEACTIVATE), "inactive"),
+        (Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN), "finalized"),
+        (Transition(label="shutdown"), "finalized"),
+    ],
+)
+def test_a_build_for_another_model_does_not_hold_up_an_end_that_waits_for_its_turn(
+    bench, call, state, monkeypatch, transition, end
+):
+    node = bench.started()
+    old, building, asked = node._segmenter, threading.Event(), []
+
+    def builds(name, manifest, precision, threads, gpu):
+        building.set()
+        while not gpu.cancelled():
+            asked.append(node.state_label)
+            assert len(asked) < 1000, "nobody cancels the build"
+            time.sleep(0.01)
+        raise BackendError("the engine's build was cancelled")
+
+    open_backend = segmenter.open_backend
+    monkeypatch.setattr(segmenter, "open_backend", builds)
+    reload = threading.Thread(target=lambda: call(Trigger, "reload_model", Trigger.Request()))
+    reload.start()
+    assert building.wait(20)
+    call(GetState, "get_state", GetState.Request())
+    assert not node.is_ending()  # what else is asked for ends nothing
+    request = ChangeState.Request(transition=transition)
+    assert call(ChangeState, "change_state", request).success
+    assert state() == end
+    assert set(asked) == {"active"}
+    reload.join(20)
+    assert "the engine's build was cancelled" in bench.log()
+    assert not node.is_ending()
+    if end == "inactive":
+        assert node._segmenter is old
+        monkeypatch.setattr(segmenter, "open_backend", open_backend)
+        assert call(Trigger, "reload_model", Trigger.Request()).success
+
+
+def test_an_end_that_is_refused_ends_nothing_later(bench, change):
+    node = bench.start(autostart=False)
+    assert not change(CLEANUP)
+    assert not node.is_ending()
+    assert change(CONFIGURE)
 
 
 def test_a_destroyed_node_leaves_no_service_behind(bench):

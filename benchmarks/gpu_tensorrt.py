@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does TensorRT, or TensorRT-RTX, build, load and run our engines on this GPU? In whose words not?
+
+Each step is a process of its own with its own time limit: the library can abort. What it says is
+recorded to the letter. TensorRT-RTX is not documented for every chip (Hopper is missing); this asks
+it once. Started by benchmarks/gpu.py.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.gpu_device import Report
+from sfseg_ros import trt
+from sfseg_ros.engine_builder import BuildRequest, Shape, engine_from_onnx, prepare
+from sfseg_ros.kernels import plugin
+from sfseg_ros.manifest import Manifest, load_manifest
+from sfseg_ros.precision import typed_model
+from sfseg_ros.share import find_model
+
+SHAPE: Shape = (1, 64, 128, 3)
+STEP_LIMIT_S = 60.0
+ENGINE = "engine"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="sfnet_lite_r18_camvid")
+    parser.add_argument("--result", type=Path, default=Path("build/gpu/tensorrt.json"))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rehearse", action="store_true", help="says nothing here")
+    parser.add_argument("--step", choices=sorted(STEPS))
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    if arguments.step:
+        STEPS[arguments.step](load_manifest(find_model(arguments.model)), arguments.folder)
+        return
+    arguments.result.parent.mkdir(parents=True, exist_ok=True)
+    report = Report(arguments.result, arguments.seconds)
+    report.put("what", "each step in a process of its own; `said` is all that it said")
+    with tempfile.TemporaryDirectory(prefix="sfseg_tensorrt_") as name:
+        for step in STEPS:
+            found = report.attempt(
+                step, partial(run_step, step, arguments.model, Path(name), report), needs_s=3
+            )
+            if found is not None:
+                report.add("steps", found)
+                last = found["said"].splitlines()[-1:]
+                print(f"{step}: status {found['status']}, {last}", flush=True)
+                if step == "import" and found["status"]:
+                    break  # no library, so no steps
+
+
+def run_step(step: str, model: str, folder: Path, report: Report) -> dict[str, Any]:
+    """Exit status (None where the time ended it) and words of one step."""
+    command = [sys.executable, "-m", "benchmarks.gpu_tensorrt", "--step", step, "--model", model]
+    limit = min(STEP_LIMIT_S, report.seconds_left())
+    begin = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*command, "--folder", str(folder)],
+            env=trt.link_environment(os.environ, folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=limit,
+            check=False,
+        )
+        status, said = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as error:
+        status, said = None, f"{_text(error.stdout)}\nended after {limit:.0f} s"
+    seconds = round(time.monotonic() - begin, 1)
+    return {"step": step, "status": status, "seconds": seconds, "said": said.strip()[-8000:]}
+
+
+# --- the steps, each in its own process -----------------------------------------------------------
+
+
+def import_library(_manifest: Manifest, _folder: Path) -> None:
+    print(trt.load().title)
+
+
+def build(manifest: Manifest, folder: Path) -> None:
+    """With plugins, as the runtime does: RTX for the chips that it knows, TensorRT for this GPU."""
+    request = BuildRequest(shapes=(SHAPE, SHAPE, SHAPE), plugins=True)
+    engine, result = engine_from_onnx(_model(manifest), request, print)
+    (folder / ENGINE).write_bytes(engine)
+    print(f"{len(engine)} bytes, {len(result.plugin_layers)} plugin layers")
+
+
+def validity(_manifest: Manifest, folder: Path) -> None:
+    """What RTX says of that engine before it loads it."""
+    library, _, runtime = _runtime()
+    ask = getattr(runtime, "get_engine_validity", None)
+    if ask is None:
+        print(f"{library.title} has no get_engine_validity")
+    else:
+        print(ask((folder / ENGINE).read_bytes()))
+
+
+def load(_manifest: Manifest, folder: Path) -> None:
+    _, _, runtime = _runtime("VERBOSE")
+    if runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes()) is None:
+        sys.exit("deserialize_cuda_engine returned None")
+    print("loaded")
+
+
+def build_for_this_gpu(manifest: Manifest, folder: Path) -> None:
+    """By the library's own word for it, CURRENT, and loaded at once."""
+    library, log, runtime = _runtime()
+    module = library.module
+    library.check_parser_link()
+    builder = module.Builder(log)
+    network = library.create_network(builder)
+    library.parse(network, log, prepare(_model(manifest), plugins=True).SerializeToString())
+    config = builder.create_builder_config()
+    if library.is_rtx:
+        config.num_compute_capabilities = 1
+        accepted = config.set_compute_capability(module.ComputeCapability.CURRENT, 0)
+        print(f"set_compute_capability(CURRENT): {accepted}")
+    profile = builder.create_optimization_profile()
+    profile.set_shape("image", SHAPE, SHAPE, SHAPE)
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    plugin.raise_noted()
+    if engine is None:
+        sys.exit("build_serialized_network returned None")
+    print(f"{engine.nbytes} bytes")
+    if runtime.deserialize_cuda_engine(engine) is None:
+        sys.exit("deserialize_cuda_engine returned None")
+    print("loaded")
+
+
+def infer(manifest: Manifest, _folder: Path) -> None:
+    """By the runtime's backend, host picture to host labels."""
+    from sfseg_ros.backends import GpuOptions, open_backend
+
+    backend = open_backend(
+        "tensorrt", manifest, "fp16", gpu=GpuOptions(network_size=(SHAPE[1], SHAPE[2]))
+    )
+    rgb = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    labels, _ = backend.infer(rgb, False)
+    print(f"{backend.description}: labels {np.unique(labels).tolist()}")
+    backend.close()
+
+
+def _model(manifest: Manifest) -> onnx.ModelProto:
+    return typed_model(onnx.load(manifest.onnx_path), "fp16")
+
+
+def _runtime(level: str = "INFO") -> tuple[trt.TensorRt, Any, Any]:
+    """(library, log that prints all from `level` on, runtime), our plugins registered."""
+    library = trt.load()
+    library.register(plugin.creators(library.module))
+    log = library.module.Logger(getattr(library.module.Logger, level))
+    return library, log, library.module.Runtime(log)
+
+
+def _text(said: Any) -> str:
+    return said.decode(errors="replace") if isinstance(said, bytes) else said or ""
+
+
+# What may hang or abort comes last.
+STEPS: dict[str, Callable[[Manifest, Path], None]] = {
+    "import": import_library,
+    "build": build,
+    "validity": validity,
+    "load": load,
+    "infer": infer,
+    "build for this GPU": build_for_this_gpu,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,615 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT on an NVIDIA GPU: host image to host labels as one CUDA graph.
+
+One upload, the engine, one download of a byte per pixel and output, one synchronisation. The rules
+of TensorRT's execution API are those of its headers from 10.3 to 11, and of TensorRT-RTX 1.7.
+"""
+
+import contextlib
+import math
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfseg_ros import trt
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
+from sfseg_ros.backends.cuda_memory import (
+    NO_GPU,
+    OUT_OF_MEMORY,
+    CudaError,
+    DeviceBuffer,
+    Gpu,
+    Graph,
+    PinnedBuffer,
+    launch_kernel,
+    load_kernels,
+)
+from sfseg_ros.engine_store import EngineStore, StoredEngine
+from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
+from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.geometry import FrameGeometry
+from sfseg_ros.imaging import CameraBytes
+from sfseg_ros.kernels import plugin
+from sfseg_ros.kernels.camera_image import camera_image_launch
+from sfseg_ros.kernels.launch import Launch
+from sfseg_ros.manifest import Manifest
+
+MAX_PIPELINES = 16
+"""Input shapes kept ready, each with the activations of its shape, buffers and graphs, with and
+without confidence. Whether they are alike or not, n cameras make at most n of them: what makes the
+input in the same way goes together, 1 to as many images as there are such cameras. That is eight
+for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
+first to go."""
+MAX_BATCH = 8
+"""Images that an engine takes at once where the backend has it built; more go in parts."""
+LONGEST_SIDE = 2.0
+"""Such an engine takes sides up to this many times that of a square with the model's usual pixel
+count, which is an aspect ratio of 4 (`Manifest.network_size_for` keeps the pixel count). A larger
+range would only make the engine slower to build and its memory larger."""
+IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
+SOURCE = "source"
+"""What is uploaded: the image itself, or the camera's bytes that it is made of."""
+
+
+class TensorRtBackend:
+    """See `Backend`. Builds its engine when it is opened and none is stored: minutes, or less."""
+
+    name = "tensorrt"
+    precisions = ("fp32", "fp16", "bf16", "int8", "fp8")
+    reason = "asked for"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        precision: str = "auto",
+        threads: int = 0,
+        gpu: GpuOptions = DEFAULT_GPU,
+        only: StoredEngine | None = None,
+    ) -> None:
+        """`threads` says nothing here. `only`: this engine and no other, whatever the arguments and
+        its accuracy. Raises BackendUnavailableError without GPU or library, BackendError where the
+        engine cannot be built or loaded."""
+        self._manifest, self._options, self._only = manifest, gpu, only
+        self.precision = "fp16" if precision == "auto" else precision
+        usual_size, library = gpu.network_size or manifest.input_size, "auto"
+        if only is not None:
+            self.precision, library = only.key.precision, only.key.library_name
+            usual_size = only.key.shapes[1][1:3]
+        self._pipelines: OrderedDict[_PipelineKey, _Pipeline] = OrderedDict()
+        self._engines: tuple[_Engine, ...] = ()
+        self._lock = threading.Lock()  # _pipelines, _closed
+        self._building = threading.Lock()  # _engines
+        self._closed = self._told = False
+        # Those that had to go, until one of them comes back; not more than could be of use.
+        self._pushed_out: deque[_PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
+        try:
+            self._gpu = Gpu(wait=gpu.wait)
+        except CudaError as error:
+            if error.name not in NO_GPU:  # one that is there and fails is not passed over
+                raise
+            raise BackendUnavailableError(f"tensorrt: {error}") from error
+        try:
+            self._open(library, usual_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, library: str, usual_size: tuple[int, int]) -> None:
+        try:
+            self._library = trt.load(library)
+        except BackendError as error:
+            raise BackendUnavailableError(f"tensorrt: {error}") from error
+        self._log = _log(self._library.module)
+        only = self._only
+        self._plugins = self._our_kernels_run() if only is None else only.key.form == "plugins"
+        form = "" if self._plugins else ", no plugins"
+        if only is not None and only.key.form == "stored":
+            form = ", stored kernels"
+        self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
+        self._engine_for(usual_size)
+
+    def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
+        check_images(self._manifest, rgb)
+        return self._infer(None, (rgb.shape[1], rgb.shape[2]), list(rgb), confidence)
+
+    def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
+        if not self._plugins:
+            return False  # there is no compiler for the kernel either
+        try:
+            _CameraInput.of(camera, geometry).launch()
+        except BackendError:  # of sizes that there is no kernel for; the processor does them
+            return False
+        return True
+
+    def infer_cameras(
+        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
+        kinds: dict[_CameraInput, list[int]] = {}
+        for index, (camera, geometry) in enumerate(frames):
+            kinds.setdefault(_CameraInput.of(camera, geometry), []).append(index)
+        size = frames[0][1].network_size
+        parts = {
+            kind: self._infer(kind, size, [frames[i][0].data for i in places], confidence)
+            for kind, places in kinds.items()
+        }
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        labels = np.empty((len(frames), *size), np.uint8)
+        certainty = np.empty_like(labels) if confidence else None
+        for kind, places in kinds.items():
+            labels[places], part = parts[kind]
+            if certainty is not None and part is not None:
+                certainty[places] = part
+        return labels, certainty
+
+    def _infer(
+        self,
+        kind: "_CameraInput | None",
+        size: tuple[int, int],
+        images: Sequence[Uint8Array],
+        confidence: bool,
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """Images of one kind, network size (height, width) and, in bytes, length."""
+        labels = np.empty((len(images), *size), np.uint8)
+        certainty = np.empty_like(labels) if confidence else None
+        engine = self._engine_for(size)
+        for begin in range(0, len(images), engine.max_batch):
+            part = slice(begin, begin + engine.max_batch)
+            certain = None if certainty is None else certainty[part]
+            self._run(engine, (kind, size), images[part], labels[part], certain)
+        return labels, certainty
+
+    def close(self) -> None:
+        with self._lock:
+            closed, self._closed = self._closed, True
+            pipelines = list(self._pipelines.values())
+            self._pipelines.clear()
+        if closed:
+            return
+        with self._building:  # an engine that is being opened needs the context until it is there
+            try:
+                with self._gpu.current():
+                    while pipelines:
+                        pipelines.pop().free()
+            except CudaError:
+                if not self._gpu.lost:
+                    raise
+            finally:
+                pipelines.clear()  # TensorRT's objects go before the context that they are of
+                self._engines = ()
+                self._gpu.close()
+
+    def _run(
+        self,
+        engine: "_Engine",
+        kind_and_size: "tuple[_CameraInput | None, tuple[int, int]]",
+        images: Sequence[Uint8Array],
+        labels: Uint8Array,
+        certainty: Uint8Array | None,
+    ) -> None:
+        key = (*kind_and_size, len(images))
+        while True:
+            pipeline = self._pipeline(engine, key)
+            with pipeline.lock, self._gpu.current():
+                if pipeline.freed:  # another thread's sizes pushed it out before its turn here
+                    continue
+                pipeline.run(images, labels, certainty)
+                return
+
+    def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
+        pushed_out, comes_back = None, False
+        with self._lock:
+            self._check_usable()
+            if key not in self._pipelines:
+                if self._pushed_out is not None and key in self._pushed_out:
+                    comes_back, self._pushed_out = True, None
+                self._pipelines[key] = _Pipeline(engine, self._gpu, *key, self._tell_once)
+            self._pipelines.move_to_end(key)
+            if len(self._pipelines) > MAX_PIPELINES:
+                old, pushed_out = self._pipelines.popitem(last=False)
+                if self._pushed_out is not None:
+                    self._pushed_out.append(old)
+            pipeline = self._pipelines[key]
+        if comes_back:
+            self._options.warn(
+                f"more than {MAX_PIPELINES} shapes of input take turns, so that frames wait while "
+                "one's memory and CUDA graph are made anew: give cameras one image size and "
+                "encoding, set network_size, or max_batch 1"
+            )
+        if pushed_out is not None:
+            with self._gpu.current():
+                pushed_out.free()
+        return pipeline
+
+    def _engine_for(self, size: tuple[int, int]) -> "_Engine":
+        """The engine that takes images of `size`, opened where no other does."""
+        for engine in self._engines:
+            if engine.takes(size):
+                return engine
+        with self._building:
+            for engine in self._engines:  # another thread was faster
+                if engine.takes(size):
+                    return engine
+            self._check_usable()
+            engine = self._opened_engine(size)
+            self._engines = (*self._engines, engine)
+            return engine
+
+    def _opened_engine(self, size: tuple[int, int]) -> "_Engine":
+        """The stored engine that is best for `size`, or one built now."""
+        if self._only is not None:
+            if self._engines:
+                raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
+            return self._loaded(self._only, self._only.read())
+        store, request = EngineStore(), self._request(size)
+        stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
+        if stored is not None:
+            check_accepted(stored)
+            try:
+                return self._loaded(stored, stored.read())
+            except CudaError:
+                raise
+            except BackendError as error:
+                self._options.warn(f"{error}; building another")
+        say = self._options.progress
+        try:
+            built, data = built_engine(
+                self._manifest,
+                request,
+                store,
+                say=lambda line: say(f"TensorRT engine: {line}"),
+                cancelled=lambda: self._closed or self._options.cancelled(),
+                rebuild=stored is not None and stored.key.shapes == request.shapes,
+            )
+        finally:
+            say("")
+        return self._loaded(built, data)
+
+    def _request(self, size: tuple[int, int]) -> EngineRequest:
+        """For all sizes that cameras are usually fitted to, if this is one; else for it alone."""
+        sizes = usual_sizes(self._manifest)
+        takes = all(low <= side <= high for low, side, high in zip(sizes[0], size, sizes[2]))
+        return EngineRequest(
+            sizes=sizes if takes and self._options.network_size is None else (size, size, size),
+            batches=(1, 1, MAX_BATCH),
+            precision=self.precision,
+            plugins=self._plugins,
+            library=self._library.name,
+        )
+
+    def _loaded(self, stored: StoredEngine, data: bytes) -> "_Engine":
+        if stored.key.form == "plugins":
+            self._library.register(plugin.creators(self._library.module))
+        with self._gpu.current():
+            return _Engine(self._library, self._log, stored.path, data)
+
+    def _our_kernels_run(self) -> bool:
+        """Whether this machine can compile them and its driver takes them; else the engine is built
+        without plugins."""
+        try:
+            self._library.check_plugins()
+            with self._gpu.current():
+                load_kernels()
+        except BackendError as error:
+            # With such a GPU the portable engine would come no further.
+            if error.lost or (isinstance(error, CudaError) and error.name == OUT_OF_MEMORY):
+                raise
+            self._options.warn(f"the engine is slower, without our own kernels: {error}")
+            return False
+        return True
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise BackendError("backend tensorrt is closed: open it again")
+        if (lost := self._gpu.lost) is not None:
+            # A new one each time: a traceback that is raised again and again keeps all images.
+            raise CudaError(str(lost), lost.name)
+
+    def _tell_once(self, text: str) -> None:
+        """That there is no CUDA graph."""
+        if not self._told:
+            self._told = True
+            self.description += ", no CUDA graph"
+            self._options.warn(text)
+
+
+class _Engine:
+    """A deserialised engine. Its context is current in the thread that makes one."""
+
+    def __init__(self, library: trt.TensorRt, log: Any, path: Path, data: bytes) -> None:
+        self.library, self.log = library, log
+        self._runtime = library.module.Runtime(log)
+        self.engine = self._runtime.deserialize_cuda_engine(data)
+        plugin.raise_noted()
+        if self.engine is None:
+            raise BackendError(f"{library.title} refuses {path}: {log.reason()}")
+        self._check_contract(path)
+        low, _, high = self.engine.get_tensor_profile_shape(IMAGE, 0)
+        self._low, self._high = tuple(low), tuple(high)
+        self.max_batch = self._high[0]
+        self._cache_path = path.with_suffix(".runtime_cache")
+        self._cache: Any = None
+        self._cache_size = 0
+
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether images of (height, width) are within the profile."""
+        return all(
+            low <= side <= high for low, side, high in zip(self._low[1:3], size, self._high[1:3])
+        )
+
+    def context(self, whole_graph: bool) -> Any:
+        """An execution context that has no memory yet. `whole_graph`: TensorRT-RTX captures its
+        part in a graph of its own, for where we cannot."""
+        module = self.library.module
+        own_memory = module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.library.is_rtx:
+            config = self.engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(own_memory)
+            strategy = module.CudaGraphStrategy
+            config.cuda_graph_strategy = (
+                strategy.WHOLE_GRAPH_CAPTURE if whole_graph else strategy.DISABLED
+            )
+            # Lazy ones would be exchanged behind the back of a captured graph.
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                module.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            config.set_runtime_cache(self._runtime_cache(config))
+            context = self.engine.create_execution_context(config)
+        else:
+            context = self.engine.create_execution_context(own_memory)
+        if context is None:
+            raise BackendError(f"{self.library.title} makes no context: {self.log.reason()}")
+        return context
+
+    def save_runtime_cache(self) -> None:
+        """TensorRT-RTX compiles kernels when it first meets a shape; the next start finds them."""
+        if self._cache is None:
+            return
+        data = bytes(self._cache.serialize())
+        if len(data) != self._cache_size:
+            self._cache_size = len(data)
+            temporary = self._cache_path.with_suffix(".runtime_cache.new")
+            with contextlib.suppress(OSError):  # a cache: the next start compiles again
+                temporary.write_bytes(data)
+                temporary.replace(self._cache_path)
+
+    def _runtime_cache(self, config: Any) -> Any:
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            with contextlib.suppress(OSError):
+                # It refuses what is damaged or from another machine, and is empty then.
+                self._cache.deserialize(self._cache_path.read_bytes())
+        return self._cache
+
+    def _check_contract(self, path: Path) -> None:
+        names = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
+        if names != {IMAGE, LABELS, CONFIDENCE}:
+            raise BackendError(f"{path}: its tensors are {', '.join(sorted(names))}")
+        kinds = self.library.module.DataType
+        for name in names:
+            # Plugins have no uint8 outputs: theirs are int8 with the same bytes.
+            if self.engine.get_tensor_dtype(name) not in (kinds.UINT8, kinds.INT8):
+                raise BackendError(f"{path}: {name} is not of bytes")
+
+
+@dataclass(frozen=True)
+class _CameraInput:
+    """Images of a camera's bytes that become the network's input in the same way."""
+
+    encoding: str
+    step: int
+    is_bigendian: bool
+    geometry: FrameGeometry
+
+    @classmethod
+    def of(cls, camera: CameraBytes, geometry: FrameGeometry) -> "_CameraInput":
+        return cls(camera.encoding, camera.step, camera.is_bigendian, geometry)
+
+    @property
+    def image_bytes(self) -> int:
+        return self.step * self.geometry.image_size[0]
+
+    def launch(self) -> Launch:
+        """From the camera's bytes to uint8 (H, W, 3). Raises BackendError where no kernel does."""
+        return camera_image_launch(self.encoding, self.step, self.geometry, self.is_bigendian)
+
+
+_PipelineKey = tuple[_CameraInput | None, tuple[int, int], int]
+
+
+class _Pipeline:
+    """All that one input shape needs, made when it first runs: `count` images of network `size`,
+    which come as RGB of that size or, with `camera`, as that camera's bytes.
+
+    The lock is the caller's to hold, and the GPU's context to make current.
+    """
+
+    def __init__(
+        self,
+        engine: _Engine,
+        gpu: Gpu,
+        camera: _CameraInput | None,
+        size: tuple[int, int],
+        count: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._engine, self._gpu, self._camera, self._tell = engine, gpu, camera, tell
+        self._shape = (count, *size, 3)
+        self._pixels = count * size[0] * size[1]
+        self._image_bytes = camera.image_bytes if camera else 3 * size[0] * size[1]
+        self.lock = threading.Lock()
+        self.freed = False
+        self._context: Any = None
+        self._owned: list[Any] = []
+        self._graphs: dict[bool, Graph] = {}
+        self._capturable, self._whole_graph = True, False
+
+    def run(
+        self, images: Sequence[Uint8Array], labels: Uint8Array, certainty: Uint8Array | None
+    ) -> None:
+        """From and to host memory: uint8 images, labels (N, H, W) and, where wanted, (N, H, W)."""
+        confidence = certainty is not None
+        if self._context is None:
+            self._set_up()
+        for index, image in enumerate(images):
+            pinned = self._host[SOURCE].array((len(images), self._image_bytes))[index]
+            pinned.reshape(image.shape)[...] = image
+        if confidence in self._graphs:
+            self._stream.launch(self._graphs[confidence])
+            self._stream.wait()
+        else:
+            try:
+                self._enqueue(confidence)
+            finally:
+                self._stream.wait()  # where the device failed, this knows the reason
+        labels[...] = self._host[LABELS].array(self._shape[:3])
+        if certainty is not None:
+            certainty[...] = self._host[CONFIDENCE].array(self._shape[:3])
+        if confidence not in self._graphs:
+            self._capture(confidence)
+
+    def free(self) -> None:
+        """Waits for the run under way; then nothing may run any more."""
+        with self.lock:
+            self.freed = True
+            if self._gpu.lost:  # what belongs to a lost context goes with it
+                self._graphs.clear()
+                self._owned.clear()
+            self._release()
+
+    def _set_up(self) -> None:
+        source = self._shape[0] * self._image_bytes
+        host = {SOURCE: source, LABELS: self._pixels, CONFIDENCE: self._pixels}
+        device = host if self._camera is None else host | {IMAGE: 3 * self._pixels}
+        try:
+            self._stream = self._own(self._gpu.stream())
+            self._host: dict[str, PinnedBuffer] = {
+                name: self._own(self._gpu.pinned(size)) for name, size in host.items()
+            }
+            self._device: dict[str, DeviceBuffer] = {
+                name: self._own(self._gpu.memory(size)) for name, size in device.items()
+            }
+            self._device.setdefault(IMAGE, self._device[SOURCE])
+            self._context = self._new_context()
+        except BaseException:
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        """What `_set_up` and captures have made; nothing of it is in use."""
+        while self._graphs:
+            self._graphs.popitem()[1].free()
+        self._context = None  # TensorRT's, before the memory that it was given
+        while self._owned:
+            self._owned.pop().free()
+
+    def _new_context(self) -> Any:
+        context = self._engine.context(whole_graph=self._whole_graph)
+        self._check(context.set_input_shape(IMAGE, self._shape), "the input's shape")
+        missing = context.infer_shapes()
+        self._check(not missing, f"its tensors {', '.join(missing)}")
+        for name in (LABELS, CONFIDENCE):
+            shape = tuple(context.get_tensor_shape(name))
+            self._check(shape == self._shape[:3], f"{name} of {shape}")
+        # Memory for this shape, not for the largest that the engine takes.
+        size = context.update_device_memory_size_for_shapes()
+        if size:
+            memory = self._own(self._gpu.memory(size))
+            context.set_device_memory(memory.address, size)
+        for name in (IMAGE, LABELS, CONFIDENCE):
+            address = self._device[name].address
+            self._check(context.set_tensor_address(name, address), f"{name}'s address")
+        return context
+
+    def _enqueue(self, confidence: bool) -> None:
+        """Everything from the pinned images to the pinned results, in the stream."""
+        count = self._shape[0]
+        source, image = self._device[SOURCE], self._device[IMAGE]
+        self._stream.upload(source, self._host[SOURCE], count * self._image_bytes)
+        if self._camera is not None:
+            launch = self._camera.launch()
+            for index in range(count):
+                launch_kernel(
+                    launch,
+                    [source.address + index * self._image_bytes],
+                    [image.address + index * 3 * self._pixels // count],
+                    self._stream.handle,
+                )
+        accepted = self._context.execute_async_v3(self._stream.handle)
+        plugin.raise_noted()  # also where the library goes on after what a callback raised
+        if not accepted:
+            raise BackendError(f"{self._engine.library.title} failed: {self._engine.log.reason()}")
+        for name in (LABELS, CONFIDENCE)[: 2 if confidence else 1]:
+            self._stream.download(self._host[name], self._device[name], self._pixels)
+
+    def _capture(self, confidence: bool) -> None:
+        """After a run, which is when TensorRT has loaded what it needs."""
+        if not self._capturable:
+            return
+        try:
+            if self._engine.library.is_rtx and not self._context.is_stream_capturable(
+                self._stream.handle
+            ):
+                raise BackendError("this engine cannot be captured")
+            self._graphs[confidence] = self._stream.captured(lambda: self._enqueue(confidence))
+        except BackendError as error:
+            if error.lost:
+                raise
+            self._capturable = False
+            self._tell(f"no CUDA graph, frames cost some launches more: {error}")
+            if self._engine.library.is_rtx:
+                # The next run makes a context that captures its own part. Both at once would need
+                # twice the memory.
+                self._whole_graph = True
+                self._release()
+        self._engine.save_runtime_cache()
+
+    def _own(self, resource: Any) -> Any:
+        self._owned.append(resource)
+        return resource
+
+    def _check(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            batch, height, width, _ = self._shape
+            raise BackendError(
+                f"{self._engine.library.title} refuses {what} for {batch} images of "
+                f"{height}x{width}: {self._engine.log.reason()}"
+            )
+
+
+def usual_sizes(
+    manifest: Manifest,
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Smallest, usual and largest (height, width) of the network's input where cameras decide."""
+    multiple = manifest.size_multiple
+    longest = LONGEST_SIDE * math.sqrt(math.prod(manifest.input_size))
+    side = multiple * math.ceil(longest / multiple)
+    usual = manifest.input_size
+    height, width = (
+        max(at_usual, min(side, most)) for at_usual, most in zip(usual, manifest.max_size)
+    )
+    return manifest.min_size, usual, (height, width)
+
+
+def _log(module: Any) -> Any:
+    """A logger that keeps the last errors, which the API itself does not return."""
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self._errors: deque[str] = deque(maxlen=3)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(module.ILogger.Severity.ERROR):
+                self._errors.append(" ".join(message.split()))
+
+        def reason(self) -> str:
+            return "; ".join(self._errors)[:500] or "it gives no reason"
+
+    return Log()

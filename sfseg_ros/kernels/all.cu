@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every kernel, for one module.
+#include "camera_image.cu"
+#include "flow_warp.cu"
+#include "gated_flow_fusion.cu"
+#include "overlay.cu"
+#include "upsample_argmax.cu"

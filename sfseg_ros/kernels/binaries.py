@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled kernels for a GPU: made at first use, kept in the user's cache.
+
+Compiled by NVRTC, which comes with the Python package cuda-bindings, or else by nvcc. Neither needs
+a GPU.
+"""
+
+import functools
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sfseg_ros.errors import BackendError
+from sfseg_ros.share import CACHE_VARIABLE, cache_directory
+
+SOURCES = Path(__file__).parent
+# Turing, Ampere, Orin, Ada, Hopper, Blackwell: compute capability without its dot.
+ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
+OPTIONS = ("-std=c++17",)
+
+
+def compiled(architecture: int) -> bytes:
+    """A cubin with every kernel, for GPUs of compute capability `architecture` (90 is 9.0).
+
+    Raises BackendError where there is no compiler, or it refuses.
+    """
+    return compiled_path(architecture).read_bytes()
+
+
+def compiled_path(architecture: int) -> Path:
+    """The file of it in the cache, made where it is missing; as `compiled`."""
+    if architecture not in ARCHITECTURES:
+        raise BackendError(
+            f"compute capability {architecture / 10:.1f}: the kernels are made for "
+            f"{', '.join(f'{known / 10:.1f}' for known in ARCHITECTURES)}"
+        )
+    name = f"sm_{architecture}.cubin"
+    return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0])
+
+
+def compiled_with_log(architecture: int) -> tuple[bytes, str]:
+    """The cubin, and the assembler's lines about registers and spills; no cache."""
+    try:
+        nvrtc = importlib.import_module("cuda.bindings.nvrtc")
+        nvrtc.nvrtcVersion()
+    except Exception as error:  # the module is missing, or the library that it loads
+        compiler = shutil.which("nvcc")
+        if compiler is None:
+            raise BackendError(
+                "no compiler for the GPU kernels: pip install cuda-bindings nvidia-cuda-nvrtc, "
+                f"or put nvcc on PATH ({type(error).__name__}: {error})"
+            ) from error
+        return compiled_by_nvcc(compiler, architecture)
+    return compiled_by_nvrtc(nvrtc, architecture)
+
+
+@functools.lru_cache(maxsize=1)
+def source_digest() -> str:
+    """SHA-256 of the kernels' sources, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(_source_files()):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def cached(name: str, arguments: Sequence[str], make: Callable[[], bytes]) -> Path:
+    """The file `name` that `make` makes of the sources with these compiler arguments, in the user's
+    cache directory. Several processes may make it at once: the last one's stays."""
+    key = hashlib.sha256("\0".join((source_digest(), *arguments)).encode()).hexdigest()[:24]
+    path = cache_directory() / "kernels" / key / name
+    if not path.is_file():
+        content = make()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a robot's power is cut without warning
+            Path(file.name).replace(path)
+        except OSError as error:
+            raise BackendError(
+                f"compiled kernels cannot be kept ({error}); set {CACHE_VARIABLE} to a folder that "
+                "can be written"
+            ) from error
+    return path
+
+
+def _source_files() -> list[Path]:
+    return [path for path in SOURCES.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
+
+
+def compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
+    """As `compiled_with_log`, by the module `cuda.bindings.nvrtc`."""
+    headers = {path.name: path.read_bytes() for path in _source_files() if path.name != "all.cu"}
+    source = (SOURCES / "all.cu").read_bytes()
+    success = nvrtc.nvrtcResult.NVRTC_SUCCESS
+    status, program = nvrtc.nvrtcCreateProgram(
+        source, b"all.cu", len(headers), list(headers.values()), [n.encode() for n in headers]
+    )
+    if status != success:
+        raise BackendError(f"NVRTC: {status.name} at the kernels' sources")
+    try:
+        options = [*OPTIONS, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
+        (status,) = nvrtc.nvrtcCompileProgram(
+            program, len(options), [option.encode() for option in options]
+        )
+        _, log_size = nvrtc.nvrtcGetProgramLogSize(program)
+        log = bytearray(log_size)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        text = log.decode(errors="replace").strip("\0\n ")
+        if status != success:
+            lines = [line for line in text.splitlines() if "error" in line] or text.splitlines()
+            reason = lines[0] if lines else status.name
+            raise BackendError(f"NVRTC cannot compile the kernels for sm_{architecture}: {reason}")
+        _, size = nvrtc.nvrtcGetCUBINSize(program)
+        cubin = bytearray(size)
+        nvrtc.nvrtcGetCUBIN(program, cubin)
+        return bytes(cubin), text
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def compiled_by_nvcc(compiler: str, architecture: int) -> tuple[bytes, str]:
+    """As `compiled_with_log`, by the nvcc at this path."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        command = [
+            *(compiler, *OPTIONS, f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v"),
+            *(str(SOURCES / "all.cu"), "-o", str(cubin)),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            lines = result.stderr.strip().splitlines()
+            reason = next((line for line in lines if "error" in line), "no message")
+            raise BackendError(f"nvcc cannot compile the kernels for sm_{architecture}: {reason}")
+        return cubin.read_bytes(), result.stderr

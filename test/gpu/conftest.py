@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test here needs: a GPU, or a reason to skip. `make gpu` runs them."""
+
+from pathlib import Path
+
+import pytest
+
+from sfseg_ros.backends import cuda_memory
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """Everything below this folder needs a GPU; it is asked for once."""
+    here = [item for item in items if HERE in item.path.parents]
+    reason = no_gpu() if here else ""
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+def no_gpu():
+    """Why there is none; empty where there is one, also one that fails: the tests are to say it."""
+    try:
+        cuda_memory.Gpu().close()
+    except cuda_memory.CudaError as error:
+        return str(error) if error.name in cuda_memory.NO_GPU else ""
+    return ""
+
+
+@pytest.fixture
+def gpu():
+    """A `cuda_memory.Gpu` whose context is current."""
+    gpu = cuda_memory.Gpu()
+    try:
+        with gpu.current():
+            yield gpu
+    finally:
+        gpu.close()

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The released model through TensorRT on a GPU: labels of ONNX Runtime in fp32, with and without
+our plugins; pictures of several sizes and batches, one after the other and from several threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from sfseg_ros import trt
+from sfseg_ros.backends import GpuOptions
+from sfseg_ros.engine_store import EngineStore
+from sfseg_ros.engines import EngineRequest, built_engine
+from sfseg_ros.errors import BackendError
+from sfseg_ros.manifest import load_manifest
+from sfseg_ros.share import find_model
+
+ort = pytest.importorskip("onnxruntime")
+SIZES = ((64, 64), (352, 480), (352, 480))
+
+
+def no_tensorrt():
+    """Why there is none, empty where there is one."""
+    try:
+        trt.load()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(no_tensorrt()), reason=f"no TensorRT: {no_tensorrt()}")
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return load_manifest(find_model("sfnet_lite_r18_camvid"))
+
+
+@pytest.fixture(scope="module")
+def reference(manifest):
+    session = ort.InferenceSession(str(manifest.onnx_path), providers=["CPUExecutionProvider"])
+    return lambda rgb: session.run(["labels"], {"image": rgb})[0]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["plugins", "portable"])
+def backend(request, manifest, tmp_path_factory):
+    from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+
+    wanted = EngineRequest(sizes=SIZES, batches=(1, 1, 2), precision="fp16", plugins=request.param)
+    stored, _ = built_engine(manifest, wanted, EngineStore(tmp_path_factory.mktemp("engines")))
+    backend = TensorRtBackend(manifest, gpu=GpuOptions(), only=stored)
+    yield backend
+    backend.close()
+
+
+def waves(seed, shape):
+    """uint8 (N, H, W, 3) of areas, unlike noise, in which classes have borders everywhere."""
+    phases = np.random.default_rng(seed).random((shape[0], 3, 2)) * 6
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    pictures = [
+        [127 + 120 * np.sin(y / 37 + a) * np.cos(x / 53 + b) for a, b in phase] for phase in phases
+    ]
+    return np.ascontiguousarray(np.stack(pictures).transpose(0, 2, 3, 1)).astype(np.uint8)
+
+
+def test_labels_are_those_of_fp32_for_changing_shapes(backend, reference):
+    """Each shape has its graph; each is used again after the others were captured."""
+    shapes = [(1, 352, 480, 3), (2, 352, 480, 3), (1, 96, 160, 3)]
+    for turn in range(3):
+        for shape in shapes:
+            rgb = waves(turn, shape)
+            labels, _ = backend.infer(rgb, confidence=bool(turn % 2))
+            assert (labels == reference(rgb)).mean() >= 0.99
+
+
+def test_threads_get_the_labels_of_their_own_pictures(backend, reference):
+    pictures = [waves(seed, (1, 96 + 32 * (seed % 3), 160, 3)) for seed in range(12)]
+    expected = [reference(rgb) for rgb in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda rgb: backend.infer(rgb, confidence=False)[0], pictures))
+    for labels, wanted in zip(found, expected, strict=True):
+        assert (labels == wanted).mean() >= 0.99

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a launch on arrays that show what it did to them."""
+
+import numpy as np
+import pytest
+
+from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels import host
+
+POISON = 0xA5
+GUARD_BYTES = 64
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiler():
+    """Skips without a C++ compiler; one that fails is a failure."""
+    try:
+        host.kernels()
+    except BackendError as error:
+        if "no C++ compiler" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+def _displaced(array, offset):
+    """A copy that begins `offset` elements after a multiple of 16 bytes."""
+    memory = np.zeros(array.nbytes + GUARD_BYTES + offset * array.itemsize, np.uint8)
+    begin = -memory.ctypes.data % 16 + offset * array.itemsize
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.fixture
+def run_guarded():
+    """See `_run_guarded`."""
+    return _run_guarded
+
+
+def _run_guarded(launch, inputs, shapes_and_types, offset=0):
+    """The outputs of a launch into poisoned memory; fails if it writes outside of them, and if two
+    runs over different poison and in opposite order differ, because then something was not written
+    or threads depend on each other."""
+    results = []
+    for poison, is_reversed in ((POISON, False), (POISON ^ 0xFF, True)):
+        memories, outputs = [], []
+        for shape, dtype in shapes_and_types:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            memory = np.full(size + 2 * GUARD_BYTES + 16, poison, np.uint8)
+            begin = GUARD_BYTES + -memory.ctypes.data % 16 + offset * np.dtype(dtype).itemsize
+            memories.append((memory, begin, begin + size))
+            outputs.append(memory[begin : begin + size].view(dtype).reshape(shape))
+        displaced = [_displaced(array, offset) for array in inputs]
+        host.kernels().run(launch, displaced, outputs, is_reversed)
+        for memory, begin, end in memories:
+            assert (memory[:begin] == poison).all()
+            assert (memory[end:] == poison).all()
+        results.append(outputs)
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_array_equal(first.view(np.uint8), second.view(np.uint8))
+    return results[0]

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sfseg engine` as somebody would try it: the real TensorRT-RTX, models that it has not seen."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from sfseg_ros import engines, trt
+from sfseg_ros.engine_builder import gpu_is_there
+from sfseg_ros.engine_store import EngineStore
+from sfseg_ros.engines import EngineRequest, built_engine, find_engine
+from sfseg_ros.errors import BackendError
+from sfseg_ros.manifest import Manifest, load_manifest, save_manifest, sha256_of_file
+from sfseg_ros.precision import ENGINE_PRECISIONS, QUANTIZED_PRECISIONS
+from sfseg_ros.tools.engine import main
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
+)
+no_gpu = pytest.mark.skipif(gpu_is_there(), reason="says what happens without a GPU")
+SIZE = "64x96"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        coarse = rng.integers(0, 256, (8, 12, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(coarse, (96, 64)))
+    return folder
+
+
+@pytest.fixture
+def sfseg(capsys):
+    """(arguments of `sfseg engine`) -> (status, stdout, stderr)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        status = main(["engine", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def build(sfseg, model: Manifest, *arguments):
+    return sfseg("build", model.directory, "--library", "tensorrt_rtx", *arguments)
+
+
+def only_line(text: str) -> str:
+    """The one line of an error, after the lines of progress."""
+    lines = [line for line in text.splitlines() if not line.startswith("---")]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+# --- building -----------------------------------------------------------------------------------
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "form"),
+    [
+        ("fp16", "--plugins"),
+        ("int8", "--plugins"),
+        ("bf16", "--portable"),
+        ("fp8", "--portable"),
+        *(
+            pytest.param(*choice, marks=pytest.mark.slow)
+            for choice in (
+                *(("fp32", "--plugins"), ("fp32", "--portable"), ("fp16", "--portable")),
+                *(("bf16", "--plugins"), ("int8", "--portable"), ("fp8", "--plugins")),
+            )
+        ),
+    ],
+)
+def test_every_precision_and_form_builds(sfseg, make_random_model, pictures, precision, form):
+    model = make_random_model(4)
+    arguments = ["--precision", precision, form, "--size", SIZE, "--batch", 2]
+    if precision in QUANTIZED_PRECISIONS:
+        arguments += ["--calibration", pictures, "--min-agreement", "0.8"]
+    status, out, err = build(sfseg, model, *arguments)
+    assert status == 0, err
+    path = Path(out.splitlines()[-1])
+    assert path.stat().st_size > 10_000
+    assert "reading the network" in err
+    about = json.loads(path.with_suffix(".json").read_text())["about"]
+    kinds = {kind: set() for _, kind, _ in about["layers"]}
+    for _, kind, of in about["layers"]:
+        kinds[kind].add(of)
+    assert precision in kinds["CONVOLUTION"]
+    assert ("PLUGIN_V3" in kinds) == (form == "--plugins")
+    if precision in QUANTIZED_PRECISIONS:
+        assert "pixel agreement with fp32" in out
+        assert "speed won: " in out
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6, 16))
+def test_unseen_networks_build_in_every_precision(sfseg, make_random_model, pictures, seed):
+    model = make_random_model(seed)
+    for precision in ENGINE_PRECISIONS:
+        for form in ("--plugins", "--portable"):
+            arguments = ["--precision", precision, form, "--size", "32x32,64x96,96x128"]
+            if precision in QUANTIZED_PRECISIONS:
+                arguments += ["--calibration", pictures, "--min-agreement", "0.8"]
+            status, _, err = build(sfseg, model, *arguments)
+            assert status == 0 or "no convolution of this model can be fp8" in err, err
+
+
+@needs_rtx
+def test_the_second_time_it_is_there(sfseg, make_random_model):
+    model = make_random_model(0)
+    _, first, _ = build(sfseg, model, "--size", SIZE)
+    status, second, err = build(sfseg, model, "--size", SIZE)
+    assert (status, second) == (0, first)
+    assert "building" not in err
+    _, _, err = build(sfseg, model, "--size", SIZE, "--rebuild")
+    assert "building" in err
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_each_choice_is_an_engine_of_its_own(sfseg, make_random_model):
+    model = make_random_model(0)
+    paths = set()
+    for choice in (
+        [],
+        ["--portable"],
+        ["--precision", "fp32"],
+        ["--batch", "4"],
+        ["--size", "32x64"],
+        ["--size", "32x64,64x96,96x128"],
+        ["--compute-capability", "8.6"],
+    ):
+        status, out, err = build(sfseg, model, *choice)
+        assert status == 0, err
+        paths.add(out.splitlines()[-1])
+    assert len(paths) == 7
+    status, out, _ = sfseg("list", model.directory)
+    assert len(out.splitlines()) == 7
+    assert "portable: 8.6" in out
+
+
+@needs_rtx
+def test_a_change_of_the_kernels_or_of_the_model_is_another_engine(
+    sfseg, make_random_model, monkeypatch
+):
+    model = make_random_model(0)
+    request = EngineRequest(((64, 96),) * 3, library="tensorrt_rtx")
+    store = EngineStore()
+    build(sfseg, model, "--size", SIZE)
+    assert find_engine(model, request, store) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "plugins_digest", lambda: "f" * 64)
+        assert find_engine(model, request, store) is None
+        status, _, err = sfseg("verify", model.directory, "--images", "anything")
+        assert status == 1
+        assert "the kernels' code has changed since: build it again" in err
+        build(sfseg, model, "--size", SIZE)
+        status, _, err = sfseg("verify", model.directory, "--pictures", "1")
+        assert status == (0 if gpu_is_there() else 3), err
+        assert len(only_line(err)) > 0  # the old one is still told of
+    changed = onnx.load(model.onnx_path)
+    changed.doc_string = "changed"
+    onnx.save(changed, model.onnx_path)
+    save_manifest(replace(model, onnx_sha256=sha256_of_file(model.onnx_path)))
+    assert find_engine(load_manifest(model.directory), request, store) is None
+    _, _, err = sfseg("verify", model.directory, "--images", "anything")
+    assert "the model file has changed since" in err
+
+
+@needs_rtx
+def test_two_processes_build_it_once(make_random_model, cache):
+    model = make_random_model(2)
+    command = [sys.executable, "-m", "sfseg_ros.tools.engine", "build", str(model.directory)]
+    command += ["--library", "tensorrt_rtx", "--size", SIZE]
+    environment = {**os.environ, "SFSEG_CACHE_DIR": str(cache)}
+    processes = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert results[0][0] == results[1][0]
+    assert sum("built in" in err for _, err in results) == 1
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+@needs_rtx
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_damage_is_said_and_built_again(sfseg, make_random_model, suffix, damage):
+    model = make_random_model(0)
+    _, out, _ = build(sfseg, model, "--size", SIZE)
+    path = Path(out.splitlines()[-1]).with_suffix(suffix)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes({"flip": content, "truncate": content[:-9], "empty": b""}[damage])
+    _, listed, _ = sfseg("list", model.directory)
+    assert "not usable: " in listed
+    assert len(listed.splitlines()) == 1
+    status, _, err = sfseg("info", model.directory)
+    assert status == 1
+    status, _, err = sfseg("verify", model.directory, "--images", "anything")
+    assert status == 1
+    assert "verify: refused: " in only_line(err)
+    status, _, err = build(sfseg, model, "--size", SIZE)
+    assert status == 0
+    assert sum("building it again" in line for line in err.splitlines()) == 1
+    _, listed, _ = sfseg("list", model.directory)
+    assert "not usable" not in listed
+
+
+@needs_rtx
+def test_an_engine_of_garbage_with_a_right_hash_is_malformed(sfseg, make_random_model, pictures):
+    """What the hash cannot see, a builder's bug for one, the library does."""
+    model = make_random_model(0)
+    request = EngineRequest(((64, 96),) * 3, library="tensorrt_rtx")
+    key = engines.engine_key(model, request)
+    EngineStore().get_or_build(model.name, key, lambda: (b"garbage" * 9999, {"built": "now"}))
+    status, _, err = sfseg("verify", model.directory, "--images", pictures)
+    assert status == 1
+    assert "finds the engine malformed" in only_line(err)
+
+
+def test_a_damaged_model_directory_is_one_line(sfseg, make_random_model, tmp_path):
+    model = make_random_model(1)
+    model.onnx_path.write_bytes(model.onnx_path.read_bytes()[:-100])
+    for command in ("build", "info", "verify"):
+        status, _, err = sfseg(command, model.directory)
+        assert status == 1
+        assert "SHA-256 begins" in only_line(err)
+    save_manifest(load_manifest(model.directory, verify_hash=False))
+    status, _, err = sfseg("build", tmp_path / "none")
+    assert status == 1
+    assert "no such folder" in only_line(err)
+
+
+@needs_rtx
+def test_an_onnx_file_that_is_none_is_one_line(sfseg, make_random_model):
+    model = make_random_model(3)
+    model.onnx_path.write_bytes(b"\x08\x07" + b"no onnx" * 100)
+    save_manifest(replace(model, onnx_sha256=sha256_of_file(model.onnx_path)))
+    status, _, err = build(sfseg, model)
+    assert status == 1
+    assert "not a valid ONNX file" in only_line(err)
+
+
+@needs_rtx
+def test_a_file_without_the_functions_builds_with_plugins_only(sfseg, make_random_model, pictures):
+    model = make_random_model(5)
+    file = onnx.load(model.onnx_path)
+    del file.functions[:]
+    onnx.save(file, model.onnx_path)
+    save_manifest(replace(model, onnx_sha256=sha256_of_file(model.onnx_path)))
+    status, _, err = build(sfseg, model, "--size", SIZE, "--portable")
+    assert status == 1
+    assert "lacks the standard-ONNX body" in only_line(err)
+    status, _, err = build(sfseg, model, "--size", SIZE)
+    assert status == 0, err
+    status, _, err = sfseg("verify", model.directory, "--images", pictures)
+    assert status == 1
+    assert "ONNX Runtime" in only_line(err)
+
+
+# --- accuracy -----------------------------------------------------------------------------------
+
+
+@needs_rtx
+@no_gpu
+def test_verify_claims_no_more_than_it_did(sfseg, make_random_model, pictures):
+    model = make_random_model(0)
+    build(sfseg, model, "--size", SIZE)
+    status, out, _ = sfseg("verify", model.directory, "--images", pictures)
+    assert status == 3
+    assert "the engine itself did not run: no GPU" in out
+    assert "speed won: not measured: no GPU" in out
+    assert "mIoU lost: not measured, these pictures have no true labels" in out
+    _, out, _ = sfseg("list", model.directory)
+    assert "engine not run), accepted" in out
+
+
+@needs_rtx
+@no_gpu
+def test_below_the_threshold_an_engine_is_refused_and_stays_so(sfseg, make_random_model, pictures):
+    model = make_random_model(0)
+    request = EngineRequest(((64, 96),) * 3, library="tensorrt_rtx")
+    build(sfseg, model, "--size", SIZE)
+    status, _, err = sfseg(
+        "verify", model.directory, "--images", pictures, "--min-agreement", "1.0"
+    )
+    assert status == 1
+    assert "100 % are wanted" in err
+    with pytest.raises(BackendError, match="refused by sfseg engine verify"):
+        built_engine(model, request, EngineStore())
+    status, _, _ = sfseg("verify", model.directory, "--images", pictures)
+    assert status == 3
+    built_engine(model, request, EngineStore())
+
+
+@needs_rtx
+def test_true_labels_give_the_miou_that_is_lost(sfseg, make_random_model, pictures, tmp_path):
+    model = make_random_model(0)
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for picture in pictures.iterdir():
+        labels = np.random.default_rng(1).integers(0, 2, (64, 96), np.uint8)
+        cv2.imwrite(str(truth / picture.name), labels)
+    build(sfseg, model, "--size", SIZE)
+    _, out, _ = sfseg("verify", model.directory, "--images", pictures, "--truth", truth)
+    assert "mIoU with true labels: fp32 " in out
+    assert "points lost" in out
+
+
+@needs_rtx
+@no_gpu
+def test_the_recorded_drives_truth_is_for_its_own_classes_only(sfseg, make_random_model):
+    model = make_random_model(0)
+    build(sfseg, model, "--size", SIZE)
+    status, out, err = sfseg("verify", model.directory, "--pictures", "1", "--min-agreement", "0")
+    assert status == 3, err
+    assert "these pictures have no true labels" in out
+
+
+@needs_rtx
+@no_gpu
+def test_wrong_pictures_are_no_engines_fault(sfseg, make_random_model, pictures, tmp_path):
+    model = make_random_model(0)
+    for form in ("--plugins", "--portable"):
+        build(sfseg, model, "--size", SIZE, form)
+    for arguments in (["--images", "/none"], ["--images", pictures, "--truth", tmp_path]):
+        status, _, err = sfseg("verify", model.directory, *arguments)
+        assert status == 1
+        assert "refused" not in only_line(err)
+
+
+@needs_rtx
+@no_gpu
+def test_a_lower_threshold_accepts_what_was_refused(sfseg, make_random_model, pictures):
+    model = make_random_model(0)
+    arguments = ["--size", SIZE, "--precision", "int8", "--calibration", pictures]
+    status, _, err = build(sfseg, model, *arguments, "--min-agreement", "1.0")
+    assert status == 1
+    assert "--min-agreement" in only_line(err)
+    status, _, err = build(sfseg, model, *arguments, "--min-agreement", "0.5")
+    assert status == 0, err
+    assert "building" not in err
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_model, monkeypatch):
+    model = make_random_model(0)
+    for name in trt.LIBRARIES:
+        monkeypatch.setitem(sys.modules, name, None)
+    trt.load.cache_clear()
+    try:
+        status, _, err = sfseg("build", model.directory)
+    finally:
+        trt.load.cache_clear()
+    assert status == 1
+    assert "pip install tensorrt" in only_line(err)
+    assert "pip install tensorrt-rtx-cu13" in err
+
+
+def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictures):
+    """A robot has no need of it; the tool's modules must not either."""
+    model = make_random_model(0)
+    script = "import sys; sys.modules['onnxruntime'] = None\n"
+    script += "from sfseg_ros.tools.engine import main\nsys.exit(main(sys.argv[1:]))"
+    arguments = ["build", model.directory, "--precision", "int8", "--calibration", pictures]
+    for given, status, words in (
+        (["list"], 0, "no engines in "),
+        (arguments, 1, "pip install onnxruntime"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "engine", *map(str, given)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert words in (only_line(done.stderr) if status else done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "65x96"], "takes multiples of 32 only"),
+        (["--size", "512x512"], "takes 32x32 to 256x256"),
+        (["--size", "64x96,32x32,128x128"], "expected the smallest, the usual and the largest"),
+        (["--batch", "0"], "expected 1 to 64"),
+        (["--batch", "65"], "expected 1 to 64"),
+        (["--stored-kernels"], "cannot store kernels in an engine, TensorRT 10.9 or newer can"),
+        (["--stored-kernels", "--batch", "4"], "one image of one size"),
+        (["--precision", "int8"], "--calibration FOLDER_OR_BAG"),
+        (["--calibration", "x"], "--calibration is for int8 and fp8, not fp16"),
+        (["--precision", "int8", "--calibration", "/none"], "no such folder or recording"),
+    ],
+)
+@needs_rtx
+def test_wrong_wishes_are_one_line(sfseg, make_random_model, arguments, words):
+    status, _, err = build(sfseg, make_random_model(0), *arguments)
+    assert status == 1
+    assert words in only_line(err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--size", "64"],
+        ["--size", "64x96,64x96"],
+        ["--size", "-1x5"],
+        ["--precision", "int4"],
+        ["--plugins", "--portable"],
+        ["--stored-kernels", "--portable"],
+        ["--compute-capability", "86"],
+        ["--pictures", "0"],
+        ["--min-agreement", "2"],
+        ["--library", "x"],
+    ],
+)
+def test_wrong_arguments_show_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["engine", "build", "m", *arguments])
+    assert caught.value.code == 2
+    assert "usage: sfseg engine build" in capsys.readouterr().err
+
+
+def test_where_there_is_no_engine_the_next_command_is_said(sfseg, make_random_model):
+    model = make_random_model(0)
+    for command in ("info", "verify"):
+        status, _, err = sfseg(command, model.directory)
+        assert status == 1
+        assert f"sfseg engine build {model.directory}" in only_line(err)
+    status, out, _ = sfseg("list")
+    assert (status, out.startswith("no engines in ")) == (0, True)
