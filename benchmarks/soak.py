@@ -56,6 +56,9 @@ LEAK_MIB = 64.0
 fills up with what models of all sizes leave behind; that ends, a leak does not."""
 CYCLES_TO_JUDGE = 9
 """With fewer, one third is too few to tell a leak from an allocator and from thread pools."""
+MAX_CALLS = 8
+"""Of one service at a time. Its quality of service keeps ten answers; those that waited behind a
+model that loads come all at once, and of more than ten the first are lost on their way."""
 MAX_PENDING = 2
 """One frame of a camera waits, one is in work."""
 MIB = 1024 * 1024
@@ -269,6 +272,7 @@ class Node:
             self._clients[service] = self._ros.create_client(kind, f"{NODE}/{service}")
             if not self._clients[service].wait_for_service(ANSWER_S):
                 raise SystemExit(f"soak: {NODE}/{service} does not exist after {ANSWER_S:.0f} s")
+        self.spin(lambda: self._calls_of(service) < MAX_CALLS, ANSWER_S)
         future = self._clients[service].call_async(request)
         self._waiting.append((service, time.monotonic() + ANSWER_S, future))
         return future
@@ -290,6 +294,9 @@ class Node:
             rclpy.spin_once(self._ros, timeout_sec=0.02)
             self._look_at_answers()
         return True
+
+    def _calls_of(self, service: str) -> int:
+        return sum(waiting == service for waiting, _, _ in self._waiting)
 
     def settle(self) -> None:
         """Wait for all answers."""
