@@ -72,11 +72,11 @@ DEVICE unsigned char winner_at(const Scores<T, HWC>& scores, int pixel) {
   float best = minus_infinity();
   int winner = UNLABELLED;
   const int pixels[1] = {pixel};
-  for (int c = 0; c < scores.classes; c += scores.N) {
-    float values[1][scores.N];
+  for (int c = 0; c < scores.classes; c += Scores<T, HWC>::N) {
+    float values[1][Scores<T, HWC>::N];
     scores.load_classes(pixels, c, values);
 #pragma unroll
-    for (int i = 0; i < scores.N; ++i) {
+    for (int i = 0; i < Scores<T, HWC>::N; ++i) {
       if (c + i < scores.classes && values[0][i] > best) {
         best = values[0][i];
         winner = c + i;
@@ -175,11 +175,11 @@ DEVICE Pixels evaluate(
     pixels.sum[i] = 0.0f;
     pixels.winner[i] = UNLABELLED;
   }
-  for (int c = 0; c < scores.classes; c += scores.N) {
-    float corner[4][scores.N];
+  for (int c = 0; c < scores.classes; c += Scores<T, HWC>::N) {
+    float corner[4][Scores<T, HWC>::N];
     scores.load_classes(corners, c, corner);
 #pragma unroll
-    for (int k = 0; k < scores.N; ++k) {
+    for (int k = 0; k < Scores<T, HWC>::N; ++k) {
       if (c + k >= scores.classes) break;
       const float at_left = add_rn(mul_rn(vy, corner[0][k]), mul_rn(wy, corner[2][k]));
       const float at_right = add_rn(mul_rn(vy, corner[1][k]), mul_rn(wy, corner[3][k]));

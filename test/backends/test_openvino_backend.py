@@ -146,16 +146,40 @@ def test_a_size_that_could_not_be_compiled_is_tried_again(backend, monkeypatch):
     assert labels.shape == (1, 64, 96)
 
 
+def output_of(program):
+    """What the program prints about the shipped model, in a process of its own."""
+    command = [sys.executable, "-c", program, str(find_model(DEFAULT_MODEL))]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+THREADS = """
+import sys
+from pathlib import Path
+import numpy as np
+from sfseg_ros.backends.openvino_backend import OpenVinoBackend
+from sfseg_ros.manifest import load_manifest
+
+def threads():
+    return len(list(Path("/proc/self/task").iterdir()))
+
+def infer(backend, *sides):
+    for side in sides:
+        backend.infer(np.zeros((1, 64, side, 3), np.uint8), confidence=True)
+
+manifest = load_manifest(sys.argv[1])
+infer(OpenVinoBackend(manifest), 64)  # what the library itself keeps
+before = threads()
+backend = OpenVinoBackend(manifest)
+infer(backend, 64, 96, 128, 160)
+during = threads()
+backend.close()
+print(before, during, threads())
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
-def test_a_closed_model_leaves_no_threads_while_somebody_still_holds_it(tiny_manifest):
-    OpenVinoBackend(tiny_manifest).infer(black(64, 64), confidence=True)  # what the library keeps
-    before = len(list(Path("/proc/self/task").iterdir()))
-    opened = OpenVinoBackend(tiny_manifest)
-    for height, width in sizes(4):
-        opened.infer(black(height, width), confidence=True)
-    during = len(list(Path("/proc/self/task").iterdir()))
-    opened.close()
-    after = len(list(Path("/proc/self/task").iterdir()))
+def test_a_closed_model_leaves_no_threads_while_somebody_still_holds_it():
+    before, during, after = map(int, output_of(THREADS).split())
     assert during >= before + 4, "counts nothing"
     assert after <= before + 2
 
@@ -189,11 +213,5 @@ for part in range(3):
     not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="memory is counted by glibc 2.33 and later"
 )
 def test_a_closed_model_leaves_no_memory_however_many_sizes_it_saw():
-    done = subprocess.run(
-        [sys.executable, "-c", USED_MEMORY, str(find_model(DEFAULT_MODEL))],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    first, _, last = map(float, done.stdout.split())
+    first, _, last = map(float, output_of(USED_MEMORY).split())
     assert last - first < 10, f"{first} MiB after ten sizes, {last} MiB after thirty"

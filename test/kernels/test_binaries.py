@@ -172,7 +172,7 @@ def test_no_compiler_names_both_ways_to_get_one(monkeypatch, tmp_path):
 
 
 def test_a_source_that_does_not_compile_is_named_in_one_line(monkeypatch, tmp_path):
-    (tmp_path / "all.cu").write_text("int f() { return nothing; }")
+    (tmp_path / "all.cu").write_text("__global__ void f() { nothing; }")
     monkeypatch.setattr(binaries, "SOURCES", tmp_path)
     if not has_nvrtc() and shutil.which("nvcc") is None:
         pytest.skip("no compiler")
