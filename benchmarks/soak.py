@@ -580,7 +580,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if args.cameras:
         parameters.append(f"cameras:=[{','.join(args.cameras)}]")
     words = ["--ros-args", *(w for p in parameters for w in ("-p", p))]
-    report: dict[str, Any] = {"cameras": args.cameras or ["image"], "models": models}
+    report: dict[str, Any] = {"cameras": args.cameras or ["image"], "seed": args.seed}
     rclpy.init(args=[])
     with process("segmentation_node", words, args.log / "node.log", environment) as started:
         node = Node(started.popen, prefixes, args.seed)
