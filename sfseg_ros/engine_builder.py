@@ -27,14 +27,12 @@ from onnx import ModelProto, TensorProto, inliner
 
 from sfseg_ros import trt
 from sfseg_ros.backends.cuda_memory import Gpu
+from sfseg_ros.engine_store import Shape
 from sfseg_ros.errors import BackendError, SfsegError, one_line
 from sfseg_ros.kernels import aot_plugin, plugin
 
 MODEL, REQUEST, ENGINE, RESULT = "model.onnx", "request.json", "engine", "result.json"
 SCRATCH = "sfseg_engine_"
-Shape = tuple[int, int, int, int]
-
-
 POLL_S = 0.2
 # What the child says of its progress begins with this; the rest is the library's log.
 PROGRESS = "progress: "
@@ -284,7 +282,7 @@ def _child(folder: Path) -> None:
         library.check_parser_link()
         _register(library, request)
     _say(f"{library.title}: reading the network")
-    log = _log(library.module)
+    log = library.logger(lambda line: print(line, flush=True))  # the caller's to read
     builder = library.module.Builder(log)
     network = library.create_network(builder, prefer_aot=request.stored_kernels)
     try:
@@ -304,7 +302,7 @@ def _child(folder: Path) -> None:
     engine = builder.build_serialized_network(network, config)
     plugin.raise_noted(all_threads=True)
     if engine is None:
-        reason = " | ".join(log.errors[-3:]) or "it gives no reason"
+        reason = " | ".join(log.errors) or "it gives no reason"
         raise BackendError(f"{library.title} cannot build an engine of this model: {reason}")
     (folder / ENGINE).write_bytes(engine)
     _save_timing_cache(config, request.timing_cache)
@@ -374,25 +372,6 @@ def _save_timing_cache(config: Any, name: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(cache.serialize())
     temporary.replace(path)
-
-
-def _log(module: Any) -> Any:
-    """A logger that writes warnings and errors to stdout, the caller's to read, and keeps errors,
-    which the API itself does not return."""
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            line = " ".join(message.split())
-            if int(severity) <= int(module.ILogger.Severity.ERROR):
-                self.errors.append(line)
-            if int(severity) <= int(module.ILogger.Severity.WARNING):
-                print(f"[{severity.name}] {line}", flush=True)
-
-    return Log()
 
 
 def _monitor(module: Any) -> Any:

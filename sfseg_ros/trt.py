@@ -14,7 +14,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,25 @@ class TensorRt:
     def title(self) -> str:
         """Library and version for people."""
         return f"{'TensorRT-RTX' if self.is_rtx else 'TensorRT'} {'.'.join(map(str, self.version))}"
+
+    def logger(self, say: Callable[[str], None] | None = None) -> Any:
+        """A logger of this library. `errors` are its last three, which the API itself does not
+        return; `say` hears warnings and errors, one line each."""
+        module = self.module
+
+        class Log(module.ILogger):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                module.ILogger.__init__(self)
+                self.errors: deque[str] = deque(maxlen=3)
+
+            def log(self, severity: Any, message: str) -> None:
+                line = " ".join(message.split())
+                if int(severity) <= int(module.ILogger.Severity.ERROR):
+                    self.errors.append(line)
+                if say is not None and int(severity) <= int(module.ILogger.Severity.WARNING):
+                    say(f"[{severity.name}] {line}")
+
+        return Log()
 
     def check_plugins(self) -> None:
         """Raise BackendError unless this library takes IPluginV3 plugins from an ONNX file."""

@@ -104,7 +104,7 @@ class TensorRtBackend:
             self._library = trt.load(library)
         except BackendError as error:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
-        self._log = _log(self._library.module)
+        self._log = self._library.logger()
         only = self._only
         self._plugins = self._our_kernels_run() if only is None else only.key.form == "plugins"
         form = "" if self._plugins else ", no plugins"
@@ -328,7 +328,7 @@ class _Engine:
         self.engine = self._runtime.deserialize_cuda_engine(data)
         plugin.raise_noted()
         if self.engine is None:
-            raise BackendError(f"{library.title} refuses {path}: {log.reason()}")
+            raise BackendError(f"{library.title} refuses {path}: {_reason(log)}")
         self._check_contract(path)
         low, _, high = self.engine.get_tensor_profile_shape(IMAGE, 0)
         self._low, self._high = tuple(low), tuple(high)
@@ -364,7 +364,7 @@ class _Engine:
         else:
             context = self.engine.create_execution_context(own_memory)
         if context is None:
-            raise BackendError(f"{self.library.title} makes no context: {self.log.reason()}")
+            raise BackendError(f"{self.library.title} makes no context: {_reason(self.log)}")
         return context
 
     def save_runtime_cache(self) -> None:
@@ -544,7 +544,7 @@ class _Pipeline:
         accepted = self._context.execute_async_v3(self._stream.handle)
         plugin.raise_noted()  # also where the library goes on after what a callback raised
         if not accepted:
-            raise BackendError(f"{self._engine.library.title} failed: {self._engine.log.reason()}")
+            raise BackendError(f"{self._engine.library.title} failed: {_reason(self._engine.log)}")
         for name in (LABELS, CONFIDENCE)[: 2 if confidence else 1]:
             self._stream.download(self._host[name], self._device[name], self._pixels)
 
@@ -579,7 +579,7 @@ class _Pipeline:
             batch, height, width, _ = self._shape
             raise BackendError(
                 f"{self._engine.library.title} refuses {what} for {batch} images of "
-                f"{height}x{width}: {self._engine.log.reason()}"
+                f"{height}x{width}: {_reason(self._engine.log)}"
             )
 
 
@@ -597,19 +597,5 @@ def usual_sizes(
     return manifest.min_size, usual, (height, width)
 
 
-def _log(module: Any) -> Any:
-    """A logger that keeps the last errors, which the API itself does not return."""
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self._errors: deque[str] = deque(maxlen=3)
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(module.ILogger.Severity.ERROR):
-                self._errors.append(" ".join(message.split()))
-
-        def reason(self) -> str:
-            return "; ".join(self._errors)[:500] or "it gives no reason"
-
-    return Log()
+def _reason(log: Any) -> str:
+    return "; ".join(log.errors)[:500] or "it gives no reason"
