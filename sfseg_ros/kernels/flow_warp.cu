@@ -57,14 +57,7 @@ DEVICE void warp_planes(
       sample<ALL>(corners_of(plane, taps[i], w, 1), 0, taps[i], sum);
       sums[i] = sum[0];
     }
-    T* out = warped + static_cast<long long>(c) * pixels;
-    if (is_vector) {
-      store(out, sums);
-    } else {
-#pragma unroll
-      for (int i = 0; i < P; ++i)
-        if (i < count) out[i] = Storage<T>::from(sums[i]);
-    }
+    store_some(warped + static_cast<long long>(c) * pixels, sums, count, is_vector);
   }
 }
 

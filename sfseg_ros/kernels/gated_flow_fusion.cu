@@ -78,14 +78,7 @@ DEVICE void fuse_planes(
       sample<ALL>(corners_of(high_plane, high_taps[i], w, 1), 0, high_taps[i], high_sum);
       sums[i] = gated(gate[i], high_sum[0], low_sum[0]);
     }
-    T* out = fused + static_cast<long long>(c) * pixels;
-    if (is_vector) {
-      store(out, sums);
-    } else {
-#pragma unroll
-      for (int i = 0; i < P; ++i)
-        if (i < count) out[i] = Storage<T>::from(sums[i]);
-    }
+    store_some(fused + static_cast<long long>(c) * pixels, sums, count, is_vector);
   }
 }
 

@@ -162,6 +162,18 @@ DEVICE bool is_aligned(const void* pointer) {
   return reinterpret_cast<size_t>(pointer) % BYTES == 0;
 }
 
+// The first `count` of N values; all of them at once where `is_vector` says that the address allows it.
+template <int N, class T>
+DEVICE void store_some(T* to, const float (&values)[N], int count, bool is_vector) {
+  if (is_vector) {
+    store(to, values);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (i < count) to[i] = Storage<T>::from(values[i]);
+  }
+}
+
 // Up to N values at any address: all at once where that is possible, zeros after `count`.
 template <int N, class T>
 DEVICE void load_some(const T* from, int count, float (&values)[N]) {
