@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfseg_ros import trt
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Inferred, Uint8Array, check_images
 from sfseg_ros.backends.cuda_memory import (
     NO_GPU,
     OUT_OF_MEMORY,
@@ -39,11 +39,13 @@ from sfseg_ros.engines import (
     is_for_one_size,
 )
 from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.finish import PAINTS, PLAIN, Finish
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.kernels import plugin
 from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.launch import Launch
+from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 16
@@ -61,6 +63,8 @@ range would only make the engine slower to build and its memory larger."""
 IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
 SOURCE = "source"
 """What is uploaded: the image itself, or the camera's bytes that it is made of."""
+TABLES, TABLE_BYTES, PALETTE_BYTES = "tables", 256, 3 * 256
+"""Of a finish, uploaded when it changes: the published label of each label, then its colour."""
 
 
 class TensorRtBackend:
@@ -122,7 +126,8 @@ class TensorRtBackend:
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        return self._infer(None, (rgb.shape[1], rgb.shape[2]), list(rgb), confidence)
+        inferred = self.infer_frames(list(rgb), confidence)
+        return inferred.labels, inferred.confidence
 
     def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
         if not self._plugins:
@@ -133,44 +138,39 @@ class TensorRtBackend:
             return False
         return True
 
-    def infer_cameras(
-        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
-    ) -> tuple[Uint8Array, Uint8Array | None]:
-        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
-        kinds: dict[_CameraInput, list[int]] = {}
-        for index, (camera, geometry) in enumerate(frames):
-            kinds.setdefault(_CameraInput.of(camera, geometry), []).append(index)
-        size = frames[0][1].network_size
-        parts = {
-            kind: self._infer(kind, size, [frames[i][0].data for i in places], confidence)
-            for kind, places in kinds.items()
-        }
-        if len(parts) == 1:
-            return next(iter(parts.values()))
-        labels = np.empty((len(frames), *size), np.uint8)
-        certainty = np.empty_like(labels) if confidence else None
-        for kind, places in kinds.items():
-            labels[places], part = parts[kind]
-            if certainty is not None and part is not None:
-                certainty[places] = part
-        return labels, certainty
+    def finishes(self, size: tuple[int, int]) -> bool:
+        """Labels are finished in our UpsampleArgmax, so not where the engine has none of ours, or
+        one that was stored in it with its arguments."""
+        return self._engine_for(size).has_plugins
 
-    def _infer(
+    def infer_frames(
         self,
-        kind: "_CameraInput | None",
-        size: tuple[int, int],
-        images: Sequence[Uint8Array],
+        frames: Sequence[Uint8Array | tuple[CameraBytes, FrameGeometry]],
         confidence: bool,
-    ) -> tuple[Uint8Array, Uint8Array | None]:
-        """Images of one kind, network size (height, width) and, in bytes, length."""
-        labels = np.empty((len(images), *size), np.uint8)
-        certainty = np.empty_like(labels) if confidence else None
+        finish: Finish = PLAIN,
+        paints: Collection[str] = (),
+    ) -> Inferred:
+        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
+        kinds: dict[_CameraInput | None, list[int]] = {}
+        images: list[Uint8Array] = []
+        for index, frame in enumerate(frames):
+            if isinstance(frame, np.ndarray):
+                kind, image, size = None, frame, frame.shape[:2]
+            else:
+                kind, image, size = _CameraInput.of(*frame), frame[0].data, frame[1].network_size
+            kinds.setdefault(kind, []).append(index)
+            images.append(image)
+        maps = (LABELS, CONFIDENCE) if confidence else (LABELS,)
+        results = {name: np.empty((len(frames), *size), np.uint8) for name in maps}
+        painted = {name: np.empty((len(frames), *size, 3), np.uint8) for name in sorted(paints)}
+        results |= painted
         engine = self._engine_for(size)
-        for begin in range(0, len(images), engine.max_batch):
-            part = slice(begin, begin + engine.max_batch)
-            certain = None if certainty is None else certainty[part]
-            self._run(engine, (kind, size), images[part], labels[part], certain)
-        return labels, certainty
+        for kind, places in kinds.items():
+            for begin in range(0, len(places), engine.max_batch):
+                part = places[begin : begin + engine.max_batch]
+                pipeline_key = kind, size, len(part)
+                self._run(engine, pipeline_key, [images[i] for i in part], finish, results, part)
+        return Inferred(results[LABELS], results.get(CONFIDENCE), painted)
 
     def close(self) -> None:
         with self._lock:
@@ -195,18 +195,18 @@ class TensorRtBackend:
     def _run(
         self,
         engine: "_Engine",
-        kind_and_size: "tuple[_CameraInput | None, tuple[int, int]]",
+        key: "_PipelineKey",
         images: Sequence[Uint8Array],
-        labels: Uint8Array,
-        certainty: Uint8Array | None,
+        finish: Finish,
+        results: Mapping[str, Uint8Array],
+        places: Sequence[int],
     ) -> None:
-        key = (*kind_and_size, len(images))
         while True:
             pipeline = self._pipeline(engine, key)
             with pipeline.lock, self._gpu.current():
                 if pipeline.freed:  # another thread's sizes pushed it out before its turn here
                     continue
-                pipeline.run(images, labels, certainty)
+                pipeline.run(images, finish, results, places)
                 return
 
     def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
@@ -296,7 +296,8 @@ class TensorRtBackend:
         if stored.key.form == "plugins":
             self._library.register(plugin.creators(self._library.module))
         with self._gpu.current():
-            return _Engine(self._library, self._log, stored.path, data)
+            plugins = stored.key.form == "plugins"
+            return _Engine(self._library, self._log, stored.path, data, plugins)
 
     def _our_kernels_run(self) -> bool:
         """Whether this machine can compile them and its driver takes them; else the engine is built
@@ -331,8 +332,10 @@ class TensorRtBackend:
 class _Engine:
     """A deserialised engine. Its context is current in the thread that makes one."""
 
-    def __init__(self, library: trt.TensorRt, log: Any, path: Path, data: bytes) -> None:
-        self.library, self.log = library, log
+    def __init__(
+        self, library: trt.TensorRt, log: Any, path: Path, data: bytes, has_plugins: bool
+    ) -> None:
+        self.library, self.log, self.has_plugins = library, log, has_plugins
         self._runtime = library.module.Runtime(log)
         self.engine = self._runtime.deserialize_cuda_engine(data)
         plugin.raise_noted()
@@ -456,32 +459,48 @@ class _Pipeline:
         self.freed = False
         self._context: Any = None
         self._owned: list[Any] = []
-        self._graphs: dict[bool, Graph] = {}
+        self._host: dict[str, PinnedBuffer] = {}
+        self._device: dict[str, DeviceBuffer] = {}
+        self._graphs: dict[tuple[str, ...], Graph] = {}  # by the names of what is downloaded
+        self._finish = PLAIN  # of the graphs and of the context
+        self._finished = False  # the context was seen to take it up
+        self._tables_of: Finish | None = None
+        self._tables_are_new = False  # and not on the device
         self._capturable, self._whole_graph = True, False
 
     def run(
-        self, images: Sequence[Uint8Array], labels: Uint8Array, certainty: Uint8Array | None
+        self,
+        images: Sequence[Uint8Array],
+        finish: Finish,
+        results: Mapping[str, Uint8Array],
+        places: Sequence[int],
     ) -> None:
-        """From and to host memory: uint8 images, labels (N, H, W) and, where wanted, (N, H, W)."""
-        confidence = certainty is not None
-        if self._context is None:
-            self._set_up()
+        """From host memory, one image for each of `places` in the results, to host memory: labels
+        and others by name, uint8 (more, H, W) or of paints (more, H, W, 3)."""
+        names = tuple(results)
+        try:
+            self._make_ready(names, finish)
+        except BaseException:
+            self._release()
+            raise
         for index, image in enumerate(images):
             pinned = self._host[SOURCE].array((len(images), self._image_bytes))[index]
             pinned.reshape(image.shape)[...] = image
-        if confidence in self._graphs:
-            self._stream.launch(self._graphs[confidence])
-            self._stream.wait()
-        else:
-            try:
-                self._enqueue(confidence)
-            finally:
-                self._stream.wait()  # where the device failed, this knows the reason
-        labels[...] = self._host[LABELS].array(self._shape[:3])
-        if certainty is not None:
-            certainty[...] = self._host[CONFIDENCE].array(self._shape[:3])
-        if confidence not in self._graphs:
-            self._capture(confidence)
+        try:
+            if self._tables_are_new:
+                device, host = self._device[TABLES], self._host[TABLES]
+                self._stream.upload(device, host, host.size)
+                self._tables_are_new = False
+            if names in self._graphs:
+                self._stream.launch(self._graphs[names])
+            else:
+                self._enqueue(names)
+        finally:
+            self._stream.wait()  # where the device failed, this knows the reason
+        for name, result in results.items():
+            result[places] = self._host[name].array((len(images), *result.shape[1:]))
+        if names not in self._graphs:
+            self._capture(names)
 
     def free(self) -> None:
         """Waits for the run under way; then nothing may run any more."""
@@ -492,31 +511,57 @@ class _Pipeline:
                 self._owned.clear()
             self._release()
 
+    def _make_ready(self, names: Sequence[str], finish: Finish) -> None:
+        """All memory that a run needs: in a capture none can be had."""
+        if finish != self._finish:
+            if self._whole_graph:
+                self._release()  # the context may hold a graph with the old one
+            self._free_graphs()
+            self._finish, self._finished = finish, False
+        if self._context is None:
+            self._set_up()
+        paints = [name for name in names if name in PAINTS]
+        for name in paints:
+            if name not in self._host:
+                self._add(name, 3 * self._pixels)
+        if (paints or finish.changes_labels) and self._tables_of != finish:
+            size = TABLE_BYTES + PALETTE_BYTES
+            if TABLES not in self._host:
+                self._add(TABLES, size)
+            tables = self._host[TABLES].array((size,))
+            tables[:TABLE_BYTES] = finish.mapping.table
+            tables[TABLE_BYTES:] = finish.mapping.palette_rgb.reshape(-1)
+            self._tables_of, self._tables_are_new = finish, True
+
     def _set_up(self) -> None:
-        source = self._shape[0] * self._image_bytes
-        host = {SOURCE: source, LABELS: self._pixels, CONFIDENCE: self._pixels}
-        device = host if self._camera is None else host | {IMAGE: 3 * self._pixels}
-        try:
-            self._stream = self._own(self._gpu.stream())
-            self._host: dict[str, PinnedBuffer] = {
-                name: self._own(self._gpu.pinned(size)) for name, size in host.items()
-            }
-            self._device: dict[str, DeviceBuffer] = {
-                name: self._own(self._gpu.memory(size)) for name, size in device.items()
-            }
-            self._device.setdefault(IMAGE, self._device[SOURCE])
-            self._context = self._new_context()
-        except BaseException:
-            self._release()
-            raise
+        self._stream = self._own(self._gpu.stream())
+        self._add(SOURCE, self._shape[0] * self._image_bytes)
+        self._add(LABELS, self._pixels)
+        self._add(CONFIDENCE, self._pixels)
+        if self._camera is None:
+            self._device[IMAGE] = self._device[SOURCE]
+        else:
+            self._device[IMAGE] = self._own(self._gpu.memory(3 * self._pixels))
+        self._context = self._new_context()
+
+    def _add(self, name: str, size: int) -> None:
+        """A buffer here and one on the device."""
+        self._host[name] = self._own(self._gpu.pinned(size))
+        self._device[name] = self._own(self._gpu.memory(size))
 
     def _release(self) -> None:
-        """What `_set_up` and captures have made; nothing of it is in use."""
-        while self._graphs:
-            self._graphs.popitem()[1].free()
+        """What runs and captures have made; nothing of it is in use."""
+        self._free_graphs()
         self._context = None  # TensorRT's, before the memory that it was given
+        self._host.clear()
+        self._device.clear()
+        self._finished, self._tables_of, self._tables_are_new = False, None, False
         while self._owned:
             self._owned.pop().free()
+
+    def _free_graphs(self) -> None:
+        while self._graphs:
+            self._graphs.popitem()[1].free()
 
     def _new_context(self) -> Any:
         context = self._engine.context(whole_graph=self._whole_graph)
@@ -536,7 +581,7 @@ class _Pipeline:
             self._check(context.set_tensor_address(name, address), f"{name}'s address")
         return context
 
-    def _enqueue(self, confidence: bool) -> None:
+    def _enqueue(self, names: Sequence[str]) -> None:
         """Everything from the pinned images to the pinned results, in the stream."""
         count = self._shape[0]
         source, image = self._device[SOURCE], self._device[IMAGE]
@@ -550,14 +595,40 @@ class _Pipeline:
                     [image.address + index * 3 * self._pixels // count],
                     self._stream.handle,
                 )
-        accepted = self._context.execute_async_v3(self._stream.handle)
+        accepted = self._execute()
         plugin.raise_noted()  # also where the library goes on after what a callback raised
         if not accepted:
             raise BackendError(f"{self._engine.library.title} failed: {_reason(self._engine.log)}")
-        for name in (LABELS, CONFIDENCE)[: 2 if confidence else 1]:
-            self._stream.download(self._host[name], self._device[name], self._pixels)
+        for name in names:
+            if name in PAINTS:
+                self._paint(name)
+            self._stream.download(self._host[name], self._device[name], self._host[name].size)
 
-    def _capture(self, confidence: bool) -> None:
+    def _execute(self) -> bool:
+        if not self._finish.changes_labels:
+            return bool(self._context.execute_async_v3(self._stream.handle))
+        table = self._device[TABLES].address
+        with plugin.finishing(self._finish.least_confidence, table):
+            accepted = bool(self._context.execute_async_v3(self._stream.handle))
+        self._finished = self._finished or plugin.finished_nodes() > 0
+        if accepted and not self._finished:
+            raise BackendError(
+                f"{self._engine.library.title} did not ask our UpsampleArgmax: threshold and class "
+                "groups had no effect, a bug in sfseg_ros"
+            )
+        return accepted
+
+    def _paint(self, name: str) -> None:
+        """Of the labels and the network's input of this run."""
+        labels, palette = self._device[LABELS].address, self._device[TABLES].address + TABLE_BYTES
+        if name == "overlay":
+            launch = overlay_launch(self._shape[:3], self._finish.alpha)
+            inputs = [self._device[IMAGE].address, labels, palette]
+        else:
+            launch, inputs = color_mask_launch(self._shape[:3]), [labels, palette]
+        launch_kernel(launch, inputs, [self._device[name].address], self._stream.handle)
+
+    def _capture(self, names: tuple[str, ...]) -> None:
         """After a run, which is when TensorRT has loaded what it needs."""
         if not self._capturable:
             return
@@ -566,7 +637,7 @@ class _Pipeline:
                 self._stream.handle
             ):
                 raise BackendError("this engine cannot be captured")
-            self._graphs[confidence] = self._stream.captured(lambda: self._enqueue(confidence))
+            self._graphs[names] = self._stream.captured(lambda: self._enqueue(names))
         except BackendError as error:
             if error.lost:
                 raise

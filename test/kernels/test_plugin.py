@@ -294,9 +294,11 @@ def test_labels_are_finished_inside_the_block_and_by_their_own_node_only(trt, mo
         thread.join(20)
         assert plugin.finished_nodes() == 1
     assert enqueue() == [others, (plain, [4], [5, 6], 9)]
-    with pytest.raises(ZeroDivisionError), plugin.finishing(77, 1000):
-        assert plugin.finished_nodes() == 0
-        raise ZeroDivisionError
+    with pytest.raises(BackendError), plugin.finishing(77, 1000):
+        made(trt, "UpsampleArgmax", 4).enqueue([], [], [4], [5, 6], 0, 9)
+    with pytest.raises(BackendError, match="before on_shape_change"):
+        plugin.raise_noted()
+    assert plugin.finished_nodes() == 0
     assert enqueue() == [others, (plain, [4], [5, 6], 9)]
 
 

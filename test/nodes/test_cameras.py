@@ -49,7 +49,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
         bench.listen(f"/segmentation/{name}/mask")
     batches, segment = [], node._segmenter.segment_batch
 
-    def watched(frames, confidence):
+    def watched(frames, confidence, **finish):
         batches.append(len(frames))
         if len(batches) == 1:  # while the first is under way, two more arrive
             for camera in cameras[1:]:
@@ -57,7 +57,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
             bench.wait_until(
                 lambda: all(bench.counts(node, i)["received"] == 1 for i in (1, 2)), "both wait"
             )
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = watched
     cameras = [bench.camera(topic=f"{name}/image") for name in "abc"]

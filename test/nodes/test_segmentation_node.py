@@ -138,9 +138,9 @@ def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
     masks = bench.listen("/segmentation/mask")
     segment = node._segmenter.segment_batch
 
-    def slow_segment(frames, confidence):
+    def slow_segment(frames, confidence, **finish):
         time.sleep(0.05)
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = slow_segment
     camera = bench.camera()
@@ -177,9 +177,9 @@ def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, w
     node = bench.started()
     segment, asked = node._segmenter.segment_batch, []
 
-    def watched_segment(frames, confidence):
+    def watched_segment(frames, confidence, **finish):
         asked.append(confidence)
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = watched_segment
     heard = bench.listen(f"/segmentation/{topic}")
