@@ -909,7 +909,12 @@ def test_labels_that_were_not_finished_are_an_error_and_not_published(open_tenso
 
     def in_a_thread(enqueue, *arguments):
         result = []
-        thread = threading.Thread(target=lambda: result.append(enqueue(*arguments)))
+
+        def run():
+            with backend._gpu.current():
+                result.append(enqueue(*arguments))
+
+        thread = threading.Thread(target=run)
         thread.start()
         thread.join(20)
         return result[0]
@@ -920,6 +925,7 @@ def test_labels_that_were_not_finished_are_an_error_and_not_published(open_tenso
         context._enqueue_plugin = partial(in_a_thread, context._enqueue_plugin)
     with pytest.raises(BackendError, match="threshold and class groups had no effect"):
         backend.infer_frames(list(pictures(1, 64, 96)), False, FINISH)
+    plugin.raise_noted(all_threads=True)  # nothing else went wrong
 
 
 @pytest.mark.parametrize("call", ["cuMemAlloc", "cuMemHostAlloc"])
