@@ -170,6 +170,26 @@ def test_it_answers_while_the_model_loads(bench, change, state, call, monkeypatc
     assert state() == "inactive"
 
 
+def test_the_end_of_a_build_is_not_yet_that_of_loading(bench, change, monkeypatch):
+    heard, node = [], None
+    open_segmenter = segmentation_node.open_segmenter
+
+    def building_open_segmenter(*args):
+        progress = args[-1].progress
+        for text in ("TensorRT engine: half done", ""):
+            progress(text)
+            heard.append({state.loading for state in node._stream_states()})
+        return open_segmenter(*args)
+
+    monkeypatch.setattr(segmentation_node, "open_segmenter", building_open_segmenter)
+    node = bench.start(autostart=False)
+    assert change(CONFIGURE)
+    ((building,), (loading,)) = heard
+    assert building == "TensorRT engine: half done"
+    assert loading.startswith("loading ")
+    assert node._stream_states()[0].loading == ""
+
+
 def lose_the_device(node):
     """What a backend does whose GPU is gone."""
 
