@@ -136,10 +136,10 @@ class Rig:
         executor.add_node(node)
 
         def run():
-            while not self._closing.is_set():
-                # InvalidHandle: as `spin` of nodes/middleware.py.
-                with contextlib.suppress(InvalidHandle, ExternalShutdownException):
-                    executor.spin_once(timeout_sec=0.05)
+            with contextlib.suppress(ExternalShutdownException):
+                while not self._closing.is_set():
+                    with contextlib.suppress(InvalidHandle):  # as `spin` of nodes/middleware.py
+                        executor.spin_once(timeout_sec=0.05)
             executor.shutdown()
 
         thread = threading.Thread(target=run)
