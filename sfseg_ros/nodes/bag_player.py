@@ -145,7 +145,8 @@ def _show_progress(images: int, total: int, seconds: float | None) -> None:
     _progress_shown_ns = now_ns
     start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
     if seconds is None:
-        print(f"{start}played {images} images{' ' * 20}", file=sys.stderr, flush=True)
+        rest = " " * 20 if start else ""  # of the longer line before
+        print(f"{start}played {images} images{rest}", file=sys.stderr, flush=True)
     else:
         text = f"playing: {images} of {total} images, {seconds:.0f} s"
         print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
@@ -187,11 +188,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     command_line = list(sys.argv if argv is None else ["bag_player", *argv])
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for later in (signal.SIGINT, signal.SIGTERM):  # one is enough, and the end is near
+            signal.signal(later, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    # Between two images this process sleeps in Python: Python's own handlers wake it, rclpy's do
-    # not.
+    # Python's handlers, because between two images this process sleeps in Python and rclpy's would
+    # not wake it. SIGINT too: a shell starts what runs in its background with that one ignored.
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         args = _arguments(start_rclpy(command_line, SignalHandlerOptions.NO))
         node = rclpy.create_node("bag_player")

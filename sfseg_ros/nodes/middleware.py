@@ -106,8 +106,8 @@ def latched_qos() -> QoSProfile:
 
 
 def spin(node: Node) -> None:
-    """rclpy.spin, which in Humble raises InvalidHandle where a transition's thread destroyed the
-    subscription between "ready" and "read"; later releases pass over it."""
+    """rclpy.spin, which a transition's thread can hit with InvalidHandle: it destroys what the
+    executor has just listed. In Humble a subscription does it, until Jazzy the events of one."""
     while True:
         try:
             rclpy.spin(node)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import warnings
@@ -26,6 +27,7 @@ else:
     from diagnostic_msgs.msg import DiagnosticArray
     from rcl_interfaces.msg import Log
     from rcl_interfaces.srv import SetParameters
+    from rclpy.exceptions import InvalidHandle
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
     from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -172,7 +174,8 @@ class Bench:
 
         def run() -> None:
             while not self._closing.is_set():
-                executor.spin_once(timeout_sec=0.1)
+                with contextlib.suppress(InvalidHandle):  # as `spin` of nodes/middleware.py
+                    executor.spin_once(timeout_sec=0.1)
             executor.shutdown()
 
         thread = threading.Thread(target=run)

@@ -125,6 +125,25 @@ def test_in_a_loop_it_plays_until_it_is_interrupted_and_stamps_go_on_rising(
     assert min(np.diff(stamps)) > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_also_where_a_shell_started_it_in_its_background(
+    tmp_path, bag, environment, number
+):
+    """A shell without job control, as in a script, starts `command &` with SIGINT ignored."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits what is ignored
+    try:
+        options = [str(bag), "--loop", "--listeners", "0"]
+        with process("bag_player", options, tmp_path / "player.log", environment) as player:
+            signal.signal(signal.SIGINT, handler)
+            wait_for_line(player, f"played {IMAGES} images")
+            player.popen.send_signal(number)
+            player.popen.send_signal(number)  # impatient: no traceback of the clean-up
+            assert player.popen.wait(10) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert "Traceback" not in (tmp_path / "player.log").read_text()
+
+
 def test_damaged_messages_are_not_played_and_said_in_one_line(tmp_path, bag, environment):
     good = messages_of(bag, CAMERA)
     with BagWriter(tmp_path / "damaged", [TopicToWrite(CAMERA, COMPRESSED_IMAGE)]) as writer:

@@ -14,6 +14,7 @@ import pytest
 import rclpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.serialization import deserialize_message, serialize_message
@@ -137,7 +138,8 @@ class Rig:
         def run():
             with contextlib.suppress(ExternalShutdownException):
                 while not self._closing.is_set():
-                    executor.spin_once(timeout_sec=0.05)
+                    with contextlib.suppress(InvalidHandle):  # as `spin` of nodes/middleware.py
+                        executor.spin_once(timeout_sec=0.05)
             executor.shutdown()
 
         thread = threading.Thread(target=run)
