@@ -49,8 +49,8 @@ from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 16
-"""Input shapes kept ready, each with the activations of its shape, buffers and graphs, with and
-without confidence. Whether they are alike or not, n cameras make at most n of them: what makes the
+"""Input shapes kept ready, each with the activations of its shape, buffers, and a graph for each
+choice of outputs. Whether they are alike or not, n cameras make at most n of them: what makes the
 input in the same way goes together, 1 to as many images as there are such cameras. That is eight
 for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
 first to go."""
