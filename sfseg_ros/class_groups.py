@@ -5,6 +5,7 @@ A consumer such as a costmap knows few classes and stable names; which of the mo
 them is a YAML file (config/groups_drivable.yaml is an example), not a property of the model.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,23 +33,31 @@ class LabelMapping:
     table: npt.NDArray[np.uint8]
     classes: tuple[SemanticClass, ...]
 
-    @property
+    @functools.cached_property
     def palette_rgb(self) -> npt.NDArray[np.uint8]:
         """uint8 (256, 3): the RGB colour of each published label, black where there is no class."""
         return palette_rgb_of(self.classes)
 
+    @functools.cached_property
+    def changes_labels(self) -> bool:
+        return not np.array_equal(self.table, np.arange(256))
+
     def apply(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The published labels for uint8 (H, W) labels of the model; the array itself where the
         mapping changes none."""
-        if np.array_equal(self.table, np.arange(256)):
+        if not self.changes_labels:
             return labels
         # Three times as fast as numpy's take.
         return np.asarray(cv2.LUT(labels, self.table), np.uint8)
 
 
+UNCHANGED = LabelMapping(np.arange(256, dtype=np.uint8), ())
+"""Every label as it is, all of them black."""
+
+
 def identity(manifest: Manifest) -> LabelMapping:
     """The model's own classes and labels."""
-    return LabelMapping(np.arange(256, dtype=np.uint8), manifest.classes)
+    return LabelMapping(UNCHANGED.table, manifest.classes)
 
 
 def load_class_groups(path: Path | str, manifest: Manifest) -> LabelMapping:

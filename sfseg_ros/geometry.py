@@ -102,6 +102,11 @@ class FrameGeometry:
     output_size: tuple[int, int]
     output_area: Area
 
+    @property
+    def output_has_network_pixels(self) -> bool:
+        """Whether each pixel of the output is one of the network's: none resized, none filled."""
+        return self.area == self.output_area and self.content.size == self.output_size
+
     def network_input(self, rgb: Uint8Array) -> Uint8Array:
         """uint8 (H, W, 3) of the network's size, of an image of `image_size`, RGB as BGR.
 
@@ -121,7 +126,8 @@ class FrameGeometry:
         return np.asarray(padded, np.uint8)
 
     def output_from(self, network_array: Uint8Array, fill: int) -> Uint8Array:
-        """uint8 `output_size`, C-contiguous, of uint8 (H, W) in the network's pixels.
+        """uint8 `output_size`, C-contiguous, of uint8 (H, W) in the network's pixels; where
+        `output_has_network_pixels` of colours, uint8 (H, W, 3), too.
 
         Each pixel takes the nearest (`resized_labels`), `fill` where the network saw nothing. The
         array itself where nothing changes.

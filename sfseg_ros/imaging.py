@@ -12,7 +12,7 @@ import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -39,6 +39,26 @@ class CameraBytes:
     width: int
     step: int
     is_bigendian: bool
+
+
+class ImageFormat(NamedTuple):
+    """What all pictures of one camera have in common. The fields after height and width are those
+    of `CameraBytes`, and nothing for a picture that came as an array or as a compressed file."""
+
+    height: int
+    width: int
+    encoding: str = ""
+    step: int = 0
+    is_bigendian: bool = False
+
+    def blank(self) -> "Picture":
+        """A picture of this format, all its bytes 0."""
+        if not self.encoding:
+            return Picture(np.zeros((self.height, self.width, 3), np.uint8))
+        data = bytes(self.step * self.height)
+        return picture_from_buffer(
+            data, self.encoding, self.height, self.width, self.step, self.is_bigendian
+        )
 
 
 class Picture:
@@ -71,6 +91,12 @@ class Picture:
         if self.camera is not None:
             return self.camera.height, self.camera.width
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def format(self) -> ImageFormat:
+        if (camera := self.camera) is None:
+            return ImageFormat(*self.size)
+        return ImageFormat(*self.size, camera.encoding, camera.step, camera.is_bigendian)
 
     @functools.cached_property
     def rgb(self) -> Uint8Array:

@@ -2,16 +2,24 @@
 """Camera frames through the model: fit to the network, infer, bring back to the output's pixels."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from sfseg_ros.backends import DEFAULT_GPU, Backend, CameraBackend, GpuOptions, open_backend
+from sfseg_ros.backends import (
+    DEFAULT_GPU,
+    Backend,
+    DeviceBackend,
+    GpuOptions,
+    Inferred,
+    open_backend,
+)
 from sfseg_ros.errors import ImageError, SfsegError
+from sfseg_ros.finish import PLAIN, Finish
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
-from sfseg_ros.imaging import CameraBytes, Picture, Uint8Array
+from sfseg_ros.imaging import CameraBytes, ImageFormat, Picture, Uint8Array
 from sfseg_ros.manifest import UNLABELLED, Manifest, load_manifest
 from sfseg_ros.memory import give_back_free_memory
 
@@ -20,9 +28,11 @@ from sfseg_ros.memory import give_back_free_memory
 class Segmentation:
     """The result for one image, and where the time went.
 
-    `labels` is uint8 of `geometry.output_size`, indices of the manifest's classes and 255 where
-    the network saw nothing; `confidence` is uint8 of the same size, the softmax probability of
-    that class in 255ths and 0 where there is none, or None where it was not asked for.
+    `labels` is uint8 of `geometry.output_size`, indices of the manifest's classes (or what a Finish
+    makes of them) and 255 where the network saw nothing; `confidence` is uint8 of the same size,
+    the softmax probability of the network's label in 255ths and 0 where there is none, or None
+    where it was not asked for. `painted` has those of the paints that were asked for and that the
+    backend could make, uint8 RGB of the same size; the others are the caller's to paint.
     `inference_ms` is that of the whole batch, for which each of its frames waited.
     """
 
@@ -32,6 +42,7 @@ class Segmentation:
     preprocess_ms: float
     inference_ms: float
     postprocess_ms: float
+    painted: Mapping[str, Uint8Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Segmenter:
             manifest.check_network_size(network_size)
         self.manifest = manifest
         self.backend = backend
-        self._cameras = backend if isinstance(backend, CameraBackend) else None
+        self._device = backend if isinstance(backend, DeviceBackend) else None
         self._network_size = network_size
 
     def network_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -85,12 +96,18 @@ class Segmenter:
         return outcome
 
     def segment_batch(
-        self, frames: Sequence[tuple[Picture, View]], confidence: bool
+        self,
+        frames: Sequence[tuple[Picture, View]],
+        confidence: bool,
+        finish: Finish = PLAIN,
+        paints: Collection[str] = (),
     ) -> list[Segmentation | SfsegError]:
-        """Segment pictures of any sizes, each under its view.
+        """Segment pictures of any sizes, each under its view; labels are those of `finish`.
 
-        Frames of one network size are inferred together. In the place of a frame that cannot be
-        segmented stands its error, as `segment` would raise it; the others are not affected.
+        `paints`, of PAINTS, are pictures that somebody wants; those that the backend painted are in
+        the result. Frames of one network size are inferred together. In the place of a frame that
+        cannot be segmented stands its error, as `segment` would raise it; the others are not
+        affected.
         """
         outcomes: dict[int, Segmentation | SfsegError] = {}
         batches: dict[tuple[tuple[int, int], type], list[_NetworkInput]] = {}
@@ -104,23 +121,34 @@ class Segmenter:
                 batches.setdefault(kind, []).append(frame)
         for batch in batches.values():
             try:
-                segmented = self._inferred(batch, confidence)
+                segmented = self._segmented(batch, confidence, finish, paints)
             except SfsegError as error:
                 outcomes.update((frame.index, error) for frame in batch)
             else:
                 outcomes.update(zip((frame.index for frame in batch), segmented))
         return [outcomes[index] for index in range(len(frames))]
 
-    def warm_up(self, image_size: tuple[int, int], view: View = WHOLE_IMAGE) -> None:
-        """Prepare for images of `image_size` (height, width) under `view`, with and without
-        confidence, so that the first frame does not pay for compilation.
+    def warm_up(
+        self,
+        images: "tuple[int, int] | ImageFormat",
+        view: View = WHOLE_IMAGE,
+        finish: Finish = PLAIN,
+        count: int = 1,
+    ) -> None:
+        """Prepare for images of a (height, width), or of a camera's format, under `view`, with and
+        without confidence, so that the first frame does not pay for compilation; and for up to
+        `count` of them at once where that makes a difference to the backend.
 
         May run in a thread of its own while another segments images of other sizes.
         """
-        network_size = self.geometry_of(image_size, view).network_size
-        black = np.zeros((1, *network_size, 3), np.uint8)
-        for confidence in (False, True):
-            self.backend.infer(black, confidence)
+        picture = ImageFormat(*images).blank()
+        geometry = self.geometry_of(picture.size, view)
+        black = np.zeros((*geometry.network_size, 3), np.uint8)
+        camera = self._camera_of(picture, geometry)
+        frame = _NetworkInput(0, geometry, black if camera is None else camera, 0.0)
+        for number in range(1, count + 1) if self._device is not None else (1,):
+            for confidence in (False, True):
+                self._segmented([frame] * number, confidence, finish, ())
 
     def close(self) -> None:
         """Release the model and its memory."""
@@ -129,10 +157,10 @@ class Segmenter:
 
     def _network_input(self, index: int, picture: Picture, view: View) -> _NetworkInput:
         start = time.perf_counter()
-        camera = picture.camera
-        if camera is not None and self._cameras is not None:
+        if picture.camera is not None and self._device is not None:
             geometry = self.geometry_of(picture.size, view)
-            if self._cameras.takes_camera(camera, geometry):
+            camera = self._camera_of(picture, geometry)
+            if camera is not None:
                 return _NetworkInput(index, geometry, camera, _ms_since(start))
         pixels = picture.pixels
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
@@ -143,37 +171,85 @@ class Segmenter:
         network_rgb = picture.rgb_of(geometry.network_input(pixels))
         return _NetworkInput(index, geometry, network_rgb, _ms_since(start))
 
-    def _inferred(self, batch: list[_NetworkInput], confidence: bool) -> list[Segmentation]:
-        """All of one network size and kind of image."""
+    def _camera_of(self, picture: Picture, geometry: FrameGeometry) -> CameraBytes | None:
+        """What the backend makes the network's input of; None where the processor has to."""
+        camera = picture.camera
+        if camera is None or self._device is None:
+            return None
+        return camera if self._device.takes_camera(camera, geometry) else None
+
+    def _segmented(
+        self,
+        batch: list[_NetworkInput],
+        confidence: bool,
+        finish: Finish,
+        paints: Collection[str],
+    ) -> list[Segmentation]:
+        """All of one network size and kind of image. Here it is decided who finishes the labels:
+        the backend where it can, else the processor, which needs the confidence for a threshold.
+
+        The backend paints the network's pixels. Where no frame's output has these, the processor
+        paints those of the output: the image is sharper, and less would go through the bus.
+        """
         start = time.perf_counter()
-        cameras = [(f.image, f.geometry) for f in batch if isinstance(f.image, CameraBytes)]
-        if cameras:
-            assert self._cameras is not None
-            labels, certainty = self._cameras.infer_cameras(cameras, confidence)
+        size = batch[0].geometry.network_size
+        if self._device is not None and self._device.finishes(size):
+            wanted = any(frame.geometry.output_has_network_pixels for frame in batch)
+            inferred = self._inferred(batch, confidence, finish, paints if wanted else ())
+            finish = PLAIN
         else:
-            inputs = [frame.image for frame in batch if not isinstance(frame.image, CameraBytes)]
-            rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy
-            labels, certainty = self.backend.infer(rgb, confidence)
+            needed = confidence or finish.least_confidence > 0
+            inferred = self._inferred(batch, needed, PLAIN, ())
         inference_ms = _ms_since(start)
         return [
-            _segmentation(
-                frame, labels[i], None if certainty is None else certainty[i], inference_ms
-            )
+            _segmentation(frame, inferred, i, confidence, finish, inference_ms)
             for i, frame in enumerate(batch)
         ]
 
+    def _inferred(
+        self,
+        batch: list[_NetworkInput],
+        confidence: bool,
+        finish: Finish,
+        paints: Collection[str],
+    ) -> Inferred:
+        if self._device is None:
+            inputs = [frame.image for frame in batch if not isinstance(frame.image, CameraBytes)]
+            rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy
+            return Inferred(*self.backend.infer(rgb, confidence))
+        frames = [
+            (frame.image, frame.geometry) if isinstance(frame.image, CameraBytes) else frame.image
+            for frame in batch
+        ]
+        return self._device.infer_frames(frames, confidence, finish, paints)
+
 
 def _segmentation(
-    frame: _NetworkInput, labels: Uint8Array, certainty: Uint8Array | None, inference_ms: float
+    frame: _NetworkInput,
+    inferred: Inferred,
+    index: int,
+    confidence: bool,
+    finish: Finish,
+    inference_ms: float,
 ) -> Segmentation:
-    """From uint8 (h, w) at the network's size."""
+    """Of image `index` of a batch. `finish` is what is left to do; at the network's size, because
+    what happens to each label by itself commutes with taking the nearest one."""
     start = time.perf_counter()
-    geometry = frame.geometry
-    labels = geometry.output_from(labels, fill=UNLABELLED)
-    if certainty is not None:
-        certainty = geometry.output_from(certainty, fill=0)
+    geometry, certainty = frame.geometry, None
+    if inferred.confidence is not None:
+        certainty = inferred.confidence[index]
+    labels = finish.labels_from(inferred.labels[index], certainty)
+    if not confidence:
+        certainty = None
+    painted = inferred.painted if geometry.output_has_network_pixels else {}
     return Segmentation(
-        labels, certainty, geometry, frame.preprocess_ms, inference_ms, _ms_since(start)
+        labels=geometry.output_from(labels, fill=UNLABELLED),
+        confidence=None if certainty is None else geometry.output_from(certainty, fill=0),
+        geometry=geometry,
+        preprocess_ms=frame.preprocess_ms,
+        inference_ms=inference_ms,
+        painted={name: geometry.output_from(rgb[index], 0) for name, rgb in painted.items()},
+        postprocess_ms=_ms_since(start),
     )
 
 

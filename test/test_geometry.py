@@ -330,3 +330,29 @@ def test_a_view_that_no_image_could_have_is_refused(values, message):
     with pytest.raises(ImageError, match=message) as caught:
         View(**values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("view", "network", "expected"),
+    [
+        (View(), (128, 192), True),
+        (View(), (64, 96), False),
+        (View(fit="letterbox"), (192, 192), True),  # the image itself between two bars
+        (View(fit="letterbox"), (96, 96), False),
+        (View(fit="letterbox", output_size="network"), (96, 96), True),
+        (View(fit="crop"), (128, 128), False),  # the sides are filled
+        (View(fit="crop", output_size="network"), (128, 128), True),
+        (View(horizon=0.5), (64, 192), False),
+        (View(horizon=0.5, output_size=(64, 192)), (64, 192), True),
+        (View(output_size=(64, 96)), (64, 96), True),
+        (View(output_size=(64, 96)), (32, 96), False),
+    ],
+)
+def test_it_knows_where_the_outputs_pixels_are_the_networks(view, network, expected):
+    geometry = geometry_of((128, 192), view, fixed(*network))
+    assert geometry.output_has_network_pixels is expected
+    pixels = np.random.default_rng(0).integers(0, 255, (*network, 3), np.uint8)
+    if expected:  # then colours come back, too, none of them changed
+        output = geometry.output_from(pixels, FILL)
+        assert output.shape == (*geometry.output_size, 3)
+        np.testing.assert_array_equal(output, geometry.content.of(pixels))

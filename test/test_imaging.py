@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sfseg_ros.errors import ImageError
 from sfseg_ros.imaging import (
     ENCODINGS,
+    Picture,
     color_mask,
     jpeg_from_rgb,
     overlay,
@@ -412,3 +413,22 @@ def test_a_png_gives_back_every_pixel(shape):
 def test_a_side_that_jpeg_does_not_have_is_an_image_error():
     with pytest.raises(ImageError, match="1x70000|70000"):
         jpeg_from_rgb(np.zeros((1, 70_000, 3), np.uint8), 90)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_blank_picture_of_a_cameras_format_is_alike_but_for_the_pixels(encoding):
+    row = ENCODINGS[encoding]
+    step = 6 * row.channels * row.sample_bytes + 10
+    picture = picture_from_buffer(b"\x5a" * (4 * step), encoding, 4, 6, step, is_bigendian=True)
+    blank = picture.format.blank()
+    assert blank.format == picture.format == (4, 6, encoding, step, True)
+    assert blank.pixels.shape == picture.pixels.shape
+    assert blank.camera is not None
+    assert not blank.camera.data.any()
+
+
+def test_a_picture_without_a_cameras_bytes_has_a_size_only():
+    picture = Picture(one_colour(5, 7, *ORANGE), is_bgr=True)
+    assert picture.format == (5, 7, "", 0, False)
+    blank = picture.format.blank()
+    assert (blank.size, blank.camera) == ((5, 7), None)

@@ -4,9 +4,13 @@ import time
 import numpy as np
 import pytest
 
+from sfseg_ros.backends import DeviceBackend, Inferred
+from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import BackendError, ImageError, ManifestError
+from sfseg_ros.finish import PAINTS, PLAIN, Finish
 from sfseg_ros.geometry import View
-from sfseg_ros.imaging import Picture
+from sfseg_ros.imaging import ImageFormat, Picture, color_mask, overlay, picture_from_buffer
+from sfseg_ros.manifest import SemanticClass
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
@@ -203,6 +207,164 @@ def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest,
     Segmenter(tiny_manifest, backend).warm_up((480, 640))
     assert [confidence for _, confidence in backend.calls] == [False, True]
     assert len({shape for shape, _ in backend.calls}) == 1
+
+
+# What becomes of the labels, and who does it.
+
+SWAPPED = np.full(256, 255, np.uint8)
+SWAPPED[:2] = 1, 0  # red and green; blue goes
+CLASSES = (SemanticClass(0, "green", (20, 200, 40)), SemanticClass(1, "red", (250, 10, 30)))
+FINISH = Finish(LabelMapping(SWAPPED, CLASSES), 0.75, 0.3)
+VIEWS = [
+    View(),
+    View(output_size="network"),
+    View(output_size=(100, 33)),
+    View(horizon=0.5),
+    View(region=(8, 4, 64, 48), fit="letterbox"),
+    View(region=(8, 4, 64, 48), fit="letterbox", output_size="network"),
+]
+
+
+class DeviceDouble(RecordingBackend):
+    """Does on the "device" what a DeviceBackend may."""
+
+    precision, precisions = "fp32", ("fp32",)
+    finishing, cameras = True, False
+
+    def takes_camera(self, camera, geometry):
+        return self.cameras
+
+    def finishes(self, size):
+        return self.finishing
+
+    def infer_frames(self, frames, confidence, finish, paints):
+        self.calls.append((len(frames), confidence, finish, sorted(paints)))
+        images = [frame if isinstance(frame, np.ndarray) else frame[0].data for frame in frames]
+        if any(image.ndim == 1 for image in images):
+            images = [np.zeros((*geometry.network_size, 3), np.uint8) for _, geometry in frames]
+        rgb = np.stack(images)
+        labels, certainty = RecordingBackend().infer(rgb, True)
+        labels = np.stack([finish.labels_from(*pair) for pair in zip(labels, certainty)])
+        palette = finish.mapping.palette_rgb
+        painted = {
+            "color_mask": np.stack([color_mask(image, palette) for image in labels]),
+            "overlay": np.stack(
+                [overlay(*pair, palette, finish.alpha) for pair in zip(rgb, labels)]
+            ),
+        }
+        return Inferred(
+            labels, certainty if confidence else None, {name: painted[name] for name in paints}
+        )
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_finish_of_the_network_is_one_of_the_output(tiny_manifest, backend, view, confidence):
+    """Threshold and groups of the published pixels, as the node did it, whoever does it now."""
+    rgb = np.random.default_rng(0).integers(0, 256, (128, 160, 3), np.uint8)
+    raw = Segmenter(tiny_manifest, backend).segment(rgb, view=view)
+    expected = np.where(raw.confidence < FINISH.threshold * 255, np.uint8(255), raw.labels)
+    expected = SWAPPED[expected]
+    device = DeviceDouble()
+    for used in (RecordingBackend(), device):
+        (result,) = Segmenter(tiny_manifest, used).segment_batch(
+            [(Picture(rgb), view)], confidence, FINISH, PAINTS
+        )
+        np.testing.assert_array_equal(result.labels, expected)
+        if confidence:
+            np.testing.assert_array_equal(result.confidence, raw.confidence)
+        else:
+            assert result.confidence is None
+    assert isinstance(device, DeviceBackend)
+    assert [call[1:3] for call in device.calls] == [(confidence, FINISH)]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_paints_of_the_backend_are_given_where_its_pixels_are_the_outputs(tiny_manifest, view):
+    device = DeviceDouble()
+    segmenter = Segmenter(tiny_manifest, device)
+    for size in ((128, 160), (64, 96)):
+        rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        (result,) = segmenter.segment_batch([(Picture(rgb), view)], False, FINISH, PAINTS)
+        same = result.geometry.output_has_network_pixels
+        assert set(result.painted) == (set(PAINTS) if same else set())
+        assert device.calls[-1][3] == (sorted(PAINTS) if same else [])
+        palette = FINISH.mapping.palette_rgb
+        for name, painted in result.painted.items():
+            image = result.geometry.rgb_at_output(rgb)
+            expected = color_mask(result.labels, palette)
+            if name == "overlay":
+                expected = overlay(image, result.labels, palette, FINISH.alpha)
+            np.testing.assert_array_equal(painted, expected)
+            assert painted.flags.c_contiguous
+
+
+def test_in_a_batch_of_both_kinds_each_frame_gets_what_fits_it(tiny_manifest):
+    device = DeviceDouble()
+    pictures = [Picture(halves(*size)[0]) for size in ((64, 96), (128, 192))]
+    one, two = Segmenter(tiny_manifest, device).segment_batch(
+        [(picture, View()) for picture in pictures], False, FINISH, ["overlay"]
+    )
+    assert device.calls == [(2, False, FINISH, ["overlay"])]
+    assert (set(one.painted), set(two.painted)) == ({"overlay"}, set())
+
+
+def test_a_backend_that_cannot_finish_is_asked_for_plain_labels(tiny_manifest):
+    device = DeviceDouble()
+    device.finishing = False
+    (result,) = Segmenter(tiny_manifest, device).segment_batch(
+        [(Picture(halves(64, 96)[0]), View())], False, FINISH, PAINTS
+    )
+    # The threshold needs the confidence, which nobody else gets to see.
+    assert device.calls == [(1, True, PLAIN, [])]
+    assert result.confidence is None
+    assert not result.painted
+
+
+@pytest.mark.parametrize(("threshold", "needed"), [(0.0, False), (0.001, True)])
+def test_confidence_is_computed_where_a_threshold_needs_it(
+    tiny_manifest, backend, threshold, needed
+):
+    finish = Finish(FINISH.mapping, threshold)
+    frames = [(Picture(halves(64, 96)[0]), View())]
+    (result,) = Segmenter(tiny_manifest, backend).segment_batch(frames, False, finish)
+    assert backend.calls == [((1, 64, 96, 3), needed)]
+    assert result.confidence is None
+
+
+def test_warm_up_goes_the_way_of_the_cameras_frames(tiny_manifest, backend):
+    device, data = DeviceDouble(), bytes(200 * 128)
+    like = picture_from_buffer(data, "bayer_rggb8", 128, 192, 200).format
+    assert like == ImageFormat(128, 192, "bayer_rggb8", 200, False)
+    given = []
+    infer_frames = device.infer_frames
+
+    def watched(frames, *arguments):
+        given.append(frames)
+        return infer_frames(frames, *arguments)
+
+    device.infer_frames = watched
+    segmenter = Segmenter(tiny_manifest, device)
+    segmenter.warm_up(like, finish=FINISH, count=2)  # such bytes are the processor's to convert
+    device.cameras = True
+    segmenter.warm_up(like, View(horizon=0.5), FINISH, 3)
+    assert device.calls == [
+        (count, confidence, FINISH, [])
+        for counts in ((1, 2), (1, 2, 3))
+        for count in counts
+        for confidence in (False, True)
+    ]
+    assert all(frame.shape == (64, 96, 3) for frames in given[:4] for frame in frames)
+    for frames in given[4:]:
+        for camera, geometry in frames:
+            assert (camera.data.size, camera.encoding, camera.step) == (
+                200 * 128,
+                like.encoding,
+                200,
+            )
+            assert geometry == segmenter.geometry_of((128, 192), View(horizon=0.5))
+    Segmenter(tiny_manifest, backend).warm_up(like, count=3)  # of one is enough for such a one
+    assert [shape[0] for shape, _ in backend.calls] == [1, 1]
 
 
 def test_a_padded_view_equals_its_copy(segmenter):

@@ -7,14 +7,15 @@ libraries are optional, so their modules are imported when they are asked for.
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError, BackendUnavailableError, ManifestError, one_line
+from sfseg_ros.finish import Finish
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.manifest import Manifest
@@ -67,19 +68,44 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """Labels uint8 (N, H, W); confidence uint8 (N, H, W), None where it was not asked for; by name,
+    each of PAINTS that was asked for, uint8 (N, H, W, 3) RGB. H and W are the network's."""
+
+    labels: Uint8Array
+    confidence: Uint8Array | None = None
+    painted: Mapping[str, Uint8Array] = field(default_factory=dict)
+
+
 @runtime_checkable
-class CameraBackend(Backend, Protocol):
-    """A backend that can also make the network's input of a camera's bytes itself."""
+class DeviceBackend(Backend, Protocol):
+    """A backend that can also do what comes before and after the network, where the network runs.
+    Which of it, its answers to the first two methods say."""
 
     def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
-        """Whether `infer_cameras` may be called with such an image."""
+        """Whether `infer_frames` may be called with such an image."""
         ...
 
-    def infer_cameras(
-        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
-    ) -> tuple[Uint8Array, Uint8Array | None]:
-        """As `infer` of what `FrameGeometry.network_input` makes of each frame, up to the rounding
-        of its resize; all of one network size."""
+    def finishes(self, size: tuple[int, int]) -> bool:
+        """Whether `infer_frames` may be called with a finish that is not PLAIN, and with paints,
+        for a network input of `size` (height, width). May take as long as the first `infer`."""
+        ...
+
+    def infer_frames(
+        self,
+        frames: Sequence[Uint8Array | tuple[CameraBytes, FrameGeometry]],
+        confidence: bool,
+        finish: Finish,
+        paints: Collection[str],
+    ) -> Inferred:
+        """As `infer` of images uint8 (H, W, 3) RGB, or of what `FrameGeometry.network_input` makes
+        of cameras' images, up to the rounding of its resize; all of one network size.
+
+        The labels are those that `finish.labels_from` makes of `infer`'s, the confidence is the
+        network's. `paints`, of PAINTS, are made of these labels and of the network's input, up to
+        one level of 255 as in `imaging`.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfseg_ros import trt
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Inferred, Uint8Array, check_images
 from sfseg_ros.backends.cuda_memory import (
     NO_GPU,
     OUT_OF_MEMORY,
@@ -30,22 +30,31 @@ from sfseg_ros.backends.cuda_memory import (
     load_kernels,
 )
 from sfseg_ros.engine_store import EngineStore, StoredEngine
-from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
+from sfseg_ros.engines import (
+    EngineRequest,
+    built_engine,
+    check_accepted,
+    fitting_engines,
+    is_accepted,
+    is_for_one_size,
+)
 from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.finish import PAINTS, PLAIN, Finish
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.kernels import plugin
 from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.launch import Launch
+from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 16
-"""Input shapes kept ready, each with the activations of its shape, buffers and graphs, with and
-without confidence. Whether they are alike or not, n cameras make at most n of them: what makes the
+"""Input shapes kept ready, each with the activations of its shape, buffers, and a graph for each
+choice of outputs. Whether they are alike or not, n cameras make at most n of them: what makes the
 input in the same way goes together, 1 to as many images as there are such cameras. That is eight
 for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
 first to go."""
-MAX_BATCH = 8
+USUAL_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
 """Such an engine takes sides up to this many times that of a square with the model's usual pixel
@@ -54,6 +63,8 @@ range would only make the engine slower to build and its memory larger."""
 IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
 SOURCE = "source"
 """What is uploaded: the image itself, or the camera's bytes that it is made of."""
+TABLES, TABLE_BYTES, PALETTE_BYTES = "tables", 256, 3 * 256
+"""Of a finish, uploaded when it changes: the published label of each label, then its colour."""
 
 
 class TensorRtBackend:
@@ -81,7 +92,7 @@ class TensorRtBackend:
             self.precision, library = only.key.precision, only.key.library_name
             usual_size = only.key.shapes[1][1:3]
         self._pipelines: OrderedDict[_PipelineKey, _Pipeline] = OrderedDict()
-        self._engines: tuple[_Engine, ...] = ()
+        self._engines: dict[tuple[int, int], _Engine] = {}  # by the size of images
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
         self._closed = self._told = False
@@ -115,7 +126,8 @@ class TensorRtBackend:
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        return self._infer(None, (rgb.shape[1], rgb.shape[2]), list(rgb), confidence)
+        inferred = self.infer_frames(list(rgb), confidence)
+        return inferred.labels, inferred.confidence
 
     def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
         if not self._plugins:
@@ -126,44 +138,39 @@ class TensorRtBackend:
             return False
         return True
 
-    def infer_cameras(
-        self, frames: Sequence[tuple[CameraBytes, FrameGeometry]], confidence: bool
-    ) -> tuple[Uint8Array, Uint8Array | None]:
-        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
-        kinds: dict[_CameraInput, list[int]] = {}
-        for index, (camera, geometry) in enumerate(frames):
-            kinds.setdefault(_CameraInput.of(camera, geometry), []).append(index)
-        size = frames[0][1].network_size
-        parts = {
-            kind: self._infer(kind, size, [frames[i][0].data for i in places], confidence)
-            for kind, places in kinds.items()
-        }
-        if len(parts) == 1:
-            return next(iter(parts.values()))
-        labels = np.empty((len(frames), *size), np.uint8)
-        certainty = np.empty_like(labels) if confidence else None
-        for kind, places in kinds.items():
-            labels[places], part = parts[kind]
-            if certainty is not None and part is not None:
-                certainty[places] = part
-        return labels, certainty
+    def finishes(self, size: tuple[int, int]) -> bool:
+        """Labels are finished in our UpsampleArgmax, so not where the engine has none of ours, or
+        one that was stored in it with its arguments."""
+        return self._engine_for(size).has_plugins
 
-    def _infer(
+    def infer_frames(
         self,
-        kind: "_CameraInput | None",
-        size: tuple[int, int],
-        images: Sequence[Uint8Array],
+        frames: Sequence[Uint8Array | tuple[CameraBytes, FrameGeometry]],
         confidence: bool,
-    ) -> tuple[Uint8Array, Uint8Array | None]:
-        """Images of one kind, network size (height, width) and, in bytes, length."""
-        labels = np.empty((len(images), *size), np.uint8)
-        certainty = np.empty_like(labels) if confidence else None
+        finish: Finish = PLAIN,
+        paints: Collection[str] = (),
+    ) -> Inferred:
+        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
+        kinds: dict[_CameraInput | None, list[int]] = {}
+        images: list[Uint8Array] = []
+        for index, frame in enumerate(frames):
+            if isinstance(frame, np.ndarray):
+                kind, image, size = None, frame, frame.shape[:2]
+            else:
+                kind, image, size = _CameraInput.of(*frame), frame[0].data, frame[1].network_size
+            kinds.setdefault(kind, []).append(index)
+            images.append(image)
+        maps = (LABELS, CONFIDENCE) if confidence else (LABELS,)
+        results = {name: np.empty((len(frames), *size), np.uint8) for name in maps}
+        painted = {name: np.empty((len(frames), *size, 3), np.uint8) for name in sorted(paints)}
+        results |= painted
         engine = self._engine_for(size)
-        for begin in range(0, len(images), engine.max_batch):
-            part = slice(begin, begin + engine.max_batch)
-            certain = None if certainty is None else certainty[part]
-            self._run(engine, (kind, size), images[part], labels[part], certain)
-        return labels, certainty
+        for kind, places in kinds.items():
+            for begin in range(0, len(places), engine.max_batch):
+                part = places[begin : begin + engine.max_batch]
+                pipeline_key = kind, size, len(part)
+                self._run(engine, pipeline_key, [images[i] for i in part], finish, results, part)
+        return Inferred(results[LABELS], results.get(CONFIDENCE), painted)
 
     def close(self) -> None:
         with self._lock:
@@ -182,24 +189,24 @@ class TensorRtBackend:
                     raise
             finally:
                 pipelines.clear()  # TensorRT's objects go before the context that they are of
-                self._engines = ()
+                self._engines = {}
                 self._gpu.close()
 
     def _run(
         self,
         engine: "_Engine",
-        kind_and_size: "tuple[_CameraInput | None, tuple[int, int]]",
+        key: "_PipelineKey",
         images: Sequence[Uint8Array],
-        labels: Uint8Array,
-        certainty: Uint8Array | None,
+        finish: Finish,
+        results: Mapping[str, Uint8Array],
+        places: Sequence[int],
     ) -> None:
-        key = (*kind_and_size, len(images))
         while True:
             pipeline = self._pipeline(engine, key)
             with pipeline.lock, self._gpu.current():
                 if pipeline.freed:  # another thread's sizes pushed it out before its turn here
                     continue
-                pipeline.run(images, labels, certainty)
+                pipeline.run(images, finish, results, places)
                 return
 
     def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
@@ -228,35 +235,37 @@ class TensorRtBackend:
         return pipeline
 
     def _engine_for(self, size: tuple[int, int]) -> "_Engine":
-        """The engine that takes images of `size`, opened where no other does."""
-        for engine in self._engines:
-            if engine.takes(size):
-                return engine
-        with self._building:
-            for engine in self._engines:  # another thread was faster
-                if engine.takes(size):
-                    return engine
-            self._check_usable()
-            engine = self._opened_engine(size)
-            self._engines = (*self._engines, engine)
-            return engine
+        """The engine for images of `size`, chosen when the first of them comes."""
+        if size not in self._engines:
+            with self._building:
+                if size not in self._engines:  # no other thread was faster
+                    self._check_usable()
+                    self._engines = {**self._engines, size: self._chosen_engine(size)}
+        return self._engines[size]
 
-    def _opened_engine(self, size: tuple[int, int]) -> "_Engine":
-        """The stored engine that is best for `size`, or one built now."""
+    def _chosen_engine(self, size: tuple[int, int]) -> "_Engine":
+        """A stored engine for `size` alone, else one that is open and takes it, else another stored
+        one or one built now."""
+        opened = next((e for e in self._engines.values() if e.takes(size)), None)
         if self._only is not None:
-            if self._engines:
+            if opened is None and self._engines:
                 raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
-            return self._loaded(self._only, self._only.read())
+            return opened or self._loaded(self._only, self._only.read())
         store, request = EngineStore(), self._request(size)
-        stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
-        if stored is not None:
-            check_accepted(stored)
+        found = fitting_engines(self._manifest, request, size, store, self._gpu.architecture)
+        candidates = [s for s in found if is_accepted(s) and (not opened or is_for_one_size(s))]
+        for stored in candidates:
             try:
                 return self._loaded(stored, stored.read())
             except CudaError:
                 raise
             except BackendError as error:
-                self._options.warn(f"{error}; building another")
+                last = stored is candidates[-1] and opened is None
+                self._options.warn(f"{error}; {'building' if last else 'taking'} another")
+        if opened is not None:
+            return opened
+        if found and not candidates:
+            check_accepted(found[0])
         say = self._options.progress
         try:
             built, data = built_engine(
@@ -265,7 +274,7 @@ class TensorRtBackend:
                 store,
                 say=lambda line: say(f"TensorRT engine: {line}"),
                 cancelled=lambda: self._closed or self._options.cancelled(),
-                rebuild=stored is not None and stored.key.shapes == request.shapes,
+                rebuild=any(stored.key.shapes == request.shapes for stored in candidates),
             )
         finally:
             say("")
@@ -277,7 +286,7 @@ class TensorRtBackend:
         takes = all(low <= side <= high for low, side, high in zip(sizes[0], size, sizes[2]))
         return EngineRequest(
             sizes=sizes if takes and self._options.network_size is None else (size, size, size),
-            batches=(1, 1, MAX_BATCH),
+            batches=(1, 1, USUAL_BATCH),
             precision=self.precision,
             plugins=self._plugins,
             library=self._library.name,
@@ -287,7 +296,8 @@ class TensorRtBackend:
         if stored.key.form == "plugins":
             self._library.register(plugin.creators(self._library.module))
         with self._gpu.current():
-            return _Engine(self._library, self._log, stored.path, data)
+            plugins = stored.key.form == "plugins"
+            return _Engine(self._library, self._log, stored.path, data, plugins)
 
     def _our_kernels_run(self) -> bool:
         """Whether this machine can compile them and its driver takes them; else the engine is built
@@ -322,8 +332,10 @@ class TensorRtBackend:
 class _Engine:
     """A deserialised engine. Its context is current in the thread that makes one."""
 
-    def __init__(self, library: trt.TensorRt, log: Any, path: Path, data: bytes) -> None:
-        self.library, self.log = library, log
+    def __init__(
+        self, library: trt.TensorRt, log: Any, path: Path, data: bytes, has_plugins: bool
+    ) -> None:
+        self.library, self.log, self.has_plugins = library, log, has_plugins
         self._runtime = library.module.Runtime(log)
         self.engine = self._runtime.deserialize_cuda_engine(data)
         plugin.raise_noted()
@@ -447,32 +459,48 @@ class _Pipeline:
         self.freed = False
         self._context: Any = None
         self._owned: list[Any] = []
-        self._graphs: dict[bool, Graph] = {}
+        self._host: dict[str, PinnedBuffer] = {}
+        self._device: dict[str, DeviceBuffer] = {}
+        self._graphs: dict[tuple[str, ...], Graph] = {}  # by the names of what is downloaded
+        self._finish = PLAIN  # of the graphs and of the context
+        self._finished = False  # the context was seen to take it up
+        self._tables_of: Finish | None = None
+        self._tables_are_new = False  # and not on the device
         self._capturable, self._whole_graph = True, False
 
     def run(
-        self, images: Sequence[Uint8Array], labels: Uint8Array, certainty: Uint8Array | None
+        self,
+        images: Sequence[Uint8Array],
+        finish: Finish,
+        results: Mapping[str, Uint8Array],
+        places: Sequence[int],
     ) -> None:
-        """From and to host memory: uint8 images, labels (N, H, W) and, where wanted, (N, H, W)."""
-        confidence = certainty is not None
-        if self._context is None:
-            self._set_up()
+        """From host memory, one image for each of `places` in the results, to host memory: labels
+        and others by name, uint8 (more, H, W) or of paints (more, H, W, 3)."""
+        names = tuple(results)
+        try:
+            self._make_ready(names, finish)
+        except BaseException:
+            self._release()
+            raise
         for index, image in enumerate(images):
             pinned = self._host[SOURCE].array((len(images), self._image_bytes))[index]
             pinned.reshape(image.shape)[...] = image
-        if confidence in self._graphs:
-            self._stream.launch(self._graphs[confidence])
-            self._stream.wait()
-        else:
-            try:
-                self._enqueue(confidence)
-            finally:
-                self._stream.wait()  # where the device failed, this knows the reason
-        labels[...] = self._host[LABELS].array(self._shape[:3])
-        if certainty is not None:
-            certainty[...] = self._host[CONFIDENCE].array(self._shape[:3])
-        if confidence not in self._graphs:
-            self._capture(confidence)
+        try:
+            if self._tables_are_new:
+                device, host = self._device[TABLES], self._host[TABLES]
+                self._stream.upload(device, host, host.size)
+                self._tables_are_new = False
+            if names in self._graphs:
+                self._stream.launch(self._graphs[names])
+            else:
+                self._enqueue(names)
+        finally:
+            self._stream.wait()  # where the device failed, this knows the reason
+        for name, result in results.items():
+            result[places] = self._host[name].array((len(images), *result.shape[1:]))
+        if names not in self._graphs:
+            self._capture(names)
 
     def free(self) -> None:
         """Waits for the run under way; then nothing may run any more."""
@@ -483,31 +511,57 @@ class _Pipeline:
                 self._owned.clear()
             self._release()
 
+    def _make_ready(self, names: Sequence[str], finish: Finish) -> None:
+        """All memory that a run needs: in a capture none can be had."""
+        if finish != self._finish:
+            if self._whole_graph:
+                self._release()  # the context may hold a graph with the old one
+            self._free_graphs()
+            self._finish, self._finished = finish, False
+        if self._context is None:
+            self._set_up()
+        paints = [name for name in names if name in PAINTS]
+        for name in paints:
+            if name not in self._host:
+                self._add(name, 3 * self._pixels)
+        if (paints or finish.changes_labels) and self._tables_of != finish:
+            size = TABLE_BYTES + PALETTE_BYTES
+            if TABLES not in self._host:
+                self._add(TABLES, size)
+            tables = self._host[TABLES].array((size,))
+            tables[:TABLE_BYTES] = finish.mapping.table
+            tables[TABLE_BYTES:] = finish.mapping.palette_rgb.reshape(-1)
+            self._tables_of, self._tables_are_new = finish, True
+
     def _set_up(self) -> None:
-        source = self._shape[0] * self._image_bytes
-        host = {SOURCE: source, LABELS: self._pixels, CONFIDENCE: self._pixels}
-        device = host if self._camera is None else host | {IMAGE: 3 * self._pixels}
-        try:
-            self._stream = self._own(self._gpu.stream())
-            self._host: dict[str, PinnedBuffer] = {
-                name: self._own(self._gpu.pinned(size)) for name, size in host.items()
-            }
-            self._device: dict[str, DeviceBuffer] = {
-                name: self._own(self._gpu.memory(size)) for name, size in device.items()
-            }
-            self._device.setdefault(IMAGE, self._device[SOURCE])
-            self._context = self._new_context()
-        except BaseException:
-            self._release()
-            raise
+        self._stream = self._own(self._gpu.stream())
+        self._add(SOURCE, self._shape[0] * self._image_bytes)
+        self._add(LABELS, self._pixels)
+        self._add(CONFIDENCE, self._pixels)
+        if self._camera is None:
+            self._device[IMAGE] = self._device[SOURCE]
+        else:
+            self._device[IMAGE] = self._own(self._gpu.memory(3 * self._pixels))
+        self._context = self._new_context()
+
+    def _add(self, name: str, size: int) -> None:
+        """A buffer here and one on the device."""
+        self._host[name] = self._own(self._gpu.pinned(size))
+        self._device[name] = self._own(self._gpu.memory(size))
 
     def _release(self) -> None:
-        """What `_set_up` and captures have made; nothing of it is in use."""
-        while self._graphs:
-            self._graphs.popitem()[1].free()
+        """What runs and captures have made; nothing of it is in use."""
+        self._free_graphs()
         self._context = None  # TensorRT's, before the memory that it was given
+        self._host.clear()
+        self._device.clear()
+        self._finished, self._tables_of, self._tables_are_new = False, None, False
         while self._owned:
             self._owned.pop().free()
+
+    def _free_graphs(self) -> None:
+        while self._graphs:
+            self._graphs.popitem()[1].free()
 
     def _new_context(self) -> Any:
         context = self._engine.context(whole_graph=self._whole_graph)
@@ -527,7 +581,7 @@ class _Pipeline:
             self._check(context.set_tensor_address(name, address), f"{name}'s address")
         return context
 
-    def _enqueue(self, confidence: bool) -> None:
+    def _enqueue(self, names: Sequence[str]) -> None:
         """Everything from the pinned images to the pinned results, in the stream."""
         count = self._shape[0]
         source, image = self._device[SOURCE], self._device[IMAGE]
@@ -541,14 +595,40 @@ class _Pipeline:
                     [image.address + index * 3 * self._pixels // count],
                     self._stream.handle,
                 )
-        accepted = self._context.execute_async_v3(self._stream.handle)
+        accepted = self._execute()
         plugin.raise_noted()  # also where the library goes on after what a callback raised
         if not accepted:
             raise BackendError(f"{self._engine.library.title} failed: {_reason(self._engine.log)}")
-        for name in (LABELS, CONFIDENCE)[: 2 if confidence else 1]:
-            self._stream.download(self._host[name], self._device[name], self._pixels)
+        for name in names:
+            if name in PAINTS:
+                self._paint(name)
+            self._stream.download(self._host[name], self._device[name], self._host[name].size)
 
-    def _capture(self, confidence: bool) -> None:
+    def _execute(self) -> bool:
+        if not self._finish.changes_labels:
+            return bool(self._context.execute_async_v3(self._stream.handle))
+        table = self._device[TABLES].address
+        with plugin.finishing(self._finish.least_confidence, table):
+            accepted = bool(self._context.execute_async_v3(self._stream.handle))
+        self._finished = self._finished or plugin.finished_nodes() > 0
+        if accepted and not self._finished:
+            raise BackendError(
+                f"{self._engine.library.title} did not ask our UpsampleArgmax: threshold and class "
+                "groups had no effect, a bug in sfseg_ros"
+            )
+        return accepted
+
+    def _paint(self, name: str) -> None:
+        """Of the labels and the network's input of this run."""
+        labels, palette = self._device[LABELS].address, self._device[TABLES].address + TABLE_BYTES
+        if name == "overlay":
+            launch = overlay_launch(self._shape[:3], self._finish.alpha)
+            inputs = [self._device[IMAGE].address, labels, palette]
+        else:
+            launch, inputs = color_mask_launch(self._shape[:3]), [labels, palette]
+        launch_kernel(launch, inputs, [self._device[name].address], self._stream.handle)
+
+    def _capture(self, names: tuple[str, ...]) -> None:
         """After a run, which is when TensorRT has loaded what it needs."""
         if not self._capturable:
             return
@@ -557,7 +637,7 @@ class _Pipeline:
                 self._stream.handle
             ):
                 raise BackendError("this engine cannot be captured")
-            self._graphs[confidence] = self._stream.captured(lambda: self._enqueue(confidence))
+            self._graphs[names] = self._stream.captured(lambda: self._enqueue(names))
         except BackendError as error:
             if error.lost:
                 raise

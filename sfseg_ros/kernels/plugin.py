@@ -10,9 +10,10 @@ comes from get_workspace_size or get_fields_to_serialize. So every callback note
 and `raise_noted` fails the build, or the frame, after the fact.
 """
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch, Shape
-from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
+from sfseg_ros.kernels.upsample_argmax import finished_launch, upsample_argmax_launch
 
 NAMESPACE, VERSION = "sfseg", "1"
 # Of an input or output, by the library's names: (type, format).
@@ -61,7 +62,7 @@ class Operator:
     `channels` are those of an input whose number is fixed: a kernel reads as many, whatever there
     is. `output` is (input, axis) of each dimension of each output; its last two are multiplied by
     the attribute where `upsamples`. `launch` takes the inputs' logical shapes, the attribute and
-    the storage.
+    the storage. `finished` makes of that launch one with a threshold and a table, see `finishing`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Operator:
     output: tuple[tuple[int, int], ...]
     upsamples: bool
     launch: Callable[[Sequence[Shape], int, "Storage"], Launch]
+    finished: Callable[[Launch, int], Launch] | None = None
 
     def kind_is_supported(
         self, position: int, kinds: Sequence[TensorKind], offered: Sequence[TensorKind]
@@ -221,6 +223,7 @@ OPERATORS = {
             output=((0, 0), (0, 2), (0, 3)),
             upsamples=True,
             launch=_upsample_argmax,
+            finished=finished_launch,
         ),
     )
 }
@@ -246,6 +249,36 @@ def raise_noted(all_threads: bool = False) -> None:
 def _note(text: str) -> None:
     with _noted_lock:
         _noted.append((threading.get_ident(), text))
+
+
+class _Finishing(threading.local):
+    """In this thread: (threshold, address of the table), and how many nodes took it up."""
+
+    rules: tuple[int, int] | None = None
+    nodes = 0
+
+
+_finishing = _Finishing()
+
+
+@contextlib.contextmanager
+def finishing(threshold: int, table: int) -> Iterator[None]:
+    """What this thread runs or captures inside the block has its UpsampleArgmax write published
+    labels: less confidence than `threshold` (0 to 255) is 255, then the table, uint8 (256,) at the
+    device address `table`, says the label. The address is read when the work runs.
+
+    The engine has no such inputs: they would be part of the model's contract (ADR 48).
+    """
+    _finishing.rules, _finishing.nodes = (threshold, table), 0
+    try:
+        yield
+    finally:
+        _finishing.rules = None
+
+
+def finished_nodes() -> int:
+    """How many nodes wrote published labels since this thread last began `finishing`."""
+    return _finishing.nodes
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -367,9 +400,14 @@ class Plugin:
         stream: int,
     ) -> None:
         """Inputs and outputs are device addresses, `stream` a handle."""
-        if self.launch is None:
+        launch = self.launch
+        if launch is None:
             raise BackendError("enqueue before on_shape_change")
-        cuda_memory.launch_kernel(self.launch, inputs, outputs, stream)
+        if _finishing.rules is not None and self.operator.finished is not None:
+            threshold, table = _finishing.rules
+            launch, inputs = self.operator.finished(launch, threshold), [*inputs, table]
+            _finishing.nodes += 1
+        cuda_memory.launch_kernel(launch, inputs, outputs, stream)
 
 
 class Creator:

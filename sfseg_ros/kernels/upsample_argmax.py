@@ -5,6 +5,8 @@ The scores are upsampled bilinearly, corner-aligned, as `training/networks/opera
 full size they never exist in memory.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -151,4 +153,15 @@ def upsample_argmax_launch(
         (BLOCK_THREADS, 1, 1),
         (classes, stored, h, w, stride, *((threshold,) if confidence else ())),
         bytes_moved=moved + (2 if confidence else 1) * n * height * width + 256 * remap,
+    )
+
+
+def finished_launch(launch: Launch, threshold: int) -> Launch:
+    """`launch`, one with confidence and without threshold and remap table, with both: the table is
+    an input after the scores."""
+    return replace(
+        launch,
+        kernel=f"{launch.kernel}_remap",
+        scalars=(*launch.scalars[:-1], threshold),
+        bytes_moved=launch.bytes_moved + 256,
     )

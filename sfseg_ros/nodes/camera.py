@@ -6,11 +6,11 @@ import dataclasses
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -18,12 +18,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import ImageError, SfsegError, one_line
+from sfseg_ros.finish import PAINTS, Finish
 from sfseg_ros.geometry import View
 from sfseg_ros.health import StreamState, Thresholds, silence
-from sfseg_ros.imaging import Picture, Uint8Array
+from sfseg_ros.imaging import ImageFormat, Picture, Uint8Array
 from sfseg_ros.latency import FrameTimes
 from sfseg_ros.mailbox import BatchWorker
-from sfseg_ros.manifest import UNLABELLED, Manifest
+from sfseg_ros.manifest import Manifest
 from sfseg_ros.nodes.clouds import CloudOutputs
 from sfseg_ros.nodes.diagnostics import ModelIdentity, camera_status
 from sfseg_ros.nodes.messages import model_from_camera_info, nanoseconds, picture_from_message
@@ -74,7 +75,8 @@ class PreparedFrame:
     view: View
     wanted: Sequence[Output]
     for_clouds: bool
-    needs_confidence: bool
+    needs: frozenset[str]
+    """What its outputs are made of besides labels: "confidence" and PAINTS."""
     begin_ns: int
     converted_ns: int
 
@@ -94,7 +96,7 @@ class Camera:
         self.apply(settings)
         self.enabled = True
         self.times = FrameTimes()
-        self.image_size: tuple[int, int] | None = None
+        self.image_format: ImageFormat | None = None
         self._infos: StampBuffer[CameraModel] = StampBuffer(CAMERA_INFOS)
         self._infos_lock = threading.Lock()  # filled by the executor, read by the worker
         self._topic = ""
@@ -155,13 +157,6 @@ class Camera:
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
 
-    def warm_up(self, segmenter: Segmenter) -> None:
-        """Prepare a model for the images that this camera has sent so far."""
-        if self.image_size is not None:
-            # Images outside the region of interest are rejected, whatever the model.
-            with contextlib.suppress(ImageError):
-                segmenter.warm_up(self.image_size, self.parameters.view())
-
     def release(self) -> None:
         """Back to what the constructor left."""
         self.unsubscribe()
@@ -169,6 +164,11 @@ class Camera:
             if outputs is not None:
                 outputs.destroy()
         self._clouds = self._outputs = self._labels = self._latency = None
+
+    def finish(self, mapping: LabelMapping) -> Finish:
+        """As the parameters of the node say, which are those of all its cameras."""
+        settings = self._settings.node
+        return Finish(mapping, settings.confidence_threshold, settings.overlay_alpha)
 
     # Executor.
 
@@ -220,7 +220,7 @@ class Camera:
         converted_ns = time.monotonic_ns()
         if self._pacing.jumped_back(stamp_ns, now_ns):
             self.times.clear()
-        self.image_size = picture.size
+        self.image_format = picture.format
         if len(frame.message.data) > LARGE_MESSAGE_BYTES and (hint := missing_profile()):
             self._say_once(f"images this large get lost: {hint}")
         allowed = self._settings.node.outputs
@@ -228,42 +228,41 @@ class Camera:
         for_clouds = self._clouds.wanted(allowed)
         if not wanted and not for_clouds and self._snapshot is None:
             return False
+        needs = {output.needs for output in wanted if output.needs}
+        if for_clouds or self._snapshot is not None:
+            needs.add("confidence")
+        if self._snapshot is not None:
+            needs.add("overlay")
         return PreparedFrame(
             received=frame,
             picture=picture,
             view=self.parameters.view(),
             wanted=wanted,
             for_clouds=for_clouds,
-            needs_confidence=self._settings.node.confidence_threshold > 0
-            or for_clouds
-            or self._snapshot is not None
-            or any(output.needs_confidence for output in wanted),
+            needs=frozenset(needs),
             begin_ns=begin_ns,
             converted_ns=converted_ns,
         )
 
     def publish_first(
-        self, prepared: PreparedFrame, result: Segmentation, mapping: LabelMapping
+        self, prepared: PreparedFrame, result: Segmentation, finish: Finish
     ) -> SegmentedFrame:
         """Publish the first wanted output, which is the mask if somebody listens to it, and note
         the times; the others follow when the other cameras of the batch have theirs."""
         assert self._outputs is not None
         begin_ns = time.monotonic_ns()
-        settings, header = self._settings.node, prepared.received.message.header
+        header = prepared.received.message.header
         stamp_ns = nanoseconds(header.stamp)
-        labels, threshold = result.labels, settings.confidence_threshold
-        if threshold > 0 and result.confidence is not None:
-            unsure = result.confidence < threshold * 255
-            labels = np.where(unsure, np.uint8(UNLABELLED), labels)
         frame = SegmentedFrame(
             header=header,
             picture=prepared.picture,
-            labels=mapping.apply(labels),
+            labels=result.labels,
             confidence=result.confidence,
-            palette_rgb=mapping.palette_rgb,
-            overlay_alpha=settings.overlay_alpha,
+            palette_rgb=finish.mapping.palette_rgb,
+            overlay_alpha=finish.alpha,
             geometry=result.geometry,
             camera=self._model_for(stamp_ns, result.geometry.image_size),
+            painted=result.painted,
         )
         for output in prepared.wanted[:1]:
             self._outputs.publish(output, frame)
@@ -376,6 +375,21 @@ class Camera:
             self._node.get_logger().warning(text)
 
 
+def warm_up(
+    segmenter: Segmenter, cameras: Sequence[Camera], mapping: LabelMapping, max_batch: int
+) -> None:
+    """Prepare a model for its own size, and for the images that the cameras have sent so far, as
+    many at once as there are cameras with alike ones."""
+    finish = cameras[0].finish(mapping)
+    segmenter.warm_up(segmenter.manifest.input_size, finish=finish)
+    alike = Counter((camera.image_format, camera.parameters.view()) for camera in cameras)
+    for (image_format, view), count in alike.items():
+        if image_format is not None:
+            # Images outside the region of interest are rejected, whatever the model.
+            with contextlib.suppress(ImageError):
+                segmenter.warm_up(image_format, view, finish, min(count, max_batch or count))
+
+
 def segment_frames(
     batch: Sequence[ReceivedFrame], segmenter: Segmenter, mapping: LabelMapping
 ) -> list[bool | Exception | None]:
@@ -390,9 +404,13 @@ def segment_frames(
     ready = [(i, frame) for i, frame in enumerate(outcomes) if isinstance(frame, PreparedFrame)]
     if not ready:
         return outcomes
+    finish = batch[0].camera.finish(mapping)
+    needs = frozenset[str]().union(*(frame.needs for _, frame in ready))
     results = segmenter.segment_batch(
         [(frame.picture, frame.view) for _, frame in ready],
-        confidence=any(frame.needs_confidence for _, frame in ready),
+        confidence="confidence" in needs,
+        finish=finish,
+        paints=needs.intersection(PAINTS),
     )
     published = []
     for (i, prepared), result in zip(ready, results, strict=True):
@@ -400,7 +418,7 @@ def segment_frames(
         if isinstance(result, Segmentation):
             try:
                 camera = prepared.received.camera
-                published.append((i, prepared, camera.publish_first(prepared, result, mapping)))
+                published.append((i, prepared, camera.publish_first(prepared, result, finish)))
             except Exception as error:
                 outcomes[i] = error
     for i, prepared, segmented in published:

@@ -55,7 +55,7 @@ LATENCIES = {
     "convert": "message to picture.",
     "preprocess": "picture to the network's input; nothing where the GPU makes it.",
     "inference": "the network, for the whole batch, with what goes to the GPU and back.",
-    "postprocess": "labels to the mask's size.",
+    "postprocess": "threshold and groups, unless the GPU did them; labels to the mask's size.",
     "publish": "making and publishing the mask.",
     "processing": "all from the worker's taking to the mask's publishing.",
 }

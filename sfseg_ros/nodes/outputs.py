@@ -4,8 +4,8 @@
 import functools
 import json
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ class SegmentedFrame:
 
     picture: the camera's image; labels uint8 (H, W), 255 = unlabelled; confidence uint8 (H, W),
     0 to 255 for 0 to 1, None where no wanted output needs it; palette_rgb uint8 (256, 3);
-    overlay_alpha 0 to 1; camera: of the image, None where no CameraInfo came.
+    overlay_alpha 0 to 1; camera: of the image, None where no CameraInfo came; painted: what the
+    backend made already, see `Segmentation`.
     """
 
     header: Header
@@ -58,6 +59,7 @@ class SegmentedFrame:
     overlay_alpha: float
     geometry: FrameGeometry
     camera: CameraModel | None = None
+    painted: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def rgb(self) -> npt.NDArray[np.uint8]:
@@ -70,8 +72,17 @@ class SegmentedFrame:
         return self.picture.rgb_of(self.geometry.rgb_at_output(self.picture.pixels))
 
     @functools.cached_property
+    def color_mask(self) -> npt.NDArray[np.uint8]:
+        """uint8 (H, W, 3) RGB: the colours of the classes."""
+        if "color_mask" in self.painted:
+            return self.painted["color_mask"]
+        return imaging.color_mask(self.labels, self.palette_rgb)
+
+    @functools.cached_property
     def overlay(self) -> npt.NDArray[np.uint8]:
         """uint8 (H, W, 3) RGB: the image under the colours of the classes."""
+        if "overlay" in self.painted:
+            return self.painted["overlay"]
         return imaging.overlay(
             self.rgb_at_output, self.labels, self.palette_rgb, self.overlay_alpha
         )
@@ -79,14 +90,15 @@ class SegmentedFrame:
 
 @dataclass(frozen=True)
 class Output:
-    """A topic `~/<camera>/<name>`, and its message of a frame; None where it cannot be made."""
+    """A topic `~/<camera>/<name>`, and its message of a frame; None where it cannot be made.
+    `needs` is what it takes besides labels: "confidence", one of PAINTS, or nothing."""
 
     name: str
     message: type
     encoding: str
     description: str
     message_from: Callable[[SegmentedFrame], Any]
-    needs_confidence: bool = False
+    needs: str = ""
 
     @property
     def image_name(self) -> str:
@@ -99,12 +111,12 @@ def _image_output(
     encoding: str,
     description: str,
     array_from: Callable[[SegmentedFrame], npt.NDArray[np.uint8]],
-    needs_confidence: bool = False,
+    needs: str = "",
 ) -> Output:
     def message_from(frame: SegmentedFrame) -> Image:
         return image_from_array(frame.header, array_from(frame), encoding)
 
-    return Output(name, Image, encoding, description, message_from, needs_confidence)
+    return Output(name, Image, encoding, description, message_from, needs)
 
 
 def _confidence(frame: SegmentedFrame) -> npt.NDArray[np.uint8]:
@@ -138,7 +150,7 @@ OUTPUTS = (
         "mono8",
         "Confidence in that label, 0 to 255 for 0 to 1.",
         _confidence,
-        needs_confidence=True,
+        needs="confidence",
     ),
     Output(
         "camera_info",
@@ -151,13 +163,15 @@ OUTPUTS = (
         "color_mask",
         "rgb8",
         "The labels in the colours of the classes.",
-        lambda frame: imaging.color_mask(frame.labels, frame.palette_rgb),
+        lambda frame: frame.color_mask,
+        needs="color_mask",
     ),
     _image_output(
         "overlay",
         "rgb8",
         "The camera's image under these colours.",
         lambda frame: frame.overlay,
+        needs="overlay",
     ),
     Output(
         f"mask{COMPRESSED}",
@@ -172,6 +186,7 @@ OUTPUTS = (
         "JPEG",
         "The overlay for a thin network.",
         _compressed_overlay,
+        needs="overlay",
     ),
 )
 

@@ -30,7 +30,7 @@ from sfseg_ros.health import StreamState
 from sfseg_ros.mailbox import BatchWorker
 from sfseg_ros.manifest import Manifest, load_manifest
 from sfseg_ros.memory import keep_large_buffers
-from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of
+from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of, warm_up
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
 from sfseg_ros.nodes.middleware import StartError, spin, start_rclpy
 from sfseg_ros.nodes.outputs import SegmentedFrame
@@ -57,7 +57,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._segmenter: Segmenter | None = None
         self._mapping: LabelMapping | None = None
         self._model_dir = ""
-        self._model_error = self._loading = ""
+        self._model_error = self._loading = self._building = ""
         self._recovery = Recovery(self)
         # Transitions and the frames' thread declare `qos_overrides`, which is setting them.
         self._settings_lock = threading.RLock()
@@ -151,7 +151,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         return segment_frames(batch, self._segmenter, self._mapping)
 
     def _load_model(self) -> None:
-        """Open the model of the parameters, warm it up for the sizes that the cameras have, and
+        """Open the model of the parameters, warm it up for the images that the cameras send, and
         exchange it for the one in use between two frames. Raises SfsegError, and what a library
         raises; then the one in use goes on."""
         begin, settings = time.monotonic(), self._settings.node
@@ -167,9 +167,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
-                new.warm_up(new.manifest.input_size)
-                for camera in self._cameras:
-                    camera.warm_up(new)
+                warm_up(new, self._cameras, mapping, settings.max_batch)
             except Exception:
                 new.close()
                 raise
@@ -193,7 +191,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _on_progress(self, text: str) -> None:
         """In the thread that builds an engine: that of a transition, or the frames' for a camera
         of an unusual size. For /diagnostics once a second, and the log."""
-        self._loading = text
+        self._building = text
         if text:
             self.get_logger().info(text)
 
@@ -338,8 +336,9 @@ class SegmentationNode(ResponsiveLifecycleNode):
             camera.publish_latency()
 
     def _stream_states(self) -> list[StreamState]:
+        loading = self._building or self._loading
         return [
-            camera.stream_state(self.state_label, self._model_error, self._loading)
+            camera.stream_state(self.state_label, self._model_error, loading)
             for camera in self._cameras
         ]
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A CUDA driver and a TensorRT of plain Python, as strict as the real ones are by their documents.
 
+The network is a function on arrays, but for its last node: that is our real plugin, which launches
+its kernel as it would on a GPU. Kernels are their references, or their own code (`host_kernels`).
+
 Work is put off until somebody waits for it, memory that was freed must not be touched, a capture
 refuses what a capture refuses, calls need a context in their thread. What breaks a rule that the
 real library answers with undefined behaviour is an AssertionError; what it answers with an error
@@ -20,7 +23,8 @@ from sfseg_ros.backends import GpuOptions, cuda_memory
 from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
 from sfseg_ros.engine_builder import BuildResult
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.kernels import binaries, host, overlay, plugin
+from sfseg_ros.kernels.launch import Launch
 
 
 class Result(enum.IntEnum):
@@ -136,6 +140,18 @@ class FakeCuda:
     def _stream(self, handle):
         assert handle in self.streams, "a stream that was destroyed"
         return self.streams[handle]
+
+    def add_kernels(self, argmax, paint):
+        """Our kernels by functions (cuda, Launch, addresses of inputs, and of outputs)."""
+        for name, signature in _SIGNATURES.items():
+            work = argmax if "argmax" in name else paint
+
+            def kernel(parameters, name=name, signature=signature, work=work):
+                inputs, scalars, outputs = _arguments(parameters, signature)
+                launch = Launch(name, self.grid, self.block, scalars)
+                return lambda: work(self, launch, inputs, outputs)
+
+            self.kernels[name] = kernel
 
     def put(self, handle, work):
         """What a library does with a stream: later, or into the capture."""
@@ -353,17 +369,85 @@ class FakeCuda:
         *grid_and_block, _shared, stream, parameters, extra = arguments
         assert extra == 0
         assert len(grid_and_block) == 6
+        self.grid, self.block = tuple(grid_and_block[:3]), tuple(grid_and_block[3:])
         # What a value is, only the kernel knows: it reads from the addresses during this call.
         self.put(stream, self.functions[function](parameters))
         return (Result.CUDA_SUCCESS,)
 
 
+# Of our kernels: inputs, scalars (i: int, f: float) and outputs, in this order.
+_SIGNATURES = {
+    "sfseg_color_mask": (2, "i", 1),
+    "sfseg_overlay": (3, "iff", 1),
+    "sfseg_upsample_argmax_f32_linear_confidence": (1, "iiiiii", 2),
+    "sfseg_upsample_argmax_f32_linear_confidence_remap": (2, "iiiiii", 2),
+}
+
+
+def _arguments(parameters, signature):
+    """(addresses of inputs, scalars, addresses of outputs), read now as the driver does."""
+    inputs, scalars, outputs = signature
+    kinds = [ctypes.c_void_p] * inputs
+    kinds += [ctypes.c_int if kind == "i" else ctypes.c_float for kind in scalars]
+    kinds += [ctypes.c_void_p] * outputs
+    pointers = (ctypes.c_void_p * len(kinds)).from_address(parameters)
+    values = [kind.from_address(pointer).value for kind, pointer in zip(kinds, pointers)]
+    return values[:inputs], tuple(values[inputs:-outputs]), values[-outputs:]
+
+
+def pretended_argmax(cuda, launch, inputs, outputs):
+    """Labels and confidence that stand where the scores would be, through threshold and table."""
+    classes, stored, h, w, stride, threshold = launch.scalars
+    assert (classes, stored, stride) == (FakeEngine.classes, FakeEngine.classes, STRIDE)
+    pixels = launch.grid[2] * h * w * stride * stride
+    labels, confidence = cuda.device_array(inputs[0], 2 * pixels).reshape(2, pixels)
+    labels = np.where(confidence < threshold, np.uint8(255), labels)
+    if len(inputs) > 1:
+        labels = cuda.device_array(inputs[1], 256)[labels]
+    cuda.device_array(outputs[0], pixels)[:] = labels
+    cuda.device_array(outputs[1], pixels)[:] = confidence
+
+
+def painted(cuda, launch, inputs, outputs):
+    pixels = launch.scalars[0]
+    palette = cuda.device_array(inputs[-1], 768).reshape(256, 3)
+    labels = cuda.device_array(inputs[-2], pixels)[None, None]
+    made = overlay.color_mask(labels, palette)
+    if len(inputs) == 3:
+        share, rest = (np.float32(scalar) for scalar in launch.scalars[1:])
+        rgb = cuda.device_array(inputs[0], 3 * pixels).reshape(made.shape)
+        blended = np.rint(rgb * rest + made * share).clip(0, 255).astype(np.uint8)
+        made = np.where((labels == 255)[..., None], rgb, blended)
+    cuda.device_array(outputs[0], 3 * pixels)[:] = made.reshape(-1)
+
+
 @pytest.fixture
 def cuda(monkeypatch):
-    """The pretended driver in place of the real one."""
+    """The pretended driver in place of the real one, with kernels."""
     fake = FakeCuda()
     monkeypatch.setattr(cuda_memory, "driver", lambda: fake)
+    fake.add_kernels(pretended_argmax, painted)
     return fake
+
+
+@pytest.fixture
+def host_kernels(cuda):
+    """The device code of these kernels, compiled for the processor."""
+
+    def run(cuda, launch, inputs, outputs):
+        pixels = launch.scalars[0]
+        sizes = [3 * pixels, pixels, 768][-len(inputs) :], [3 * pixels]
+        if "argmax" in launch.kernel:
+            classes, _, h, w, stride, _ = launch.scalars
+            frames = launch.grid[2] * h * w
+            sizes = [4 * classes * frames, 256][: len(inputs)], [frames * stride**2] * 2
+        arrays = [
+            [cuda.device_array(address, size) for address, size in zip(addresses, of)]
+            for addresses, of in zip((inputs, outputs), sizes)
+        ]
+        host.kernels().run(launch, *arrays)
+
+    cuda.add_kernels(run, run)
 
 
 # TensorRT.
@@ -382,11 +466,19 @@ class Allocation(enum.IntEnum):
 
 
 class FakeContext:
-    """IExecutionContext: refuses unknown names, and to run before all is set."""
+    """IExecutionContext: refuses unknown names, and to run before all is set.
+
+    `network` gives labels and confidence, which UpsampleArgmax then finds as its scores (see
+    `pretended_argmax`), or true scores float32 (N, C, H / 4, W / 4).
+    """
 
     def __init__(self, engine, allocation, config=None):
         self.engine, self.allocation, self.config = engine, allocation, config
         self.shape, self.addresses, self.scratch = None, {}, None
+        self.recorded = None  # the plugin's part of a graph of the library's own
+        (creator,) = (c for c in plugin._creators(NAMES) if c.name == "UpsampleArgmax")
+        field = NAMES.PluginField("stride", np.array([STRIDE], np.int32), None)
+        self.plugin = creator.create_plugin("tail", [field], None).attach_to_context(self)
 
     def set_input_shape(self, name, shape):
         low, _, high = self.engine.profile
@@ -437,28 +529,74 @@ class FakeContext:
         if (first or not engine.capturable) and cuda.spoil_captures():
             return False
         addresses = dict(self.addresses)
+        pixels = int(np.prod(shape[:3]))
 
         def run():
             cuda.device_array(address, size)[:] = 0xEE
-            pixels = int(np.prod(shape[:3]))
             image = cuda.device_array(addresses["image"], 3 * pixels).reshape(shape)
-            labels, confidence = engine.network(image)
-            cuda.device_array(addresses["labels"], pixels)[:] = labels.reshape(-1)
-            cuda.device_array(addresses["confidence"], pixels)[:] = confidence.reshape(-1)
+            scores = engine.network(image)
+            if isinstance(scores, tuple):
+                scores = np.stack(scores)
+            raw = scores.reshape(-1).view(np.uint8)
+            cuda.device_array(address, raw.size)[:] = raw
+            if not engine.has_plugins:  # the node's body makes the same of it
+                labels, confidence = raw.reshape(2, pixels)
+                cuda.device_array(addresses["labels"], pixels)[:] = labels
+                cuda.device_array(addresses["confidence"], pixels)[:] = confidence
             if engine.crash:
                 cuda.sticky = engine.crash
 
         cuda.put(stream_handle, run)
+        return not engine.has_plugins or self._enqueue_plugin(address, addresses, stream_handle)
+
+    def _enqueue_plugin(self, scores, addresses, stream_handle):
+        """In this thread. A library that has recorded the launch does not ask again."""
+        cuda, (n, height, width, _) = self.engine.cuda, self.shape
+        outputs = [addresses["labels"], addresses["confidence"]]
+        if self.recorded is None:
+            classes = self.engine.classes
+            described = types.SimpleNamespace(
+                type=types.SimpleNamespace(name="FLOAT"),
+                format=types.SimpleNamespace(name="LINEAR"),
+                dims=(n, classes, height // STRIDE, width // STRIDE),
+            )
+            self.plugin.on_shape_change([described], [])
+            stream = cuda._stream(stream_handle)
+            before = len(stream.waiting if stream.capture is None else stream.capture)
+            try:
+                self.plugin.enqueue([], [], [scores], outputs, 0, stream_handle)
+            except Exception:  # the bindings print it
+                return True
+            if self._records():
+                (self.recorded,) = stream.waiting[before:]
+        else:
+            cuda.put(stream_handle, self.recorded)
         return True
+
+    def _records(self):
+        """Whether TensorRT-RTX makes a graph of its own."""
+        return getattr(self.config, "cuda_graph_strategy", 0) == 1
+
+
+STRIDE = 4
+NAMES = types.ModuleType("tensorrt")  # as much of the library as our plugins know
+for _name in ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime"):
+    setattr(NAMES, _name, type(_name, (), {}))
+NAMES.IPluginCreatorV3One = type("IPluginCreatorV3One", (), {})
+NAMES.PluginField = lambda name, data, kind: types.SimpleNamespace(name=name, data=data)
+NAMES.PluginFieldCollection = list
+NAMES.PluginFieldType = types.SimpleNamespace(INT32=0)
 
 
 class FakeEngine:
     """ICudaEngine of a network that a function on numpy arrays stands for."""
 
     num_io_tensors = 3
+    classes = 3
 
-    def __init__(self, library, cuda, network, profile, log):
+    def __init__(self, library, cuda, network, profile, log, has_plugins=True):
         self.library, self.cuda, self.network = library, cuda, network
+        self.has_plugins = has_plugins
         self.profile, self.log = profile, log
         self.capturable, self.refuses, self.crash, self.ran = True, "", None, []
         self.contexts = []
@@ -501,8 +639,9 @@ class FakeTensorRt:
             if not data.startswith(b"engine"):
                 log.log(Severity.ERROR, "serialization failed\n(magic tag)")
                 return None
-            profile = np.frombuffer(data[6:], np.int32).reshape(3, 4).tolist()
-            engine = self.engine_class(self, self.cuda, self.network, profile, log)
+            profile = np.frombuffer(data[8:], np.int32).reshape(3, 4).tolist()
+            plugins = data[6:8] == b"+p"
+            engine = self.engine_class(self, self.cuda, self.network, profile, log, plugins)
             self.configure(engine)
             self.engines.append(engine)
             return engine
@@ -579,9 +718,9 @@ def engines(tmp_path, monkeypatch):
         progress("building")
         if cancelled():
             raise BackendError("the build was cancelled")
-        return b"engine" + np.array(request.shapes, np.int32).tobytes(), BuildResult(
-            "TensorRT 10.3.0", ()
-        )
+        form = b"+p" if request.plugins and not request.stored_kernels else b"-p"
+        engine = b"engine" + form + np.array(request.shapes, np.int32).tobytes()
+        return engine, BuildResult("TensorRT 10.3.0", ())
 
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(engine_builder, "engine_from_onnx", engine_from_onnx)

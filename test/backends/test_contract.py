@@ -11,10 +11,22 @@ import pytest
 from sfseg_ros import trt
 from sfseg_ros.backends import Backend, cuda_memory, open_backend
 from sfseg_ros.backends.processor import bf16_unit
+from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import BackendError
-from sfseg_ros.manifest import Manifest
+from sfseg_ros.finish import PAINTS, Finish
+from sfseg_ros.geometry import WHOLE_IMAGE
+from sfseg_ros.imaging import Picture, color_mask, overlay
+from sfseg_ros.manifest import Manifest, SemanticClass
+from sfseg_ros.segmenter import Segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
+
+
+GROUPS = np.full(256, 255, np.uint8)
+GROUPS[:3] = 1, 0, 0
+MAPPING = LabelMapping(
+    GROUPS, (SemanticClass(0, "cold", (9, 99, 199)), SemanticClass(1, "warm", (250, 120, 0)))
+)
 
 
 def quarters(height=64, width=96):
@@ -87,6 +99,39 @@ class BackendContract:
             alone, certainty = backend.infer(image[None], confidence=True)
             np.testing.assert_array_equal(labels[index], alone[0])
             assert np.abs(confidence[index].astype(int) - certainty[0]).max() <= 1
+
+    @pytest.mark.parametrize("size", [(64, 96), (90, 130)])
+    @pytest.mark.parametrize("threshold", [0.0, 0.7])
+    @pytest.mark.parametrize("confidence", [False, True])
+    def test_published_labels_and_colours_are_those_that_the_processor_makes(
+        self, backend, tiny_manifest, confidence, threshold, size
+    ):
+        """Where a backend does it by itself, and where not."""
+        segmenter = Segmenter(tiny_manifest, backend)
+        rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        rgb[:, : size[1] // 2] = quarters(*size)[0][:, : size[1] // 2]
+        finish = Finish(MAPPING, threshold, alpha=0.3)
+        raw = segmenter.segment(rgb)
+        expected = finish.labels_from(raw.labels, raw.confidence)
+        assert set(np.unique(expected)) == {0, 1} | ({255} if threshold else set())
+        for frames in (1, 2, 2):
+            results = segmenter.segment_batch(
+                [(Picture(rgb), WHOLE_IMAGE)] * frames, confidence, finish, PAINTS
+            )
+            for result in results:
+                np.testing.assert_array_equal(result.labels, expected)
+                if confidence:
+                    assert np.abs(result.confidence.astype(int) - raw.confidence).max() <= 1
+                else:
+                    assert result.confidence is None
+                painted = {
+                    "color_mask": color_mask(expected, MAPPING.palette_rgb),
+                    "overlay": overlay(rgb, expected, MAPPING.palette_rgb, 0.3),
+                }
+                for name, made in result.painted.items():
+                    off = np.abs(made.astype(int) - painted[name]).max()
+                    assert off <= (1 if name == "overlay" else 0)
+        np.testing.assert_array_equal(segmenter.segment(rgb).labels, raw.labels)
 
     def test_results_survive_the_next_frame(self, backend):
         rgb, _ = quarters()

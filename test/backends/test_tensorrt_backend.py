@@ -15,14 +15,17 @@ import pytest
 from sfseg_ros import engine_builder, trt
 from sfseg_ros.backends import GpuOptions, open_backend, tensorrt_backend
 from sfseg_ros.backends.tensorrt_backend import MAX_PIPELINES, TensorRtBackend
+from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.engine_builder import BuildResult
 from sfseg_ros.engine_store import EngineStore
 from sfseg_ros.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError, BackendUnavailableError
+from sfseg_ros.finish import PAINTS, PLAIN, Finish
 from sfseg_ros.geometry import WHOLE_IMAGE, View
-from sfseg_ros.imaging import Picture, picture_from_buffer
-from sfseg_ros.kernels import binaries, plugin
+from sfseg_ros.imaging import Picture, color_mask, picture_from_buffer
+from sfseg_ros.kernels import binaries, overlay, plugin
 from sfseg_ros.kernels.camera_image import camera_image, camera_image_launch
+from sfseg_ros.manifest import SemanticClass
 from sfseg_ros.segmenter import Segmenter
 
 
@@ -176,6 +179,55 @@ def test_an_engine_that_verify_refused_is_not_used(open_tensorrt, engines, tiny_
     assert len(engines) == 1
 
 
+def test_an_engine_for_one_size_is_taken_also_where_another_is_open(
+    open_tensorrt, engines, tiny_manifest
+):
+    request = EngineRequest(((64, 64),) * 3, (1, 1, 2), "fp16", library="tensorrt")
+    backend, module = open_tensorrt()
+    built_engine(tiny_manifest, request, EngineStore())
+    for size in ((64, 64), (96, 64), (64, 96)):
+        check(backend, pictures(3, *size))
+    exact = [[1, 64, 64, 3], [1, 64, 64, 3], [2, 64, 64, 3]]
+    assert [engine.profile == exact for engine in module.engines] == [False, True]
+    assert {context.shape for context in module.engines[1].contexts} == {
+        (2, 64, 64, 3),
+        (1, 64, 64, 3),
+    }
+    assert len(engines) == 2
+
+
+@pytest.mark.parametrize("first", [(64, 96), (64, 64)])
+def test_an_engine_for_one_size_that_verify_refused_leaves_the_others(
+    open_tensorrt, engines, tiny_manifest, first
+):
+    """Whether it is the first that is asked for, or one is open already."""
+    backend, _ = open_tensorrt()
+    backend.close()
+    store = EngineStore()
+    request = EngineRequest((first,) * 3, (1, 1, 8), "fp16", library="tensorrt")
+    stored, _ = built_engine(tiny_manifest, request, store)
+    accuracy = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
+    store.remember(stored, {"accuracy": accuracy})
+    backend, module = open_tensorrt()
+    check(backend, pictures(1, *first))
+    assert module.engines[-1].profile[2] == [8, 160, 160, 3]
+    assert len(engines) == 2
+
+
+def test_an_engine_for_one_size_that_cannot_be_loaded_leaves_the_others(
+    open_tensorrt, engines, tiny_manifest
+):
+    said = []
+    backend, module = open_tensorrt(warn=said.append)
+    for size in ((64, 64), (256, 160)):  # the one that is open takes the first only
+        request = EngineRequest((size,) * 3, (1, 1, 2), "fp16", library="tensorrt")
+        stored, _ = built_engine(tiny_manifest, request, EngineStore())
+        stored.path.write_bytes(b"")
+        check(backend, pictures(1, *size))
+    assert [line.split("; ")[-1] for line in said] == ["taking another", "building another"]
+    assert len(module.engines) == 2
+
+
 def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest):
     open_tensorrt()
     store = EngineStore()
@@ -210,6 +262,7 @@ def test_an_engine_that_holds_its_kernels_is_taken_without_plugins(
     check(only, pictures(1, 64, 96))
     only.close()
     assert registered == []
+    assert not backend.finishes((64, 96))  # its arguments are stored with the kernel
     assert len(engines) == 1
     check(backend, pictures(1, 64, 64))  # needs an engine of the usual form
     assert registered == [1]
@@ -426,7 +479,7 @@ def test_nothing_of_tensorrt_outlives_a_lost_context(cuda, open_tensorrt):
 
     cuda.cuDevicePrimaryCtxReset = noting_reset
     backend.close()
-    assert left == [((), [])]
+    assert left == [({}, [])]
 
 
 def test_an_engine_that_is_being_opened_keeps_its_gpu_until_it_is_there(cuda, open_tensorrt):
@@ -645,6 +698,249 @@ def test_without_the_kernel_the_processor_makes_the_input(
     labels, _ = network(frame.rgb_of(geometry.network_input(frame.pixels))[None])
     np.testing.assert_array_equal(result.labels, geometry.output_from(labels[0], 255))
     assert not camera_kernels
+
+
+def test_a_model_is_warmed_up_for_the_cameras_that_are_known(
+    cuda, open_tensorrt, camera_kernels, tiny_manifest
+):
+    """For one to three alike and one other: then every frame is a graph from its first one on."""
+    backend, module = open_tensorrt()
+    segmenter = Segmenter(tiny_manifest, backend)
+    alike = [camera_frame("bgr8", 128, 192, 3, seed, padding=6) for seed in range(3)]
+    other, low = camera_frame("yuv422", 100, 150, 2, 9), View(horizon=0.25)
+    segmenter.warm_up(alike[0].format, WHOLE_IMAGE, FINISH, count=3)
+    segmenter.warm_up(other.format, low, FINISH)
+    recorded = cuda.calls.count("cuGraphInstantiate")
+    assert recorded == 2 * 4
+    ran = len(module.engines[0].ran)
+    for count in (1, 2, 3):
+        for confidence in (False, True):
+            frames = [*((picture, WHOLE_IMAGE) for picture in alike[:count]), (other, low)]
+            segmenter.segment_batch(frames, confidence, FINISH)
+    assert cuda.calls.count("cuGraphInstantiate") == recorded
+    assert len(module.engines[0].ran) == ran
+    changed = camera_frame("bgr8", 128, 192, 3, 0)  # without padding: recorded at its first frame
+    for _ in range(2):
+        segmenter.segment_batch([(changed, WHOLE_IMAGE)], False, FINISH)
+    assert cuda.calls.count("cuGraphInstantiate") == recorded + 1
+
+
+# Published labels and colours.
+
+TABLE = np.random.default_rng(7).permutation(255).astype(np.uint8)
+COLOURED = [SemanticClass(i, f"class {i}", (i, 255 - i, (7 * i) % 256)) for i in range(255)]
+FINISH = Finish(LabelMapping(np.append(TABLE, np.uint8(255)), tuple(COLOURED)), 0.4, 0.3)
+
+
+def check_finished(backend, rgb, finish, confidence=False, paints=()):
+    found = backend.infer_frames(list(rgb), confidence, finish, paints)
+    raw, certainty = network(rgb)
+    labels = np.stack([finish.labels_from(*pair) for pair in zip(raw, certainty)])
+    np.testing.assert_array_equal(found.labels, labels)
+    if confidence:
+        np.testing.assert_array_equal(found.confidence, certainty)
+    else:
+        assert found.confidence is None
+    palette = finish.mapping.palette_rgb
+    expected = {
+        "color_mask": overlay.color_mask(labels, palette),
+        "overlay": overlay.overlay(rgb, labels, palette, finish.alpha),
+    }
+    assert set(found.painted) == set(paints)
+    for name in paints:
+        np.testing.assert_array_equal(found.painted[name], expected[name])
+
+
+def test_labels_are_finished_in_the_graph_without_a_byte_more(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    assert backend.finishes((64, 96))
+    for seed in range(3):
+        check_finished(backend, pictures(2, 64, 96, seed=seed), FINISH)
+    # Labels only, although there is a threshold: one that ran, one in the graph.
+    assert cuda.calls.count("cuMemcpyDtoHAsync") == 2
+    assert cuda.calls.count("cuMemcpyHtoDAsync") == 3  # two images and the tables
+    assert cuda.calls.count("cuGraphInstantiate") == 1
+    cuda.calls.clear()
+    check_finished(backend, pictures(2, 64, 96), FINISH)
+    assert [name for name in cuda.calls if "Ctx" not in name] == [
+        "cuGraphLaunch",
+        "cuEventRecord",
+        "cuEventSynchronize",
+    ]
+
+
+def test_pictures_are_painted_for_who_asks_and_cost_nobody_else(cuda, open_tensorrt):
+    backend, _ = open_tensorrt()
+    rgb = pictures(2, 64, 96)
+    check(backend, rgb)
+    plain = cuda.pinned_and_device_memory()
+    cuda.calls.clear()
+    check(backend, rgb)
+    asked = [(), ("overlay",), ("color_mask",), PAINTS]
+    for paints in asked * 2:
+        for confidence in (False, True):
+            check_finished(backend, rgb, FINISH, confidence, paints)
+    assert cuda.pinned_and_device_memory() == tuple(count + 3 for count in plain)
+    assert cuda.calls.count("cuGraphInstantiate") == 8
+    cuda.calls.clear()
+    check_finished(backend, rgb, FINISH, False, PAINTS)
+    assert "cuLaunchKernel" not in cuda.calls  # all in the graph
+    # A finish that changes no label paints, too.
+    check_finished(backend, rgb, replace(PLAIN, alpha=0.9), False, PAINTS)
+    check_finished(backend, rgb, PLAIN, False, PAINTS)
+    check(backend, rgb)
+
+
+@pytest.mark.parametrize("rtx", [False, True])
+@pytest.mark.parametrize("capturable", [True, False])
+def test_what_changes_is_recorded_again_and_the_old_one_never_runs(
+    cuda, open_tensorrt, rtx, capturable
+):
+    """Also where TensorRT-RTX keeps a graph of its own, with threshold and address in it."""
+    backend, _ = open_tensorrt(
+        rtx=rtx, configure=lambda engine: setattr(engine, "capturable", capturable)
+    )
+    other = replace(FINISH.mapping, table=FINISH.mapping.table[::-1].copy())
+    changes = [
+        FINISH,
+        replace(FINISH, threshold=0.8),
+        replace(FINISH, alpha=0.7),
+        replace(FINISH, mapping=other),
+        Finish(threshold=0.4),
+        PLAIN,
+        FINISH,
+    ]
+    check(backend, pictures(1, 64, 96))
+    for finish in changes:
+        for seed in range(3):
+            check_finished(backend, pictures(1, 64, 96, seed=seed), finish, True, PAINTS)
+            check_finished(backend, pictures(1, 64, 96, seed=seed), finish)
+    assert (len(cuda.execs) > 0) is capturable
+    check(backend, pictures(1, 64, 96))
+
+
+def test_each_shape_takes_up_a_change_when_it_runs(open_tensorrt):
+    backend, _ = open_tensorrt()
+    shapes = [(1, 64, 96), (2, 64, 96), (1, 32, 32)]
+    for finish in (FINISH, replace(FINISH, threshold=0.9), PLAIN):
+        for shape in shapes * 2:
+            check_finished(backend, pictures(*shape), finish)
+
+
+def test_cameras_of_several_kinds_are_finished_and_painted_in_their_places(
+    open_tensorrt, camera_kernels, tiny_manifest
+):
+    backend, _ = open_tensorrt()
+    segmenter = Segmenter(tiny_manifest, backend)
+    view = View(output_size="network")
+    frames = [
+        (camera_frame(encoding, 128, 192, channels, seed), view)
+        for seed, (encoding, channels) in enumerate([("bgr8", 3), ("mono8", 1), ("bgr8", 3)])
+    ]
+    for _ in range(3):
+        results = segmenter.segment_batch(frames, True, FINISH, PAINTS)
+        for (picture, _), result in zip(frames, results):
+            camera = picture.camera
+            rgb = camera_image(camera.data, camera.encoding, camera.step, result.geometry)
+            raw, certainty = network(rgb)
+            labels = FINISH.labels_from(raw[0], certainty[0])
+            np.testing.assert_array_equal(result.labels, labels)
+            np.testing.assert_array_equal(result.confidence, certainty[0])
+            palette = FINISH.mapping.palette_rgb
+            np.testing.assert_array_equal(result.painted["color_mask"], color_mask(labels, palette))
+            painted = overlay.overlay(rgb, labels[None], palette, FINISH.alpha)
+            np.testing.assert_array_equal(result.painted["overlay"], painted[0])
+
+
+def test_the_kernels_own_code_finishes_as_the_processor_does(
+    cuda, host_kernels, open_tensorrt_with, tiny_manifest
+):
+    """Scores through UpsampleArgmax, ColorMask and Overlay as they are compiled, graph and all."""
+
+    def scores(image):
+        n, height, width, _ = image.shape
+        blocks = image.reshape(n, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4))
+        return np.ascontiguousarray(blocks.transpose(0, 3, 1, 2) / 40, np.float32)
+
+    backend, _ = open_tensorrt_with(scores)
+    segmenter = Segmenter(tiny_manifest, backend)
+    groups = np.full(256, 255, np.uint8)
+    groups[:3] = 1, 0, 1
+    mapping = LabelMapping(groups, tuple(COLOURED[200:202]))
+    mapping = LabelMapping(
+        groups, tuple(replace(c, index=i) for i, c in enumerate(mapping.classes))
+    )
+    for threshold in (0.0, 0.45, 0.6):
+        finish = Finish(mapping, threshold, 0.35)
+        for seed in range(3):
+            rgb = pictures(64, 96, seed=seed)
+            raw = segmenter.segment(rgb)
+            (result,) = segmenter.segment_batch([(Picture(rgb), View())], False, finish, PAINTS)
+            expected = finish.labels_from(raw.labels, raw.confidence)
+            np.testing.assert_array_equal(result.labels, expected)
+            assert len(np.unique(expected)) == 2 + (threshold > 0)
+            painted = color_mask(expected, mapping.palette_rgb)
+            np.testing.assert_array_equal(result.painted["color_mask"], painted)
+            made = overlay.overlay(rgb[None], expected[None], mapping.palette_rgb, finish.alpha)
+            np.testing.assert_array_equal(result.painted["overlay"], made[0])
+
+
+def test_an_engine_without_our_plugins_leaves_it_to_the_processor(
+    open_tensorrt, monkeypatch, tiny_manifest
+):
+    def missing(architecture):
+        raise BackendError("no compiler for the GPU kernels: pip install cuda-bindings")
+
+    monkeypatch.setattr(binaries, "compiled", missing)
+    backend, _ = open_tensorrt(warn=lambda text: None)
+    assert not backend.finishes((64, 96))
+    rgb = pictures(64, 96)
+    (result,) = Segmenter(tiny_manifest, backend).segment_batch(
+        [(Picture(rgb), WHOLE_IMAGE)], False, FINISH, PAINTS
+    )
+    raw, certainty = network(rgb[None])
+    np.testing.assert_array_equal(result.labels, FINISH.labels_from(raw[0], certainty[0]))
+    assert result.confidence is None
+    assert not result.painted
+
+
+def test_labels_that_were_not_finished_are_an_error_and_not_published(open_tensorrt):
+    """As from a library that would run our plugins in a thread of its own."""
+
+    def in_a_thread(enqueue, *arguments):
+        result = []
+
+        def run():
+            with backend._gpu.current():
+                result.append(enqueue(*arguments))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(20)
+        return result[0]
+
+    backend, module = open_tensorrt()
+    check(backend, pictures(1, 64, 96))
+    for context in module.engines[0].contexts:
+        context._enqueue_plugin = partial(in_a_thread, context._enqueue_plugin)
+    with pytest.raises(BackendError, match="threshold and class groups had no effect"):
+        backend.infer_frames(list(pictures(1, 64, 96)), False, FINISH)
+    plugin.raise_noted(all_threads=True)  # nothing else went wrong
+
+
+@pytest.mark.parametrize("call", ["cuMemAlloc", "cuMemHostAlloc"])
+@pytest.mark.parametrize("rtx", [False, True])
+def test_memory_for_paints_that_is_not_there_costs_this_frame_and_leaves_nothing(
+    cuda, open_tensorrt, call, rtx
+):
+    backend, _ = open_tensorrt(rtx=rtx)
+    check(backend, pictures(1, 64, 96))
+    cuda.fail[call] = cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(BackendError, match="use a smaller network_size"):
+        check_finished(backend, pictures(1, 64, 96), FINISH, True, PAINTS)
+    assert cuda.pinned_and_device_memory() == (0, 0)
+    for seed in range(2):
+        check_finished(backend, pictures(1, 64, 96, seed=seed), FINISH, True, PAINTS)
 
 
 # TensorRT-RTX.

@@ -9,10 +9,15 @@ import pytest
 
 from sfseg_ros import trt
 from sfseg_ros.backends import GpuOptions
+from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.engine_store import EngineStore
 from sfseg_ros.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError
+from sfseg_ros.finish import PAINTS, Finish
+from sfseg_ros.geometry import WHOLE_IMAGE
+from sfseg_ros.imaging import Picture, color_mask, overlay
 from sfseg_ros.manifest import load_manifest
+from sfseg_ros.segmenter import Segmenter
 from sfseg_ros.share import find_model
 
 ort = pytest.importorskip("onnxruntime")
@@ -80,3 +85,26 @@ def test_threads_get_the_labels_of_their_own_pictures(backend, reference):
         found = list(pool.map(lambda rgb: backend.infer(rgb, confidence=False)[0], pictures))
     for labels, wanted in zip(found, expected, strict=True):
         assert (labels == wanted).mean() >= 0.99
+
+
+def test_published_labels_and_colours_are_those_that_the_processor_makes(backend, manifest):
+    """Through graphs that are recorded again at each change; exactly, for labels and mask."""
+    segmenter = Segmenter(manifest, backend)
+    groups = np.append(np.arange(255)[::-1] % 5, 255).astype(np.uint8)
+    mapping = LabelMapping(groups, manifest.classes[:5])
+    for finish in (Finish(mapping, 0.5, 0.3), Finish(mapping, 0.9, 0.3), Finish(alpha=0.7)):
+        for seed in range(3):
+            rgb = waves(seed, (1, 352, 480, 3))[0]
+            raw = segmenter.segment(rgb)
+            (result,) = segmenter.segment_batch(
+                [(Picture(rgb), WHOLE_IMAGE)], False, finish, PAINTS
+            )
+            expected = finish.labels_from(raw.labels, raw.confidence)
+            np.testing.assert_array_equal(result.labels, expected)
+            assert set(result.painted) == (set(PAINTS) if backend.finishes((352, 480)) else set())
+            palette = finish.mapping.palette_rgb
+            for name, painted in result.painted.items():
+                wanted = color_mask(expected, palette)
+                if name == "overlay":
+                    wanted = overlay(rgb, expected, palette, finish.alpha)
+                assert np.abs(painted.astype(int) - wanted).max() <= (name == "overlay")

@@ -77,7 +77,7 @@ class Node:
             self.stream.upload(memory, pinned, array.nbytes)
         addresses = [memory.address for memory in device]
         count = len(inputs)
-        self.plugin.enqueue([], [], addresses[:count], addresses[count:], 0, self.stream.handle)
+        self.enqueue(addresses[:count], addresses[count:])
         for array, pinned, memory in list(zip(arrays, host, device, strict=True))[count:]:
             self.stream.download(pinned, memory, array.nbytes)
             self.stream.wait()
@@ -85,6 +85,9 @@ class Node:
         plugin.raise_noted()
         for buffer in (*host, *device):
             buffer.free()
+
+    def enqueue(self, inputs, outputs):
+        self.plugin.enqueue([], [], inputs, outputs, 0, self.stream.handle)
 
     def free(self):
         self.stream.free()
@@ -143,3 +146,24 @@ def test_labels_in_every_format_and_after_a_change_of_shape(node, kind):
         np.testing.assert_array_equal(labels.view(np.uint8), expected[0])
         off = confidence.view(np.uint8).astype(int) - expected[1]
         assert np.abs(off).max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_are_finished_where_they_are_made(gpu, node, kind):
+    rng = np.random.default_rng(0)
+    tail, shape = node("UpsampleArgmax", 4), (2, CHANNELS, 9, 13)
+    scores, table = in_memory(rng.standard_normal(shape), kind), rng.permutation(256)
+    host, device = gpu.pinned(256), gpu.memory(256)
+    host.array((256,))[...] = table
+    tail.stream.upload(device, host, 256)
+    outputs = [np.zeros((2, 36, 52), np.int8) for _ in range(4)]
+    tail.run([(shape, kind, scores)], outputs[:2])
+    with plugin.finishing(60, device.address):
+        tail.run([(shape, kind, scores)], outputs[2:])
+        assert plugin.finished_nodes() == 1
+    raw, confidence, labels, same = (array.view(np.uint8) for array in outputs)
+    expected = table.astype(np.uint8)[np.where(confidence < 60, np.uint8(255), raw)]
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(same, confidence)
+    for buffer in (host, device):
+        buffer.free()

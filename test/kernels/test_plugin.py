@@ -268,6 +268,40 @@ def test_enqueue_launches_on_the_given_stream(trt, monkeypatch):
     assert calls == [(launch, [100, 200], [300], 77)]
 
 
+def test_labels_are_finished_inside_the_block_and_by_their_own_node_only(trt, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cuda_memory, "launch_kernel", lambda *arguments: calls.append(arguments))
+    kind, scores = ("HALF", "HWC8"), (1, 11, 16, 24)
+    tail, warp = made(trt, "UpsampleArgmax", 4), made(trt, "FlowWarp", 1)
+    plain = shape_change(tail, (kind, scores))
+    moved = shape_change(warp, (kind, (1, 8, 4, 4)), (("FLOAT", "LINEAR"), (1, 2, 4, 4)))
+    finished = upsample_argmax_launch(
+        scores, 4, "float16", "hwc", True, threshold=77, remap=True, padded_channels=16
+    )
+
+    def enqueue():
+        warp.enqueue([], [], [1, 2], [3], 0, 9)
+        tail.enqueue([], [], [4], [5, 6], 0, 9)
+        return [calls.pop(0) for _ in range(2)]
+
+    others = (moved, [1, 2], [3], 9)
+    assert enqueue() == [others, (plain, [4], [5, 6], 9)]
+    with plugin.finishing(77, 1000):
+        assert enqueue() == [others, (finished, [4, 1000], [5, 6], 9)]
+        assert plugin.finished_nodes() == 1
+        thread = threading.Thread(target=enqueue)  # of another frame
+        thread.start()
+        thread.join(20)
+        assert plugin.finished_nodes() == 1
+    assert enqueue() == [others, (plain, [4], [5, 6], 9)]
+    with pytest.raises(BackendError), plugin.finishing(77, 1000):
+        made(trt, "UpsampleArgmax", 4).enqueue([], [], [4], [5, 6], 0, 9)
+    with pytest.raises(BackendError, match="before on_shape_change"):
+        plugin.raise_noted()
+    assert plugin.finished_nodes() == 0
+    assert enqueue() == [others, (plain, [4], [5, 6], 9)]
+
+
 def test_enqueue_before_a_shape_is_known_is_an_error_that_is_noted(trt):
     node = made(trt, "FlowWarp", 1)
     with pytest.raises(BackendError):

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import host
-from sfseg_ros.kernels.upsample_argmax import upsample_argmax, upsample_argmax_launch
+from sfseg_ros.kernels.upsample_argmax import (
+    finished_launch,
+    upsample_argmax,
+    upsample_argmax_launch,
+)
 
 SHAPES = st.tuples(
     st.integers(1, 2),
@@ -200,3 +204,13 @@ def test_what_does_not_go_together_is_refused_in_one_line(arguments, says):
 def test_bytes_are_the_scores_once_and_each_output_once():
     launch = upsample_argmax_launch((1, 19, 256, 512), 4, "float16", "linear", True)
     assert launch.bytes_moved == 2 * 19 * 256 * 512 + 2 * 1024 * 2048
+
+
+@pytest.mark.parametrize("layout", ["linear", "hwc"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_launch_with_confidence_can_be_given_threshold_and_table(dtype, layout):
+    arguments = ((2, 11, 6, 9), 4, dtype, layout, True)
+    plain = upsample_argmax_launch(*arguments)
+    for threshold in (0, 128, 255):
+        asked = upsample_argmax_launch(*arguments, threshold=threshold, remap=True)
+        assert finished_launch(plain, threshold) == asked

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64MultiArray, String
+from std_srvs.srv import Trigger
 
 from sfseg_ros.nodes.middleware import input_qos, latched_qos
 from sfseg_ros.nodes.parameters import CAMERA_FIELDS
 from sfseg_ros.nodes.segmentation_node import SegmentationNode
+from sfseg_ros.segmenter import Segmenter
 
 
 def pixels(message):
@@ -49,7 +52,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
         bench.listen(f"/segmentation/{name}/mask")
     batches, segment = [], node._segmenter.segment_batch
 
-    def watched(frames, confidence):
+    def watched(frames, confidence, **finish):
         batches.append(len(frames))
         if len(batches) == 1:  # while the first is under way, two more arrive
             for camera in cameras[1:]:
@@ -57,7 +60,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
             bench.wait_until(
                 lambda: all(bench.counts(node, i)["received"] == 1 for i in (1, 2)), "both wait"
             )
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = watched
     cameras = [bench.camera(topic=f"{name}/image") for name in "abc"]
@@ -65,6 +68,34 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
     cameras[0].publish(image)
     bench.wait_until(lambda: bench.counts(node, 2)["segmented"] == 1, "all three")
     assert batches == [1, 2]
+
+
+def test_a_new_model_is_warmed_up_for_what_the_cameras_sent(bench, monkeypatch):
+    asked, warm_up = [], Segmenter.warm_up
+
+    def watched(segmenter, images, *arguments, **more):
+        asked.append((tuple(images), *arguments, *more.values()))
+        return warm_up(segmenter, images, *arguments, **more)
+
+    monkeypatch.setattr(Segmenter, "warm_up", watched)
+    parameters = {"cameras": ["a", "b", "c", "d"], "b.horizon": 0.5, "confidence_threshold": 0.25}
+    node = bench.started(**parameters)
+    finish = node._cameras[0].finish(node._mapping)
+    assert [row[0] for row in asked] == [(64, 96)]
+    assert asked[0][1].threshold == finish.threshold == 0.25
+    asked.clear()
+    for index, name in enumerate("abc"):  # d has sent nothing
+        camera = bench.camera(topic=f"{name}/image")
+        camera.publish(bench.rgb_image(bench.three_stripes(60, 80)))
+        bench.wait_until(lambda i=index: bench.counts(node, i)["unwatched"] == 1, name)
+    assert bench.call(Trigger, "reload_model", Trigger.Request()).success
+    like = (60, 80, "rgb8", 240, False)
+    views = [(row[0], row[1].horizon, row[-1]) for row in asked[1:]]
+    assert views == [(like, 0.0, 2), (like, 0.5, 1)]  # a and c come together
+    asked.clear()
+    assert node.set_parameters([Parameter("max_batch", value=1)])[0].successful
+    assert bench.call(Trigger, "reload_model", Trigger.Request()).success
+    assert [row[-1] for row in asked[1:]] == [1, 1]
 
 
 def test_one_bad_camera_does_not_cost_the_others_their_frames(bench):

@@ -85,10 +85,10 @@ def test_a_frame_that_waits_at_deactivation_is_counted(bench, change):
     bench.listen("/segmentation/mask")
     segment, begun, go_on = node._segmenter.segment_batch, threading.Event(), threading.Event()
 
-    def held_segment(frames, confidence):
+    def held_segment(frames, confidence, **finish):
         begun.set()
         assert go_on.wait(20)
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = held_segment
     camera = bench.camera()
@@ -172,6 +172,26 @@ def test_it_answers_while_the_model_loads(bench, change, state, call, monkeypatc
     thread.join(20)
     assert configured == [True]
     assert state() == "inactive"
+
+
+def test_the_end_of_a_build_is_not_yet_that_of_loading(bench, change, monkeypatch):
+    heard, node = [], None
+    open_segmenter = segmentation_node.open_segmenter
+
+    def building_open_segmenter(*args):
+        progress = args[-1].progress
+        for text in ("TensorRT engine: half done", ""):
+            progress(text)
+            heard.append({state.loading for state in node._stream_states()})
+        return open_segmenter(*args)
+
+    monkeypatch.setattr(segmentation_node, "open_segmenter", building_open_segmenter)
+    node = bench.start(autostart=False)
+    assert change(CONFIGURE)
+    ((building,), (loading,)) = heard
+    assert building == "TensorRT engine: half done"
+    assert loading.startswith("loading ")
+    assert node._stream_states()[0].loading == ""
 
 
 def lose_the_device(node):

@@ -13,6 +13,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
+from sfseg_ros.backends import Inferred
 from sfseg_ros.nodes.middleware import latched_qos
 
 OUTPUTS = ("mask", "confidence", "color_mask", "overlay")
@@ -138,9 +139,9 @@ def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
     masks = bench.listen("/segmentation/mask")
     segment = node._segmenter.segment_batch
 
-    def slow_segment(frames, confidence):
+    def slow_segment(frames, confidence, **finish):
         time.sleep(0.05)
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = slow_segment
     camera = bench.camera()
@@ -177,15 +178,69 @@ def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, w
     node = bench.started()
     segment, asked = node._segmenter.segment_batch, []
 
-    def watched_segment(frames, confidence):
+    def watched_segment(frames, confidence, **finish):
         asked.append(confidence)
-        return segment(frames, confidence)
+        return segment(frames, confidence, **finish)
 
     node._segmenter.segment_batch = watched_segment
     heard = bench.listen(f"/segmentation/{topic}")
     bench.camera().publish(bench.rgb_image(bench.three_stripes()))
     bench.wait_until(lambda: heard, topic)
     assert asked == [wanted]
+
+
+class Painter:
+    """Stands for a backend that finishes labels and paints, in colours that nobody else has."""
+
+    COLOURS = {"color_mask": 77, "overlay": 99}  # noqa: RUF012
+
+    def __init__(self, backend):
+        self.infer, self.asked = backend.infer, []
+
+    def takes_camera(self, camera, geometry):
+        return False
+
+    def finishes(self, size):
+        return True
+
+    def infer_frames(self, frames, confidence, finish, paints):
+        self.asked.append((confidence, finish.threshold, sorted(paints)))
+        labels, certainty = self.infer(np.stack(frames), True)
+        shape = (*labels.shape, 3)
+        painted = {name: np.full(shape, self.COLOURS[name], np.uint8) for name in paints}
+        return Inferred(labels, certainty if confidence else None, painted)
+
+
+@pytest.mark.parametrize(
+    ("topic", "confidence", "paints"),
+    [
+        ("mask", False, []),
+        ("confidence", True, []),
+        ("color_mask", False, ["color_mask"]),
+        ("overlay", False, ["overlay"]),
+        ("overlay/compressed", False, ["overlay"]),
+    ],
+)
+def test_a_backend_paints_what_somebody_listens_to_and_that_is_published(
+    bench, topic, confidence, paints
+):
+    node = bench.started(confidence_threshold=0.2)
+    painter = node._segmenter._device = Painter(node._segmenter.backend)
+    kind = CompressedImage if topic.endswith("compressed") else Image
+    heard = bench.listen(f"/segmentation/{topic}", kind)
+    camera = bench.camera()
+    camera.publish(bench.rgb_image(bench.three_stripes(64, 96)))  # the network's own size
+    bench.wait_until(lambda: len(heard) == 1, topic)
+    assert painter.asked == [(confidence, 0.2, paints)]  # a threshold needs nothing else
+    colour = Painter.COLOURS.get(paints[0] if paints else "")
+    if colour is not None and kind is Image:
+        assert (pixels(heard[0]) == colour).all()
+    camera.publish(bench.rgb_image(bench.three_stripes(128, 192)))  # the processor's to paint
+    bench.wait_until(lambda: len(heard) == 2, topic)
+    assert painter.asked[1:] == [(confidence, 0.2, [])]
+    if colour is not None and kind is Image:
+        assert pixels(heard[1]).shape == (128, 192, 3)
+        assert not (pixels(heard[1]) == colour).all()
 
 
 def test_pixels_below_the_confidence_threshold_become_unlabelled(bench):
