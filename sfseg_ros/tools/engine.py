@@ -491,7 +491,7 @@ def _add_choice(command: argparse.ArgumentParser, default: str | None) -> None:
         dest="form",
         const="stored",
         help="our CUDA kernels inside the engine: runs without sfseg_ros, one image of one size "
-        "(TensorRT 10.9 and newer; not run on a GPU)",
+        "(TensorRT 10.9 and newer, on a GPU; not built yet)",
     )
 
 
