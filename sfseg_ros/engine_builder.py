@@ -26,7 +26,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto, inliner
 
 from sfseg_ros import trt
-from sfseg_ros.backends.cuda_memory import Gpu
+from sfseg_ros.backends.cuda_memory import Gpu, gpu_is_there
 from sfseg_ros.engine_store import Shape
 from sfseg_ros.errors import BackendError, SfsegError, one_line
 from sfseg_ros.kernels import aot_plugin, plugin
@@ -479,20 +479,6 @@ def _inspector_type(text: str) -> str:
         if word in words:
             return name
     return "unknown"
-
-
-def gpu_is_there() -> bool:
-    """Whether a driver answers that there is an NVIDIA GPU."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return (
-        driver.cuInit(0) == 0
-        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-        and (count.value > 0)
-    )
 
 
 def _validity(library: trt.TensorRt, folder: Path) -> str:

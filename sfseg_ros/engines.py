@@ -30,7 +30,8 @@ from sfseg_ros.precision import (
     typed_model,
 )
 
-MAX_BATCH = 64
+LARGEST_BATCH = 64
+"""Images at once that an engine may be asked for."""
 PORTABLE = "portable: "
 
 
@@ -72,8 +73,8 @@ class EngineRequest:
         except ManifestError as error:
             raise BackendError(str(error)) from error
         rising = all(a <= b for a, b in zip(self.batches, self.batches[1:]))
-        if not rising or not 1 <= self.batches[0] <= self.batches[2] <= MAX_BATCH:
-            raise BackendError(f"batches {self.batches}: expected 1 to {MAX_BATCH}, rising")
+        if not rising or not 1 <= self.batches[0] <= self.batches[2] <= LARGEST_BATCH:
+            raise BackendError(f"batches {self.batches}: expected 1 to {LARGEST_BATCH}, rising")
         for small, large in zip(self.sizes, self.sizes[1:]):
             if small[0] > large[0] or small[1] > large[1]:
                 raise BackendError(
@@ -125,20 +126,21 @@ def find_engine(
     return max(found, key=lambda stored: str(stored.about.get("built", "")), default=None)
 
 
-def fitting_engine(
+def fitting_engines(
     manifest: Manifest,
     request: EngineRequest,
     size: tuple[int, int],
     store: EngineStore,
     architecture: int,
-) -> StoredEngine | None:
-    """The stored engine that is as `request` says but for its shapes, which are to include images
-    of `size` (height, width); None where there is none.
+) -> list[StoredEngine]:
+    """The stored engines that are as `request` says but for their shapes, which are to include
+    images of `size` (height, width), the best first.
 
     A portable one that was built for named GPUs fits, too, if the one here is among them: its
     compute capability is `architecture`, such as 86 for 8.6. So does one with stored kernels, with
-    or without `request.plugins`: whoever built it wanted it. Of several engines that for this size
-    alone, then that for the largest batch, then the newest.
+    or without `request.plugins`: whoever built it wanted it. First comes what `sfseg engine verify`
+    has not refused; of several the engine for this size alone, then that for the largest batch,
+    then the newest.
     """
     wanted = engine_key(manifest, request)
     found, forms = [], (wanted.plugins, stored_kernels_digest())
@@ -152,8 +154,15 @@ def fitting_engine(
             stored.key, calibration="", shapes=wanted.shapes, gpu=gpu, plugins=wanted.plugins
         )
         if takes and key == wanted:
-            found.append((low == high, batch, str(stored.about.get("built", "")), stored))
-    return max(found, key=lambda row: row[:3])[3] if found else None
+            built = str(stored.about.get("built", ""))
+            found.append((is_accepted(stored), is_for_one_size(stored), batch, built, stored))
+    return [row[-1] for row in sorted(found, key=lambda row: row[:-1], reverse=True)]
+
+
+def is_for_one_size(stored: StoredEngine) -> bool:
+    """Whether its images have one (height, width), which makes the faster engine."""
+    small, _, large = stored.key.shapes
+    return small[1:] == large[1:]
 
 
 def built_engine(
@@ -211,10 +220,16 @@ def built_engine(
     return stored, engine
 
 
+def is_accepted(stored: StoredEngine) -> bool:
+    """Whether `sfseg engine verify` has not refused the engine."""
+    accuracy = stored.about.get("accuracy")
+    return not accuracy or bool(accuracy["accepted"])
+
+
 def check_accepted(stored: StoredEngine) -> None:
     """Raise BackendError where `sfseg engine verify` has refused the engine."""
-    accuracy = stored.about.get("accuracy")
-    if accuracy and not accuracy["accepted"]:
+    if not is_accepted(stored):
+        accuracy = stored.about["accuracy"]
         raise BackendError(
             f"{stored.path}: refused by sfseg engine verify, its labels agree with fp32 on "
             f"{100 * accuracy['pixel_agreement']:.2f} % of the pixels, "

@@ -367,6 +367,21 @@ def _unload_kernels(context: Any) -> None:
             call("cuCtxPopCurrent")
 
 
+def gpu_is_there() -> bool:
+    """Whether the driver counts a GPU. Asks it without `cuda.bindings`, which who only builds or
+    lists engines need not have."""
+    try:
+        library = ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        library.cuInit(0) == 0
+        and library.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
 @functools.cache
 def driver() -> Any:
     """`cuda.bindings.driver`. Raises CudaError."""

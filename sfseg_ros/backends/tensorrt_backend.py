@@ -30,7 +30,14 @@ from sfseg_ros.backends.cuda_memory import (
     load_kernels,
 )
 from sfseg_ros.engine_store import EngineStore, StoredEngine
-from sfseg_ros.engines import EngineRequest, built_engine, check_accepted, fitting_engine
+from sfseg_ros.engines import (
+    EngineRequest,
+    built_engine,
+    check_accepted,
+    fitting_engines,
+    is_accepted,
+    is_for_one_size,
+)
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
@@ -45,7 +52,7 @@ without confidence. Whether they are alike or not, n cameras make at most n of t
 input in the same way goes together, 1 to as many images as there are such cameras. That is eight
 for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
 first to go."""
-MAX_BATCH = 8
+USUAL_BATCH = 8
 """Images that an engine takes at once where the backend has it built; more go in parts."""
 LONGEST_SIDE = 2.0
 """Such an engine takes sides up to this many times that of a square with the model's usual pixel
@@ -81,7 +88,7 @@ class TensorRtBackend:
             self.precision, library = only.key.precision, only.key.library_name
             usual_size = only.key.shapes[1][1:3]
         self._pipelines: OrderedDict[_PipelineKey, _Pipeline] = OrderedDict()
-        self._engines: tuple[_Engine, ...] = ()
+        self._engines: dict[tuple[int, int], _Engine] = {}  # by the size of images
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
         self._closed = self._told = False
@@ -182,7 +189,7 @@ class TensorRtBackend:
                     raise
             finally:
                 pipelines.clear()  # TensorRT's objects go before the context that they are of
-                self._engines = ()
+                self._engines = {}
                 self._gpu.close()
 
     def _run(
@@ -228,35 +235,37 @@ class TensorRtBackend:
         return pipeline
 
     def _engine_for(self, size: tuple[int, int]) -> "_Engine":
-        """The engine that takes images of `size`, opened where no other does."""
-        for engine in self._engines:
-            if engine.takes(size):
-                return engine
-        with self._building:
-            for engine in self._engines:  # another thread was faster
-                if engine.takes(size):
-                    return engine
-            self._check_usable()
-            engine = self._opened_engine(size)
-            self._engines = (*self._engines, engine)
-            return engine
+        """The engine for images of `size`, chosen when the first of them comes."""
+        if size not in self._engines:
+            with self._building:
+                if size not in self._engines:  # no other thread was faster
+                    self._check_usable()
+                    self._engines = {**self._engines, size: self._chosen_engine(size)}
+        return self._engines[size]
 
-    def _opened_engine(self, size: tuple[int, int]) -> "_Engine":
-        """The stored engine that is best for `size`, or one built now."""
+    def _chosen_engine(self, size: tuple[int, int]) -> "_Engine":
+        """A stored engine for `size` alone, else one that is open and takes it, else another stored
+        one or one built now."""
+        opened = next((e for e in self._engines.values() if e.takes(size)), None)
         if self._only is not None:
-            if self._engines:
+            if opened is None and self._engines:
                 raise BackendError(f"{self._only.path}: is not for {size[0]}x{size[1]} images")
-            return self._loaded(self._only, self._only.read())
+            return opened or self._loaded(self._only, self._only.read())
         store, request = EngineStore(), self._request(size)
-        stored = fitting_engine(self._manifest, request, size, store, self._gpu.architecture)
-        if stored is not None:
-            check_accepted(stored)
+        found = fitting_engines(self._manifest, request, size, store, self._gpu.architecture)
+        candidates = [s for s in found if is_accepted(s) and (not opened or is_for_one_size(s))]
+        for stored in candidates:
             try:
                 return self._loaded(stored, stored.read())
             except CudaError:
                 raise
             except BackendError as error:
-                self._options.warn(f"{error}; building another")
+                last = stored is candidates[-1] and opened is None
+                self._options.warn(f"{error}; {'building' if last else 'taking'} another")
+        if opened is not None:
+            return opened
+        if found and not candidates:
+            check_accepted(found[0])
         say = self._options.progress
         try:
             built, data = built_engine(
@@ -265,7 +274,7 @@ class TensorRtBackend:
                 store,
                 say=lambda line: say(f"TensorRT engine: {line}"),
                 cancelled=lambda: self._closed or self._options.cancelled(),
-                rebuild=stored is not None and stored.key.shapes == request.shapes,
+                rebuild=any(stored.key.shapes == request.shapes for stored in candidates),
             )
         finally:
             say("")
@@ -277,7 +286,7 @@ class TensorRtBackend:
         takes = all(low <= side <= high for low, side, high in zip(sizes[0], size, sizes[2]))
         return EngineRequest(
             sizes=sizes if takes and self._options.network_size is None else (size, size, size),
-            batches=(1, 1, MAX_BATCH),
+            batches=(1, 1, USUAL_BATCH),
             precision=self.precision,
             plugins=self._plugins,
             library=self._library.name,

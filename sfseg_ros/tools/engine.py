@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from sfseg_ros.backends.cuda_memory import gpu_is_there
 from sfseg_ros.backends.graph import model_of
 from sfseg_ros.engine_accuracy import MIN_AGREEMENT, Labeller, labeller_of, measure
-from sfseg_ros.engine_builder import engine_is_wellformed, gpu_is_there
+from sfseg_ros.engine_builder import engine_is_wellformed
 from sfseg_ros.engine_store import STORED, EngineStore, StoredEngine
 from sfseg_ros.engines import (
     EngineRequest,

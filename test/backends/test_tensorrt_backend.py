@@ -176,6 +176,55 @@ def test_an_engine_that_verify_refused_is_not_used(open_tensorrt, engines, tiny_
     assert len(engines) == 1
 
 
+def test_an_engine_for_one_size_is_taken_also_where_another_is_open(
+    open_tensorrt, engines, tiny_manifest
+):
+    request = EngineRequest(((64, 64),) * 3, (1, 1, 2), "fp16", library="tensorrt")
+    backend, module = open_tensorrt()
+    built_engine(tiny_manifest, request, EngineStore())
+    for size in ((64, 64), (96, 64), (64, 96)):
+        check(backend, pictures(3, *size))
+    exact = [[1, 64, 64, 3], [1, 64, 64, 3], [2, 64, 64, 3]]
+    assert [engine.profile == exact for engine in module.engines] == [False, True]
+    assert {context.shape for context in module.engines[1].contexts} == {
+        (2, 64, 64, 3),
+        (1, 64, 64, 3),
+    }
+    assert len(engines) == 2
+
+
+@pytest.mark.parametrize("first", [(64, 96), (64, 64)])
+def test_an_engine_for_one_size_that_verify_refused_leaves_the_others(
+    open_tensorrt, engines, tiny_manifest, first
+):
+    """Whether it is the first that is asked for, or one is open already."""
+    backend, _ = open_tensorrt()
+    backend.close()
+    store = EngineStore()
+    request = EngineRequest((first,) * 3, (1, 1, 8), "fp16", library="tensorrt")
+    stored, _ = built_engine(tiny_manifest, request, store)
+    accuracy = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
+    store.remember(stored, {"accuracy": accuracy})
+    backend, module = open_tensorrt()
+    check(backend, pictures(1, *first))
+    assert module.engines[-1].profile[2] == [8, 160, 160, 3]
+    assert len(engines) == 2
+
+
+def test_an_engine_for_one_size_that_cannot_be_loaded_leaves_the_others(
+    open_tensorrt, engines, tiny_manifest
+):
+    said = []
+    backend, module = open_tensorrt(warn=said.append)
+    for size in ((64, 64), (256, 160)):  # the one that is open takes the first only
+        request = EngineRequest((size,) * 3, (1, 1, 2), "fp16", library="tensorrt")
+        stored, _ = built_engine(tiny_manifest, request, EngineStore())
+        stored.path.write_bytes(b"")
+        check(backend, pictures(1, *size))
+    assert [line.split("; ")[-1] for line in said] == ["taking another", "building another"]
+    assert len(module.engines) == 2
+
+
 def test_one_engine_can_be_run_to_judge_it(open_tensorrt, engines, tiny_manifest):
     open_tensorrt()
     store = EngineStore()
@@ -426,7 +475,7 @@ def test_nothing_of_tensorrt_outlives_a_lost_context(cuda, open_tensorrt):
 
     cuda.cuDevicePrimaryCtxReset = noting_reset
     backend.close()
-    assert left == [((), [])]
+    assert left == [({}, [])]
 
 
 def test_an_engine_that_is_being_opened_keeps_its_gpu_until_it_is_there(cuda, open_tensorrt):

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from sfseg_ros import engines, trt
-from sfseg_ros.engine_builder import gpu_is_there
+from sfseg_ros.backends.cuda_memory import gpu_is_there
 from sfseg_ros.engine_store import EngineStore
 from sfseg_ros.engines import EngineRequest, built_engine, find_engine
 from sfseg_ros.errors import BackendError
