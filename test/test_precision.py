@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph in other types: what is where, that the labels stay, and that odd models go through."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,36 @@ def ranges_of(model, name, images):
 def types_of_inputs(model, operator):
     types = element_types(model)
     return [[types.get(i) for i in n.input] for n in model.graph.node if n.op_type == operator]
+
+
+# --- the recipe ---------------------------------------------------------------------------------
+
+GRAPHS = {
+    "fp32": "549860c00434fd18",
+    "fp16": "c8105e87bf83eaf8",
+    "bf16": "22f7e939cec08f46",
+    "int8": "6dd49eda2a25ed98",
+    "fp8": "19cf44cf9dcaf49c",
+}
+
+
+@pytest.mark.parametrize("name", precision.ENGINE_PRECISIONS)
+def test_another_graph_is_another_recipe(shipped, name):
+    """An engine of before must not be found for it: where this fails, raise precision.RECIPE, then
+    write the new digests here."""
+    plain = plain_model(shipped)
+    ranges = dict.fromkeys(precision.tensors_to_calibrate(plain, "int8"), 4.0)
+    typed = typed_model(shipped, name, ranges)
+    digest = hashlib.sha256()
+    for node in typed.graph.node:
+        attributes = [(a.name, helper.get_attribute_value(a)) for a in node.attribute]
+        digest.update(
+            f"{node.op_type} {[*node.input, *node.output]} {sorted(attributes)}\n".encode()
+        )
+    for weight in typed.graph.initializer:
+        digest.update(f"{weight.name} {weight.data_type} {list(weight.dims)}\n".encode())
+        digest.update(weight.raw_data)
+    assert (precision.RECIPE, digest.hexdigest()[:16]) == (2, GRAPHS[name])
 
 
 # --- fp16 and bf16 ------------------------------------------------------------------------------
