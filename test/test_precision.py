@@ -138,6 +138,18 @@ def test_bf16_weights_are_rounded_to_nearest_even():
     np.testing.assert_array_equal(back, values.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
+def test_a_graph_of_another_opset_than_its_functions_is_refused_in_one_line(tiny_manifest):
+    """As by onnx.checker; the inliner would raise RuntimeError, for some forms."""
+    model = onnx.load(tiny_manifest.onnx_path)
+    model.opset_import[0].version = 20
+    for name in precision.ENGINE_PRECISIONS:
+        with pytest.raises(BackendError, match=r"graph is of opset 20, its function \w+ of 18: ex"):
+            typed_model(model, name)
+    del model.opset_import[0]
+    with pytest.raises(BackendError, match="names no opset"):
+        typed_model(model, "fp16")
+
+
 def test_a_weight_beyond_fp16_is_refused_with_what_to_use(tiny_manifest):
     model = onnx.load(tiny_manifest.onnx_path)
     for weight in model.graph.initializer:
