@@ -129,6 +129,31 @@ def test_unseen_networks_build_in_every_precision(sfseg, make_random_model, pict
 
 
 @needs_rtx
+@pytest.mark.parametrize(
+    "seed", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in range(20) if n != 3)]
+)
+def test_wild_networks_build_in_every_precision_and_form(
+    sfseg, make_random_model, pictures, seed, request
+):
+    """Warps and fusions anywhere, 2 to 255 classes, strides 4 to 16, sizes and batches dynamic."""
+    model = make_random_model(seed, wild=True)
+    nodes = [node for node in onnx.load(model.onnx_path).graph.node if node.domain == "sfseg"]
+    is_quick = request.node.get_closest_marker("slow") is None
+    for precision in ("fp16", "fp8") if is_quick else ENGINE_PRECISIONS:
+        for form, plugins in (("--plugins", len(nodes)), ("--portable", 0)):
+            arguments = ["--precision", precision, form, "--size", "32x32,64x96,96x128"]
+            arguments += ["--batch", 3]
+            if precision in QUANTIZED_PRECISIONS:
+                arguments += ["--calibration", pictures, "--min-agreement", "0.8"]
+            status, out, err = build(sfseg, model, *arguments)
+            if precision in QUANTIZED_PRECISIONS and "no convolution of this model can be" in err:
+                continue
+            assert status == 0, err
+            about = json.loads(Path(out.splitlines()[-1]).with_suffix(".json").read_text())["about"]
+            assert [kind for _, kind, _ in about["layers"]].count("PLUGIN_V3") == plugins
+
+
+@needs_rtx
 def test_the_second_time_it_is_there(sfseg, make_random_model):
     model = make_random_model(0)
     _, first, _ = build(sfseg, model, "--size", SIZE)
