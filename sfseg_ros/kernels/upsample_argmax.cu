@@ -31,13 +31,25 @@ DEVICE Place place_of(int index, float scale, int source) {
   return place;
 }
 
+// N values, M by one load; zeros where a part begins after `count`.
+template <int M, int N, class T>
+DEVICE void load_parts(const T* from, int count, float (&values)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i += M) {
+    float part[M] = {};
+    if (i < count) load(from + i, part);
+#pragma unroll
+    for (int k = 0; k < M; ++k) values[i + k] = part[k];
+  }
+}
+
 // Scores of one image, N classes of a pixel at a time.
 template <class T, bool HWC>
 struct Scores {
   static constexpr int N = HWC ? VECTOR_BYTES / sizeof(T) : 4;
   const T* data;
   int classes, stored, pixels;
-  bool is_vector;
+  int load_bytes;  // the widest load that the classes of every pixel are aligned for; 0: one at a time
 
   DEVICE_METHOD float one(int pixel, int c) const {
     const int per_pixel = HWC ? stored : 1, per_class = HWC ? 1 : pixels;
@@ -51,11 +63,15 @@ struct Scores {
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         const T* from = data + static_cast<long long>(pixel[k]) * stored + c;
-        if (is_vector) {
+        // The same way for all pixels: threads that differ would wait for each other.
+        if (load_bytes == VECTOR_BYTES) {
           load(from, values[k]);
+        } else if (load_bytes == VECTOR_BYTES / 2) {
+          load_parts<N / 2>(from, classes - c, values[k]);
+        } else if (sizeof(T) < 4 && load_bytes == VECTOR_BYTES / 4) {
+          load_parts<VECTOR_BYTES / 4 / sizeof(T)>(from, classes - c, values[k]);
         } else {
-#pragma unroll
-          for (int i = 0; i < N; ++i) values[k][i] = c + i < classes ? float_of(from[i]) : 0.0f;
+          load_parts<1>(from, classes - c, values[k]);
         }
       }
     } else {
@@ -304,7 +320,10 @@ DEVICE Scores<T, HWC> scores_of(const T* data, int classes, int stored, int h, i
   scores.classes = classes;
   scores.stored = stored;
   scores.pixels = h * w;
-  scores.is_vector = HWC && stored % Scores<T, HWC>::N == 0 && is_aligned<VECTOR_BYTES>(scores.data);
+  const size_t steps = reinterpret_cast<size_t>(scores.data) | static_cast<size_t>(stored) * sizeof(T);
+  scores.load_bytes = steps % VECTOR_BYTES == 0 ? VECTOR_BYTES
+                      : steps % (VECTOR_BYTES / 2) == 0 ? VECTOR_BYTES / 2
+                      : steps % (VECTOR_BYTES / 4) == 0 ? VECTOR_BYTES / 4 : 0;
   return scores;
 }
 

@@ -13,7 +13,7 @@ from sfseg_ros.kernels.upsample_argmax import upsample_argmax, upsample_argmax_l
 
 SHAPES = st.tuples(
     st.integers(1, 2),
-    st.sampled_from([1, 2, 3, 4, 5, 8, 11, 19, 24, 40]),
+    st.sampled_from([1, 2, 3, 4, 5, 8, 10, 11, 12, 19, 24, 30, 40]),
     *[st.integers(1, 14)] * 2,
 )
 STRIDES = st.sampled_from([1, 2, 3, 4, 5, 8, 16])
@@ -133,7 +133,9 @@ def test_tiles_join_without_a_seam(layout, dtype, size):
 @pytest.mark.parametrize("layout", ["linear", "hwc"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize(("stored", "stride"), [(5, 4), (8, 4), (16, 3), (5, 16)])
+@pytest.mark.parametrize(
+    ("stored", "stride"), [(5, 4), (6, 4), (8, 4), (10, 4), (12, 2), (16, 3), (5, 16)]
+)
 def test_every_pixel_is_written_and_nothing_else_at_any_alignment(
     run_guarded, confidence, layout, dtype, offset, stored, stride
 ):
