@@ -48,7 +48,7 @@ class BuildRequest:
     for 8.6; empty is the library's choice, all that it knows from 8.0 on. `timing_cache` is a file
     that TensorRT reads and extends, "" for none; RTX has no use for it. `stored_kernels`: the
     plugins' kernels become part of the engine, which then needs none of this package's code but has
-    one shape and one GPU (TensorRT 10.9 and newer; not run on a GPU).
+    one shape and one GPU (TensorRT 10.9 and newer, on a GPU; not built yet).
     """
 
     shapes: tuple[Shape, Shape, Shape]

@@ -115,7 +115,8 @@ def find_engine(
 ) -> StoredEngine | None:
     """The stored engine of `request` on this machine, None where there is none that is whole.
 
-    For int8 and fp8 that with the newest calibration, whatever the pictures were.
+    For int8 and fp8 that with the newest calibration, whatever the pictures were; but one that
+    `is_accepted` before others.
     """
     wanted = engine_key(manifest, request)
     found = [
@@ -123,7 +124,7 @@ def find_engine(
         for _, stored in store.engines(manifest.name)
         if isinstance(stored, StoredEngine) and replace(stored.key, calibration="") == wanted
     ]
-    return max(found, key=lambda stored: str(stored.about.get("built", "")), default=None)
+    return max(found, key=lambda stored: (is_accepted(stored), _built(stored)), default=None)
 
 
 def fitting_engines(
@@ -154,9 +155,13 @@ def fitting_engines(
             stored.key, calibration="", shapes=wanted.shapes, gpu=gpu, plugins=wanted.plugins
         )
         if takes and key == wanted:
-            built = str(stored.about.get("built", ""))
-            found.append((is_accepted(stored), is_for_one_size(stored), batch, built, stored))
+            rank = (is_accepted(stored), is_for_one_size(stored), batch, _built(stored))
+            found.append((*rank, stored))
     return [row[-1] for row in sorted(found, key=lambda row: row[:-1], reverse=True)]
+
+
+def _built(stored: StoredEngine) -> str:
+    return str(stored.about.get("built", ""))
 
 
 def is_for_one_size(stored: StoredEngine) -> bool:
@@ -178,8 +183,8 @@ def built_engine(
 
     `calibration_images` gives uint8 (H, W, 3) RGB at the usual size, for int8 and fp8; None takes a
     stored engine whatever it was calibrated with. `say` gets lines of progress, in this thread.
-    Raises BackendError, also where `sfseg engine verify` has refused that engine; but one that was
-    calibrated with these pictures is given out to be measured again, with another threshold maybe.
+    Raises BackendError, also unless that engine `is_accepted`; but one that was calibrated with
+    these pictures is given out to be measured, with another threshold maybe.
     """
     request.check(manifest)
     model = model_of(manifest)
@@ -221,21 +226,30 @@ def built_engine(
 
 
 def is_accepted(stored: StoredEngine) -> bool:
-    """Whether `sfseg engine verify` has not refused the engine."""
-    accuracy = stored.about.get("accuracy")
-    return not accuracy or bool(accuracy["accepted"])
+    """Whether the engine may be used: `sfseg engine verify` has not refused it, and what int8 or
+    fp8 costs in labels was measured, which a build that was interrupted did not come to."""
+    if accuracy := stored.about.get("accuracy"):
+        return bool(accuracy["accepted"])
+    return stored.key.precision not in QUANTIZED_PRECISIONS
 
 
 def check_accepted(stored: StoredEngine) -> None:
-    """Raise BackendError where `sfseg engine verify` has refused the engine."""
-    if not is_accepted(stored):
-        accuracy = stored.about["accuracy"]
+    """Raise BackendError unless the engine `is_accepted`."""
+    if is_accepted(stored):
+        return
+    accuracy, precision = stored.about.get("accuracy"), stored.key.precision
+    if accuracy is None:
         raise BackendError(
-            f"{stored.path}: refused by sfseg engine verify, its labels agree with fp32 on "
-            f"{100 * accuracy['pixel_agreement']:.2f} % of the pixels, "
-            f"{100 * accuracy['threshold']:g} % are wanted; use another precision, or calibrate "
-            "with more pictures"
+            f"{stored.path}: what {precision} costs in labels was not measured, its build was "
+            f"interrupted: sfseg engine verify {stored.about.get('model', 'MODEL')} --precision "
+            f"{precision} --images FOLDER_OR_BAG"
         )
+    raise BackendError(
+        f"{stored.path}: refused by sfseg engine verify, its labels agree with fp32 on "
+        f"{100 * accuracy['pixel_agreement']:.2f} % of the pixels, "
+        f"{100 * accuracy['threshold']:g} % are wanted; use another precision, or calibrate with "
+        "more pictures"
+    )
 
 
 def plugins_digest() -> str:

@@ -4,6 +4,9 @@
 Messages are one line: what was wrong, what was expected, what to do.
 """
 
+import sys
+from types import TracebackType
+
 
 class SfsegError(Exception):
     """Whatever this package refuses; the entry points print its message without a traceback."""
@@ -32,6 +35,15 @@ class BackendUnavailableError(BackendError):
 
 class BagError(SfsegError):
     """A recording, video or image folder cannot be read or written."""
+
+
+def no_traceback_of_ctrl_c(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """For sys.excepthook, where imports that take a second come before the code that handles it."""
+    # A library written in C++ says ImportError where its import was interrupted.
+    if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
 
 
 LONGEST_FOREIGN = 500

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from sfseg_ros.errors import BackendError, one_line
 
@@ -28,7 +28,7 @@ Float32Array = npt.NDArray[np.float32]
 ENGINE_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED_PRECISIONS = ("int8", "fp8")
 DOMAIN = "sfseg"
-RECIPE = 1
+RECIPE = 2
 """Part of an engine's key: raise it when the same file and precision give another graph."""
 
 # The largest value of each quantised type; int8 leaves -128 out and so is symmetric.
@@ -89,6 +89,14 @@ def typed_model(
 def plain_model(model: ModelProto) -> ModelProto:
     """The same fp32 network with its weights as fp32 initializers: no Cast of a stored fp16 weight,
     no Constant nodes, and no functions but those of the domain `sfseg`."""
+    opset = _opset(model)
+    if opset is None:
+        raise BackendError("the file names no opset of standard operators: export the model again")
+    if other := next((f for f in model.functions if _opset(f) not in (None, opset)), None):
+        raise BackendError(
+            f"the file's graph is of opset {opset}, its function {other.name} of {_opset(other)}: "
+            "export the model again with one opset"
+        )
     others = [(f.domain, f.name) for f in model.functions if f.domain != DOMAIN]
     if others:
         plain = inliner.inline_selected_functions(model, others)
@@ -111,6 +119,11 @@ def plain_model(model: ModelProto) -> ModelProto:
             weights[node.output[0]] = numpy_helper.from_array(value, node.output[0])
     _replace_nodes(plain, nodes, weights.values())
     return plain
+
+
+def _opset(holder: ModelProto | FunctionProto) -> int | None:
+    """Of the standard operators; None where there are none."""
+    return next((o.version for o in holder.opset_import if o.domain in ("", "ai.onnx")), None)
 
 
 def _constant(node: NodeProto, weights: Mapping[str, TensorProto]) -> npt.NDArray[Any] | None:
@@ -197,7 +210,7 @@ class _Halver:
         self._half = half_type
         self._types = element_types(model)
         self._weights = {w.name: w for w in model.graph.initializer}
-        self._opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self._opset = _opset(model) or 0  # plain_model refuses a file without
         self._kept = _sensitive_convs(model) if half_type == TensorProto.BFLOAT16 else set()
         self._nodes: list[NodeProto] = []
         self._casts: dict[tuple[str, int], str] = {}

@@ -65,7 +65,7 @@ def main() -> None:
         check_plugin(registry.creators[name], name)
     if library.version >= trt.OLDEST_WITH_AOT:
         registry.creators.clear()
-        binaries.compiled = lambda architecture: b"cubin of %d" % architecture
+        binaries.ptx = lambda architecture: b"ptx of %d" % architecture
         aot_plugin.register(library, 90)
         for name in plugin.OPERATORS:
             check_aot_plugin(registry.creators[name], name)
@@ -210,7 +210,7 @@ def check_aot_plugin(creator: Any, name: str) -> None:
         ]
         assert scalars.nbSymExprs == len(scalars) == len(launch.scalars)
         kernel = node.get_kernel([t.desc for t in inputs], [t.desc for t in outputs])
-        assert kernel == (launch.kernel, b"cubin of 90")
+        assert kernel == (launch.kernel, b"ptx of 90")
 
 
 if __name__ == "__main__":

@@ -122,11 +122,12 @@ def tiny_onnx() -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def make_random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifest]:
-    """(seed, **fields of the manifest) -> the manifest of a model directory with `random_onnx`."""
+    """(seed, wild, **fields of the manifest) -> the manifest of a model directory with the network
+    `random_onnx`, or with a wilder one."""
 
-    def make(seed: int, **fields: Any) -> Manifest:
+    def make(seed: int, wild: bool = False, **fields: Any) -> Manifest:
         directory = tmp_path_factory.mktemp(f"random_{seed}")
-        model, stride, classes = random_onnx(seed)
+        model, stride, classes = (_WildNetwork if wild else _RandomNetwork)(seed).model()
         onnx.save(model, directory / "model.onnx")
         save_manifest(
             manifest_with(
@@ -177,7 +178,10 @@ class _RandomNetwork:
         for _ in range(rng.randrange(2)):
             x = self.block(x, channels)
         classes = rng.choice([2, 3, 5, 11, 19, 33])
-        scores = self.conv(x, channels, classes, 1, 1, gain=4.0)
+        return self.ended(self.conv(x, channels, classes, 1, 1, gain=4.0), stride, classes)
+
+    def ended(self, scores: str, stride: int, classes: int) -> tuple[onnx.ModelProto, int, int]:
+        """The model that ends with these scores."""
         self.nodes.append(
             helper.make_node(
                 "UpsampleArgmax", [scores], ["labels", "confidence"], stride=stride, **PLUGIN
@@ -299,3 +303,68 @@ class _RandomNetwork:
 
     def warp(self, operator: str, inputs: list[str], align_corners: int) -> str:
         return self.node(operator, inputs, align_corners=align_corners, **PLUGIN)
+
+
+class _WildNetwork(_RandomNetwork):
+    """Like the other, and what nobody would train: `sfseg` nodes one after the other, of the image,
+    of one channel, of maps of one size, of scores; one flow for two; flow without a convolution."""
+
+    def model(self) -> tuple[onnx.ModelProto, int, int]:
+        rng = self.rng
+        x = self.node("Cast", ["image"], to=TensorProto.FLOAT)
+        x = self.node("Mul", [x, self.weight(np.float32(1 / 64))])
+        x, channels = self.node("Transpose", [x], perm=[0, 3, 1, 2]), 3
+        if rng.random() < 0.3:
+            x = self.warped(x, x, channels)
+        stride = rng.choice([4, 8, 16])
+        for _ in range(stride.bit_length() - 1):
+            x, channels = self.conv(x, channels, self.width(), 3, 2), self.last_width
+            x = self.activation(x, channels)
+            if rng.random() < 0.3:
+                x = self.warped(x, x, channels)
+        low, high = x, x
+        for _ in range(rng.randrange(6 - stride.bit_length())):
+            high = self.activation(self.conv(high, channels, channels, 3, 2), channels)
+        for _ in range(rng.randrange(1, 4)):
+            low = self.warped(high, low, channels)
+            if rng.random() < 0.4:
+                low = self.block(low, channels)
+        classes = rng.choice([2, 3, rng.randrange(4, 33), rng.randrange(33, 255), 254, 255])
+        scores = self.conv(low, channels, classes, rng.choice([1, 3]), 1, gain=4.0)
+        if rng.random() < 0.3:
+            scores = self.warped(scores, scores, classes)
+        return self.ended(scores, stride, classes)
+
+    def width(self) -> int:
+        self.last_width = self.rng.choice([1, 2, 3, 5, 7, 8, 16, 24, 31, 32, 48, 64])
+        return self.last_width
+
+    def warped(self, high: str, low: str, channels: int) -> str:
+        """`high` brought to the size of `low`, or both fused."""
+        align = self.rng.randrange(2)
+        fused = self.rng.random() < 0.5
+        flow = self.flow(low, channels, 4 if fused else 2)
+        if not fused:
+            warped = self.warp("FlowWarp", [high, flow], align)
+            if self.rng.random() < 0.3:
+                again = self.warp("FlowWarp", [low, flow], 1 - align)  # the same flow
+                return self.node("Max", [warped, again])
+            return warped
+        gate = self.rng.choice(["mean", "conv"])
+        if gate == "mean":
+            axis = self.weight([1], np.int64)
+            mask = self.node("ReduceMean", [low, axis], keepdims=1)
+        else:
+            mask = self.conv(low, channels, 1, 1, 1)
+        mask = self.node("Sigmoid", [mask])
+        return self.warp("GatedFlowFusion", [high, low, flow, mask], align)
+
+    def flow(self, low: str, channels: int, count: int) -> str:
+        if self.rng.random() < 0.2 and channels >= count:
+            starts, ends = self.weight([0], np.int64), self.weight([count], np.int64)
+            part = self.node("Slice", [low, starts, ends, self.weight([1], np.int64)])
+            return self.node("Tanh", [part])
+        flow = self.conv(low, channels, count, 3, 1)
+        if self.rng.random() < 0.3:
+            flow = self.node("Mul", [flow, self.weight(np.float32(3.0))])
+        return flow

@@ -18,6 +18,7 @@ from sfseg_ros.trt import TensorRt
 
 SIZES = ((64, 96),) * 3
 REQUEST = EngineRequest(SIZES, library="tensorrt_rtx")
+ACCEPTED = {"pixel_agreement": 0.99, "threshold": 0.98, "accepted": True}
 
 
 @pytest.fixture(autouse=True)
@@ -187,12 +188,32 @@ def test_int8_without_pictures_takes_the_newest_calibration(
     first, _ = built_engine(model, request, store, lambda: images(1))
     second, _ = built_engine(model, request, store, lambda: images(2))
     assert first.key.calibration != second.key.calibration
-    store.remember(first, {"built": "2000-01-01"})
+    store.remember(second, {"accuracy": ACCEPTED})
+    store.remember(first, {"built": "2000-01-01", "accuracy": ACCEPTED})
     assert built_engine(model, request, store)[1] == b"engine 2"
     store.remember(first, {"built": "3000-01-01"})
     assert built_engine(model, request, store)[1] == b"engine 1"
     assert first.about["calibration"]["pictures"] == 1
     assert len(builds) == 2
+
+
+def test_int8_that_was_never_measured_is_not_used(make_random_model, tmp_path, builds):
+    """Its build ended after the engine and before the comparison with fp32."""
+    model, store = make_random_model(0), EngineStore(tmp_path)
+    request = dataclasses.replace(REQUEST, precision="int8")
+    measured, _ = built_engine(model, request, store, lambda: images(1))
+    with pytest.raises(BackendError, match="not measured.*: sfseg engine verify random_0 --prec"):
+        built_engine(model, request, store)
+    store.remember(measured, {"accuracy": ACCEPTED, "built": "2000-01-01"})
+    assert built_engine(model, request, store)[0].path == measured.path
+    newer, _ = built_engine(model, request, store, lambda: images(2))
+    assert not engines.is_accepted(newer)
+    assert find_engine(model, request, store).path == measured.path
+    assert built_engine(model, request, store)[0].path == measured.path
+    (best, other) = engines.fitting_engines(model, request, (64, 96), store, 86)
+    assert (best.path, other.path) == (measured.path, newer.path)
+    plain, _ = built_engine(model, REQUEST, store)
+    assert engines.is_accepted(plain)
 
 
 def test_the_same_pictures_are_the_same_engine(make_random_model, tmp_path, builds):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph in other types: what is where, that the labels stay, and that odd models go through."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -55,6 +56,36 @@ def types_of_inputs(model, operator):
     return [[types.get(i) for i in n.input] for n in model.graph.node if n.op_type == operator]
 
 
+# --- the recipe ---------------------------------------------------------------------------------
+
+GRAPHS = {
+    "fp32": "549860c00434fd18",
+    "fp16": "c8105e87bf83eaf8",
+    "bf16": "22f7e939cec08f46",
+    "int8": "6dd49eda2a25ed98",
+    "fp8": "19cf44cf9dcaf49c",
+}
+
+
+@pytest.mark.parametrize("name", precision.ENGINE_PRECISIONS)
+def test_another_graph_is_another_recipe(shipped, name):
+    """An engine of before must not be found for it: where this fails, raise precision.RECIPE, then
+    write the new digests here."""
+    plain = plain_model(shipped)
+    ranges = dict.fromkeys(precision.tensors_to_calibrate(plain, "int8"), 4.0)
+    typed = typed_model(shipped, name, ranges)
+    digest = hashlib.sha256()
+    for node in typed.graph.node:
+        attributes = [(a.name, helper.get_attribute_value(a)) for a in node.attribute]
+        digest.update(
+            f"{node.op_type} {[*node.input, *node.output]} {sorted(attributes)}\n".encode()
+        )
+    for weight in typed.graph.initializer:
+        digest.update(f"{weight.name} {weight.data_type} {list(weight.dims)}\n".encode())
+        digest.update(weight.raw_data)
+    assert (precision.RECIPE, digest.hexdigest()[:16]) == (2, GRAPHS[name])
+
+
 # --- fp16 and bf16 ------------------------------------------------------------------------------
 
 
@@ -105,6 +136,18 @@ def test_bf16_weights_are_rounded_to_nearest_even():
     back = numpy_helper.to_array(precision._float_tensor(tensor))
     ml_dtypes = pytest.importorskip("ml_dtypes")
     np.testing.assert_array_equal(back, values.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_a_graph_of_another_opset_than_its_functions_is_refused_in_one_line(tiny_manifest):
+    """As by onnx.checker; the inliner would raise RuntimeError, for some forms."""
+    model = onnx.load(tiny_manifest.onnx_path)
+    model.opset_import[0].version = 20
+    for name in precision.ENGINE_PRECISIONS:
+        with pytest.raises(BackendError, match=r"graph is of opset 20, its function \w+ of 18: ex"):
+            typed_model(model, name)
+    del model.opset_import[0]
+    with pytest.raises(BackendError, match="names no opset"):
+        typed_model(model, "fp16")
 
 
 def test_a_weight_beyond_fp16_is_refused_with_what_to_use(tiny_manifest):

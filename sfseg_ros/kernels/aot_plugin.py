@@ -3,7 +3,10 @@
 
 `tensorrt.plugin` asks once, while building, for kernel, launch and scalar arguments; the engine
 then runs without Python. Sizes are part of the launch, so that such an engine has one shape.
-Operators, storages and launches are those of plugin.py. Not run on a GPU.
+Operators, storages and launches are those of plugin.py.
+
+Verified with the real `tensorrt.plugin` of 11.4 up to the builder, which needs a GPU: no engine was
+built so yet (docs/adr/0046-stored-kernels-need-tensorrt-and-its-gpu.md).
 """
 
 import inspect
@@ -27,7 +30,7 @@ TYPE_WORDS = {"FLOAT": "FP32", "HALF": "FP16"}
 
 def register(library: TensorRt, architecture: int) -> None:
     """Register all operators, with kernels for GPUs of compute capability `architecture` (90 is
-    9.0), once in a process and instead of plugin.creators.
+    9.0) and newer, once in a process and instead of plugin.creators.
 
     The network must be created with `prefer_aot`. Raises BackendError where the library has no
     `aot_impl`.
@@ -100,7 +103,8 @@ def _kernel(words: Any, operator: Operator, architecture: int) -> Callable[..., 
         scalars = words.SymIntExprs(len(launch.scalars))
         for position, value in enumerate(launch.scalars):
             scalars[position] = words.SymInt32(value)
-        return launch.kernel, binaries.compiled(architecture), parameters, scalars
+        # Not the cubin: TensorRT 11.4 says at aot_impl that only PTX is supported.
+        return launch.kernel, binaries.ptx(architecture), parameters, scalars
 
     outputs = _outputs(words, operator)
     more = [(operator.attribute, ATTRIBUTE), ("outputs", outputs), ("tactic", int)]

@@ -4,9 +4,10 @@
 // A block makes one tile of the result. The pixels between the same two columns and rows of the scores
 // form a cell. Steps, with a barrier between them:
 //   1. the winner at each pixel of the scores under the tile;
-//   2. cells whose four corners agree are done; the others go into a list, in pieces of a row;
-//   3. all threads share the list evenly, however the cells of the list lie, and only these evaluate
-//      scores again (they are in the cache). Confidence needs every cell, so then there is no list;
+//   2. cells whose four corners agree are done, confidence by a short sum over the classes, because the
+//      winner is known; the others go into a list, in pieces of a row;
+//   3. all threads share the list evenly, however the cells of the list lie, and only these blend and
+//      compare scores (they are in the cache);
 //   4. the tile is written in rows of 16 bytes per thread.
 #include "sfseg_kernels.cuh"
 
@@ -30,13 +31,30 @@ DEVICE Place place_of(int index, float scale, int source) {
   return place;
 }
 
+// N values, M by one load; zeros where a part begins after `count`.
+template <int M, int N, class T>
+DEVICE void load_parts(const T* from, int count, float (&values)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i += M) {
+    float part[M] = {};
+    if (i < count) load(from + i, part);
+#pragma unroll
+    for (int k = 0; k < M; ++k) values[i + k] = part[k];
+  }
+}
+
 // Scores of one image, N classes of a pixel at a time.
 template <class T, bool HWC>
 struct Scores {
   static constexpr int N = HWC ? VECTOR_BYTES / sizeof(T) : 4;
   const T* data;
   int classes, stored, pixels;
-  bool is_vector;
+  int load_bytes;  // the widest load that the classes of every pixel are aligned for; 0: one at a time
+
+  DEVICE_METHOD float one(int pixel, int c) const {
+    const int per_pixel = HWC ? stored : 1, per_class = HWC ? 1 : pixels;
+    return float_of(data[static_cast<long long>(pixel) * per_pixel + static_cast<long long>(c) * per_class]);
+  }
 
   // Classes from `c` of K pixels.
   template <int K>
@@ -45,11 +63,15 @@ struct Scores {
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         const T* from = data + static_cast<long long>(pixel[k]) * stored + c;
-        if (is_vector) {
+        // The same way for all pixels: threads that differ would wait for each other.
+        if (load_bytes == VECTOR_BYTES) {
           load(from, values[k]);
+        } else if (load_bytes == VECTOR_BYTES / 2) {
+          load_parts<N / 2>(from, classes - c, values[k]);
+        } else if (sizeof(T) < 4 && load_bytes == VECTOR_BYTES / 4) {
+          load_parts<VECTOR_BYTES / 4 / sizeof(T)>(from, classes - c, values[k]);
         } else {
-#pragma unroll
-          for (int i = 0; i < N; ++i) values[k][i] = c + i < classes ? float_of(from[i]) : 0.0f;
+          load_parts<1>(from, classes - c, values[k]);
         }
       }
     } else {
@@ -149,6 +171,78 @@ DEVICE int common_winner(const Tile& tile, int cells, int band, int cell) {
   return top[0] == top[1] && top[0] == bottom[0] && top[0] == bottom[1] ? top[0] : -1;
 }
 
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// Where up to PIECE pixels from `column` of a cell's row lie between the corners of the cell.
+struct Blend {
+  int corners[4];  // scores: top left, top right, bottom left, bottom right
+  float vy, wy, vx[PIECE], wx[PIECE];  // of the top, the bottom, the left, the right
+};
+
+DEVICE Blend blend_of(const Frame& frame, const Tile& tile, int h, int w, int row, int column) {
+  const int left = frame.first_x + tile.cell_of_column[column], right = smaller(left + 1, w - 1);
+  const int top = frame.first_y + tile.cell_of_row[row], bottom = smaller(top + 1, h - 1);
+  Blend blend;
+  blend.corners[0] = top * w + left;
+  blend.corners[1] = top * w + right;
+  blend.corners[2] = bottom * w + left;
+  blend.corners[3] = bottom * w + right;
+  blend.wy = tile.row_weight[row];
+  blend.vy = add_rn(1.0f, -blend.wy);
+#pragma unroll
+  for (int i = 0; i < PIECE; ++i) {
+    // Pixels after the end of the cell's row are evaluated for nothing.
+    blend.wx[i] = tile.column_weight[smaller(column + i, frame.columns - 1)];
+    blend.vx[i] = add_rn(1.0f, -blend.wx[i]);
+  }
+  return blend;
+}
+
+// Of larger scores the rounding is, too: by it another class may pass the one that all corners agree on, and
+// the sum relative to that one would be wrong.
+constexpr float AGREED_LIMIT = 128.0f;
+
+// Confidence in `winner` of pixels in a cell whose corners agree on it. It need not be found, nor the sum be
+// rescaled: half the instructions of `evaluate`. False, and nothing, where a corner is beyond AGREED_LIMIT.
+template <class T, bool HWC>
+DEVICE bool agreed_shares(
+    const Scores<T, HWC>& scores, const Blend& blend, int winner, int (&shares)[PIECE]) {
+  constexpr int N = Scores<T, HWC>::N;
+  float best[4];
+  bool is_usual = true;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    best[k] = scores.one(blend.corners[k], winner);
+    is_usual = is_usual && fabsf(best[k]) <= AGREED_LIMIT;
+  }
+  if (!is_usual) return false;
+  const float best_left = blend.vy * best[0] + blend.wy * best[2];
+  const float best_right = blend.vy * best[1] + blend.wy * best[3];
+  float sum[PIECE], vx[PIECE], wx[PIECE];
+#pragma unroll
+  for (int i = 0; i < PIECE; ++i) {
+    sum[i] = 0.0f;
+    vx[i] = LOG2_E * blend.vx[i];
+    wx[i] = LOG2_E * blend.wx[i];
+  }
+  for (int c = 0; c < scores.classes; c += N) {
+    float corner[4][N];
+    scores.load_classes(blend.corners, c, corner);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      if (c + k >= scores.classes) break;
+      const float left = blend.vy * corner[0][k] + blend.wy * corner[2][k] - best_left;
+      const float right = blend.vy * corner[1][k] + blend.wy * corner[3][k] - best_right;
+#pragma unroll
+      for (int i = 0; i < PIECE; ++i)  // the larger of NaN (of a score that is not finite) and 0 is 0
+        sum[i] += fmaxf(exp2_fast(vx[i] * left + wx[i] * right), 0.0f);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < PIECE; ++i) shares[i] = static_cast<int>(rintf(255.0f / sum[i]));
+  return true;
+}
+
 struct Pixels {
   float best[PIECE], sum[PIECE];
   int winner[PIECE];
@@ -157,39 +251,28 @@ struct Pixels {
 // Blends the scores of up to PIECE pixels from `column` of a cell's row and finds the winners; with
 // CONFIDENCE also the sums of exp(score - best), rescaled whenever a better one comes.
 template <bool CONFIDENCE, class T, bool HWC>
-DEVICE Pixels evaluate(
-    const Scores<T, HWC>& scores, const Frame& frame, const Tile& tile, int h, int w, int row,
-    int column) {
-  const int left = frame.first_x + tile.cell_of_column[column], right = smaller(left + 1, w - 1);
-  const int top = frame.first_y + tile.cell_of_row[row], bottom = smaller(top + 1, h - 1);
-  const float wy = tile.row_weight[row], vy = add_rn(1.0f, -wy);
-  const int corners[4] = {top * w + left, top * w + right, bottom * w + left, bottom * w + right};
-  float wx[PIECE], vx[PIECE];
+DEVICE Pixels evaluate(const Scores<T, HWC>& scores, const Blend& blend) {
   Pixels pixels;
 #pragma unroll
   for (int i = 0; i < PIECE; ++i) {
-    // Pixels after the end of the cell's row are evaluated for nothing.
-    wx[i] = tile.column_weight[smaller(column + i, frame.columns - 1)];
-    vx[i] = add_rn(1.0f, -wx[i]);
     pixels.best[i] = minus_infinity();
     pixels.sum[i] = 0.0f;
     pixels.winner[i] = UNLABELLED;
   }
   for (int c = 0; c < scores.classes; c += Scores<T, HWC>::N) {
     float corner[4][Scores<T, HWC>::N];
-    scores.load_classes(corners, c, corner);
+    scores.load_classes(blend.corners, c, corner);
 #pragma unroll
     for (int k = 0; k < Scores<T, HWC>::N; ++k) {
       if (c + k >= scores.classes) break;
-      const float at_left = add_rn(mul_rn(vy, corner[0][k]), mul_rn(wy, corner[2][k]));
-      const float at_right = add_rn(mul_rn(vy, corner[1][k]), mul_rn(wy, corner[3][k]));
+      const float at_left = add_rn(mul_rn(blend.vy, corner[0][k]), mul_rn(blend.wy, corner[2][k]));
+      const float at_right = add_rn(mul_rn(blend.vy, corner[1][k]), mul_rn(blend.wy, corner[3][k]));
 #pragma unroll
       for (int i = 0; i < PIECE; ++i) {
-        const float score = add_rn(mul_rn(vx[i], at_left), mul_rn(wx[i], at_right));
+        const float score = add_rn(mul_rn(blend.vx[i], at_left), mul_rn(blend.wx[i], at_right));
         const bool wins = score > pixels.best[i];
         if constexpr (CONFIDENCE) {
           // The larger of NaN (of scores that are not finite) and 0 is 0.
-          constexpr float LOG2_E = 1.4426950408889634f;
           const float share = fmaxf(exp2_fast(-fabsf(score - pixels.best[i]) * LOG2_E), 0.0f);
           pixels.sum[i] = wins ? pixels.sum[i] * share + 1.0f : pixels.sum[i] + share;
         }
@@ -237,7 +320,10 @@ DEVICE Scores<T, HWC> scores_of(const T* data, int classes, int stored, int h, i
   scores.classes = classes;
   scores.stored = stored;
   scores.pixels = h * w;
-  scores.is_vector = HWC && stored % Scores<T, HWC>::N == 0 && is_aligned<VECTOR_BYTES>(scores.data);
+  const size_t steps = reinterpret_cast<size_t>(scores.data) | static_cast<size_t>(stored) * sizeof(T);
+  scores.load_bytes = steps % VECTOR_BYTES == 0 ? VECTOR_BYTES
+                      : steps % (VECTOR_BYTES / 2) == 0 ? VECTOR_BYTES / 2
+                      : steps % (VECTOR_BYTES / 4) == 0 ? VECTOR_BYTES / 4 : 0;
   return scores;
 }
 
@@ -275,7 +361,7 @@ DEVICE void upsample_labels(
   FOR_EACH_THREAD {
     for (int k = threadIdx.x; k < piece_count; k += blockDim.x) {
       const int row = pieces[k] / TILE_WIDTH, column = pieces[k] % TILE_WIDTH;
-      const Pixels pixels = evaluate<false>(scores, frame, tile, h, w, row, column);
+      const Pixels pixels = evaluate<false>(scores, blend_of(frame, tile, h, w, row, column));
       const int end = tile.cell_begin[tile.cell_of_column[column] + 1];
 #pragma unroll
       for (int i = 0; i < PIECE; ++i)
@@ -293,10 +379,15 @@ DEVICE void upsample_confidence(
     int threshold, unsigned char* labels, unsigned char* confidence) {
   __shared__ Tile tile;
   alignas(TILE_ROW_BYTES) __shared__ unsigned char shares[TILE_HEIGHT * TILE_WIDTH];
+  __shared__ unsigned short pieces[TILE_HEIGHT * TILE_WIDTH];  // first pixel of each, in the tile
+  __shared__ int piece_count;
   const int height = h * stride, width = w * stride;
   const Frame frame = frame_of(h, w, height, width);
   const Scores<T, HWC> scores = scores_of<T, HWC>(data, classes, stored, h, w);
-  FOR_EACH_THREAD { survey(scores, frame, h, w, tile); }
+  FOR_EACH_THREAD {
+    if (threadIdx.x == 0) piece_count = 0;
+    survey(scores, frame, h, w, tile);
+  }
   __syncthreads();
   FOR_EACH_THREAD {
     for (int k = threadIdx.x; k < frame.rows * frame.cells; k += blockDim.x) {
@@ -304,17 +395,38 @@ DEVICE void upsample_confidence(
       const int common = common_winner(tile, frame.cells, tile.cell_of_row[row], cell);
       const int end = tile.cell_begin[cell + 1];
       for (int column = tile.cell_begin[cell]; column < end; column += PIECE) {
-        const Pixels pixels = evaluate<true>(scores, frame, tile, h, w, row, column);
+        const int pixel = row * TILE_WIDTH + column;
+        int found[PIECE];
+        if (common >= 0 && common != UNLABELLED &&
+            agreed_shares(scores, blend_of(frame, tile, h, w, row, column), common, found)) {
 #pragma unroll
-        for (int i = 0; i < PIECE; ++i) {
-          if (column + i < end) {
-            const bool has_winner = pixels.winner[i] != UNLABELLED;
-            const int share = has_winner ? static_cast<int>(rintf(255.0f / pixels.sum[i])) : 0;
-            const int winner = share < threshold ? UNLABELLED : common >= 0 ? common : pixels.winner[i];
-            const int pixel = row * TILE_WIDTH + column + i;
-            tile.labels[pixel] = static_cast<unsigned char>(winner);
-            shares[pixel] = static_cast<unsigned char>(share);
+          for (int i = 0; i < PIECE; ++i) {
+            if (column + i < end) {
+              tile.labels[pixel + i] = static_cast<unsigned char>(found[i] < threshold ? UNLABELLED : common);
+              shares[pixel + i] = static_cast<unsigned char>(found[i]);
+            }
           }
+        } else {
+          pieces[atomicAdd(&piece_count, 1)] = static_cast<unsigned short>(pixel);
+        }
+      }
+    }
+  }
+  __syncthreads();
+  FOR_EACH_THREAD {
+    for (int k = threadIdx.x; k < piece_count; k += blockDim.x) {
+      const int row = pieces[k] / TILE_WIDTH, column = pieces[k] % TILE_WIDTH;
+      const int cell = tile.cell_of_column[column], end = tile.cell_begin[cell + 1];
+      const int common = common_winner(tile, frame.cells, tile.cell_of_row[row], cell);
+      const Pixels pixels = evaluate<true>(scores, blend_of(frame, tile, h, w, row, column));
+#pragma unroll
+      for (int i = 0; i < PIECE; ++i) {
+        if (column + i < end) {
+          const bool has_winner = pixels.winner[i] != UNLABELLED;
+          const int share = has_winner ? static_cast<int>(rintf(255.0f / pixels.sum[i])) : 0;
+          const int winner = share < threshold ? UNLABELLED : common >= 0 ? common : pixels.winner[i];
+          tile.labels[pieces[k] + i] = static_cast<unsigned char>(winner);
+          shares[pieces[k] + i] = static_cast<unsigned char>(share);
         }
       }
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sfseg engine build|list|info|verify MODEL`: TensorRT engines of a model directory.
+"""`sfseg engine build|list|info|verify|remove MODEL`: TensorRT engines of a model directory.
 
 Engines lie in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros; the node finds them there. Exit status: 0
 done, 1 refused (one line on stderr says why), 2 wrong arguments, 3 `verify` found nothing wrong but
@@ -29,6 +29,7 @@ from sfseg_ros.engines import (
     EngineRequest,
     built_engine,
     engine_key,
+    is_accepted,
     layer_rows,
     named_capabilities,
 )
@@ -49,17 +50,21 @@ NOT_RUN = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `sfseg`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # or the next file that is opened would get its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     args = _arguments(argv)
     try:
         status: int = args.run(args, EngineStore(args.cache))
-    except BrokenPipeError:  # of a pager or `head` that has seen enough
+        sys.stdout.flush()
+    except BrokenPipeError:  # stdout's: of a pager or `head` that has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if args.command in ("list", "info") else 1
     except (SfsegError, OSError) as error:
-        print(f"sfseg engine {args.command}: {one_line(error)}", file=sys.stderr)
+        _complain(f"sfseg engine {args.command}: {one_line(error)}")
         return 1
     except KeyboardInterrupt:
-        print(f"sfseg engine {args.command}: interrupted", file=sys.stderr)
+        _complain(f"sfseg engine {args.command}: interrupted")
         return 130
     return status
 
@@ -77,6 +82,12 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
         raise BackendError(
             f"--calibration is for {' and '.join(QUANTIZED_PRECISIONS)}, not {request.precision}"
         )
+    for option in ("pictures", "topic", "truth", "min_agreement"):
+        if args.calibration is None and getattr(args, option) is not None:
+            raise BackendError(
+                f"--{option.replace('_', '-')} goes with --calibration: without pictures nothing "
+                f"is measured; sfseg engine verify {args.model} measures any engine"
+            )
     calibration: list[Uint8Array] | None = None
     others: list[LabelledPicture] = []
     if args.calibration is not None:
@@ -97,6 +108,15 @@ def build(args: argparse.Namespace, store: EngineStore) -> int:
             return 1
     elif quantised:
         print("accuracy: as before; sfseg engine verify measures it again")
+    old = [
+        (path, why)
+        for path, other in store.engines(manifest.name)
+        if (why := _why_unused(manifest, other))
+    ]
+    for path, why in old:
+        _say(f"not used any more: {path.name}, {_age(path)} old: {why}")
+    if old:
+        _say(f"sfseg engine remove {args.model} deletes what is not used any more")
     print(stored.path)
     return 0
 
@@ -108,7 +128,9 @@ def _calibration_pictures(
     _say(f"reading pictures of {args.calibration}")
     calibration: list[Uint8Array] = []
     others: list[LabelledPicture] = []
-    sampled = sampled_pictures(args.calibration, 2 * args.pictures, args.topic, args.truth, _say)
+    sampled = sampled_pictures(
+        args.calibration, 2 * (args.pictures or PICTURES), args.topic, args.truth, _say
+    )
     for index, picture in enumerate(sampled):
         rgb = np.ascontiguousarray(resized_rgb(picture.rgb, size))
         if index % 2 == 0:
@@ -151,6 +173,13 @@ def _gate(
         if on_gpu:
             inference_ms = _inference_ms(candidate, size)
     accepted = accuracy.pixel_agreement >= threshold
+    measured = accuracy.as_dict() | {
+        "threshold": threshold,
+        "accepted": accepted,
+        "engine_ran": on_gpu,
+        "inference_ms": inference_ms,
+    }
+    store.remember(stored, {"accuracy": measured})  # first of all: printing can be interrupted
     print(f"accuracy of {what}, against fp32 in ONNX Runtime:")
     for line in accuracy.lines():
         print(f"  {line}")
@@ -160,19 +189,11 @@ def _gate(
     else:
         for line in _speed_lines(store, manifest.name, stored, inference_ms):
             print(f"  {line}")
-    measured = accuracy.as_dict() | {
-        "threshold": threshold,
-        "accepted": accepted,
-        "engine_ran": on_gpu,
-        "inference_ms": inference_ms,
-    }
-    store.remember(stored, {"accuracy": measured})
     if not accepted:
-        print(
+        _complain(
             f"sfseg engine: refused: {100 * accuracy.pixel_agreement:.3f} % of the pixels agree "
             f"with fp32, {100 * threshold:g} % are wanted (--min-agreement); use another "
-            "precision, or calibrate with more pictures of the camera",
-            file=sys.stderr,
+            "precision, or calibrate with more pictures of the camera"
         )
     return accepted
 
@@ -261,20 +282,33 @@ def _pictures(
     args: argparse.Namespace, manifest: Manifest, source: Path
 ) -> Iterator[LabelledPicture]:
     """The recorded drive's truth is for a model of its classes; another has none there."""
-    pictures = sampled_pictures(source, args.pictures, args.topic, args.truth, _say)
+    pictures = sampled_pictures(source, args.pictures or PICTURES, args.topic, args.truth, _say)
     if args.images or manifest.class_names == load_manifest(find_model(DRIVE_MODEL)).class_names:
         return pictures
     return (replace(picture, truth=None) for picture in pictures)
 
 
 def _refused(error: SfsegError) -> int:
-    print(f"sfseg engine verify: refused: {one_line(error)}", file=sys.stderr)
+    _complain(f"sfseg engine verify: refused: {one_line(error)}")
     return 1
 
 
+def _why_unused(manifest: Manifest, stored: StoredEngine | BackendError) -> str:
+    """Why this machine does not use an engine any more, "" where it does or nobody can tell: its
+    library is not installed here, or there is no GPU to compare with."""
+    if isinstance(stored, BackendError):
+        return str(stored)
+    try:
+        return "; ".join(_differences(manifest, stored))
+    except BackendError:
+        return ""
+
+
 def _differences(manifest: Manifest, stored: StoredEngine) -> list[str]:
-    """Why this machine would not use the engine: what it was built from or for has changed."""
+    """What the engine was built from or for that has changed since."""
     key = stored.key
+    if key.onnx_sha256 != manifest.onnx_sha256:
+        return ["the model file has changed since"]
     sizes = tuple(shape[1:3] for shape in key.shapes)
     batches = tuple(shape[0] for shape in key.shapes)
     request = EngineRequest(
@@ -288,13 +322,35 @@ def _differences(manifest: Manifest, stored: StoredEngine) -> list[str]:
     )
     here = engine_key(manifest, request, key.calibration)
     words = {
-        "onnx_sha256": "the model file has changed since",
         "library": f"built with {key.library}, here is {here.library}",
         "gpu": f"built for {key.gpu}, here is {here.gpu}",
         "plugins": "the kernels' code has changed since",
         "recipe": "this release writes the network in another way",
     }
     return [text for name, text in words.items() if getattr(key, name) != getattr(here, name)]
+
+
+# --- remove -------------------------------------------------------------------------------------
+
+
+def remove(args: argparse.Namespace, store: EngineStore) -> int:
+    """Delete the model's engines that this machine does not use any more, or (--all) every one that
+    the arguments leave."""
+    manifest = load_manifest(find_model(args.model))
+    count = freed = 0
+    for path, stored in _chosen(args, store, manifest.name):
+        if isinstance(stored, StoredEngine):
+            try:
+                stored.read()
+            except BackendError as error:
+                stored = error
+        why = "--all" if args.all else _why_unused(manifest, stored)
+        if why:
+            print(f"removed {path.name}, {_age(path)} old: {why}")
+            freed += store.remove(path)
+            count += 1
+    print(f"{count} engines of {manifest.name} removed: {freed / 1e6:.1f} MB")
+    return 0
 
 
 # --- list and info ------------------------------------------------------------------------------
@@ -314,7 +370,8 @@ def list_engines(args: argparse.Namespace, store: EngineStore) -> int:
         if isinstance(stored, BackendError):
             print(f"{path.parent.name}/{path.stem}: not usable: {stored}")
         else:
-            print(f"{path.parent.name}/{'; '.join(_description(stored))}; {_accuracy(stored)}")
+            name_, what = _description(stored)
+            print(f"{path.parent.name}/{name_}; {_age(path)} old, {what}; {_accuracy(stored)}")
     if count == 0:
         print(f"no engines{f' of {name}' if name else ''} in {store.folder}")
     return 0
@@ -362,8 +419,21 @@ def info(args: argparse.Namespace, store: EngineStore) -> int:
 def _selected(
     args: argparse.Namespace, store: EngineStore, model: str
 ) -> list[tuple[Path, StoredEngine | BackendError]]:
+    """`_chosen`. Raises BackendError where there is none."""
+    chosen = _chosen(args, store, model)
+    if not chosen:
+        options = f" --precision {args.precision}" if args.precision else ""
+        raise BackendError(
+            f"no such engine of {model} in {store.folder}: sfseg engine build {args.model}{options}"
+        )
+    return chosen
+
+
+def _chosen(
+    args: argparse.Namespace, store: EngineStore, model: str
+) -> list[tuple[Path, StoredEngine | BackendError]]:
     """The model's engines that --precision and the form leave. What is damaged has only its name to
-    go by. Raises BackendError where none is left."""
+    go by."""
     chosen = []
     for path, stored in store.engines(model):
         precision, *_, form, _ = path.stem.split("-") if path.stem.count("-") >= 4 else [""] * 3
@@ -371,11 +441,6 @@ def _selected(
             precision, form = stored.key.precision, stored.key.form
         if args.form in (None, form) and args.precision in (None, precision):
             chosen.append((path, stored))
-    if not chosen:
-        options = f" --precision {args.precision}" if args.precision else ""
-        raise BackendError(
-            f"no such engine of {model} in {store.folder}: sfseg engine build {args.model}{options}"
-        )
     return chosen
 
 
@@ -385,6 +450,15 @@ def _description(stored: StoredEngine) -> list[str]:
         stored.path.stem,
         f"{stored.size / 1e6:.1f} MB, {key.library}, {key.gpu}, built {stored.about.get('built')}",
     ]
+
+
+def _age(path: Path) -> str:
+    """Since the engine's file was written."""
+    try:
+        hours = max(0.0, time.time() - path.stat().st_mtime) / 3600
+    except OSError:  # only its JSON is there
+        return "unknown hours"
+    return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 def _layer_summary(stored: StoredEngine) -> Iterator[str]:
@@ -399,9 +473,10 @@ def _layer_summary(stored: StoredEngine) -> Iterator[str]:
 def _accuracy(stored: StoredEngine) -> str:
     accuracy = stored.about.get("accuracy")
     if not accuracy:
-        return "accuracy not measured"
+        use = "" if is_accepted(stored) else ", not used until sfseg engine verify has"
+        return f"accuracy not measured{use}"
     agreement = f"{100 * accuracy['pixel_agreement']:.3f} % of the pixels as fp32"
-    what = "engine" if accuracy["engine_ran"] else "graph, engine not run"
+    what = "engine" if accuracy.get("engine_ran") else "graph, engine not run"
     return f"{agreement} ({what}), {'accepted' if accuracy['accepted'] else 'REFUSED'}"
 
 
@@ -437,6 +512,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("list", list_engines, "one line for each stored engine"),
         ("info", info, "all about a model's engines, each layer's precision included"),
         ("verify", verify, "compare an engine's labels with fp32 on pictures, and refuse bad ones"),
+        ("remove", remove, "delete the engines that this machine does not use any more"),
     ):
         command = commands.add_parser(name, help=text, description=f"{text}.")
         command.set_defaults(run=run)
@@ -461,6 +537,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             )
         if name in ("build", "verify"):
             _add_picture_arguments(command)
+        if name == "remove":
+            command.add_argument("--all", action="store_true", help="also those that it uses")
     return parser.parse_args(argv)
 
 
@@ -492,7 +570,7 @@ def _add_choice(command: argparse.ArgumentParser, default: str | None) -> None:
         dest="form",
         const="stored",
         help="our CUDA kernels inside the engine: runs without sfseg_ros, one image of one size "
-        "(TensorRT 10.9 and newer; not run on a GPU)",
+        "(TensorRT 10.9 and newer, on a GPU; not built yet)",
     )
 
 
@@ -523,9 +601,7 @@ def _add_build_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_picture_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--pictures", type=_count, default=PICTURES, help=f"most pictures used (default {PICTURES})"
-    )
+    command.add_argument("--pictures", type=_count, help=f"most pictures used (default {PICTURES})")
     command.add_argument("--topic", help="image topic of a recording with several")
     command.add_argument(
         "--truth", type=Path, metavar="FOLDER", help="PNGs of class indices, named as the pictures"
@@ -571,7 +647,15 @@ def _share(text: str) -> float:
 
 
 def _say(text: str) -> None:
-    print(f"--- {text}", file=sys.stderr, flush=True)
+    _complain(f"--- {text}")
+
+
+def _complain(text: str) -> None:
+    """A line on stderr. That nobody reads it is no reason to stop a build."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 if __name__ == "__main__":

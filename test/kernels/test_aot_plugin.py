@@ -51,7 +51,7 @@ def words(monkeypatch):
     """Registered for compute capability 8.7 with a library of version 11."""
     words = Words()
     monkeypatch.setattr(trt.TensorRt, "quick_plugins", lambda _library: words)
-    monkeypatch.setattr(binaries, "compiled", lambda architecture: b"sm_%d" % architecture)
+    monkeypatch.setattr(binaries, "ptx", lambda architecture: b"ptx of %d" % architecture)
     names = {name: name for name in ("FLOAT", "HALF", "INT8")}
     module = types.SimpleNamespace(DataType=types.SimpleNamespace(**names))
     aot_plugin.register(trt.TensorRt("tensorrt", module, (11, 4, 0)), 87)
@@ -121,7 +121,7 @@ def test_kernel_and_launch_are_those_of_the_other_plugin(words, form):
         0,
         [(tensor.dtype.name, tensor.format.name) for tensor in inputs],
     )
-    assert (name, binary) == (launch.kernel, b"sm_87")
+    assert (name, binary) == (launch.kernel, b"ptx of 87")
     assert parameters == (*launch.grid, *launch.block, launch.shared_bytes)
     assert tuple(scalars.values()) == launch.scalars
 

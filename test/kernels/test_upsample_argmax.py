@@ -17,14 +17,18 @@ from sfseg_ros.kernels.upsample_argmax import (
 
 SHAPES = st.tuples(
     st.integers(1, 2),
-    st.sampled_from([1, 2, 3, 4, 5, 8, 11, 19, 24, 40]),
+    st.sampled_from([1, 2, 3, 4, 5, 8, 10, 11, 12, 19, 24, 30, 40]),
     *[st.integers(1, 14)] * 2,
 )
 STRIDES = st.sampled_from([1, 2, 3, 4, 5, 8, 16])
 LAYOUTS = st.sampled_from(["linear", "hwc"])
 DTYPES = st.sampled_from(["float32", "float16"])
-# Whole numbers tie, halves of them tie between pixels, smooth ones agree over many cells.
-KINDS = st.sampled_from(["normal", "whole", "constant", "smooth", "special", "huge"])
+# Whole numbers tie, halves of them tie between pixels, smooth ones agree over many cells, and so do
+# masked ones, with classes that are as good as impossible here and there, and those about the limit
+# of the short sum (upsample_argmax.cu: AGREED_LIMIT).
+KINDS = st.sampled_from(
+    ["normal", "whole", "constant", "smooth", "special", "huge", "masked", "limit"]
+)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -36,6 +40,14 @@ def scores_of(rng, shape, kind, dtype):
         scores[...] = scores[:, :, :1, :1]
     elif kind == "smooth":
         scores = scores[:, :, :1, :1] + 0.05 * scores
+    elif kind in ("masked", "limit"):
+        scores = scores[:, :, :1, :1] + 0.1 * scores
+        if kind == "limit":
+            scores += rng.choice([-128, -127, 126, 127, 130])
+        else:
+            lowest = float(np.finfo(dtype).min)
+            never = rng.choice([lowest, -1e4, -1e3, -np.inf, np.nan])
+            scores = np.where(rng.random(shape) < 0.2, never, scores)
     elif kind == "huge":
         scores *= 1e37 if dtype == "float32" else 2e4
     elif kind == "special":
@@ -125,7 +137,9 @@ def test_tiles_join_without_a_seam(layout, dtype, size):
 @pytest.mark.parametrize("layout", ["linear", "hwc"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("offset", [0, 1, 3])
-@pytest.mark.parametrize(("stored", "stride"), [(5, 4), (8, 4), (16, 3), (5, 16)])
+@pytest.mark.parametrize(
+    ("stored", "stride"), [(5, 4), (6, 4), (8, 4), (10, 4), (12, 2), (16, 3), (5, 16)]
+)
 def test_every_pixel_is_written_and_nothing_else_at_any_alignment(
     run_guarded, confidence, layout, dtype, offset, stored, stride
 ):

@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,11 +17,12 @@ import pytest
 
 from sfseg_ros import engines, trt
 from sfseg_ros.backends.cuda_memory import gpu_is_there
-from sfseg_ros.engine_store import EngineStore
+from sfseg_ros.engine_store import EngineKey, EngineStore
 from sfseg_ros.engines import EngineRequest, built_engine, find_engine
 from sfseg_ros.errors import BackendError
 from sfseg_ros.manifest import Manifest, load_manifest, save_manifest, sha256_of_file
 from sfseg_ros.precision import ENGINE_PRECISIONS, QUANTIZED_PRECISIONS
+from sfseg_ros.tools import engine
 from sfseg_ros.tools.engine import main
 
 needs_rtx = pytest.mark.skipif(
@@ -29,6 +31,7 @@ needs_rtx = pytest.mark.skipif(
 )
 no_gpu = pytest.mark.skipif(gpu_is_there(), reason="says what happens without a GPU")
 SIZE = "64x96"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +126,31 @@ def test_unseen_networks_build_in_every_precision(sfseg, make_random_model, pict
                 arguments += ["--calibration", pictures, "--min-agreement", "0.8"]
             status, _, err = build(sfseg, model, *arguments)
             assert status == 0 or "no convolution of this model can be fp8" in err, err
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    "seed", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in range(20) if n != 3)]
+)
+def test_wild_networks_build_in_every_precision_and_form(
+    sfseg, make_random_model, pictures, seed, request
+):
+    """Warps and fusions anywhere, 2 to 255 classes, strides 4 to 16, sizes and batches dynamic."""
+    model = make_random_model(seed, wild=True)
+    nodes = [node for node in onnx.load(model.onnx_path).graph.node if node.domain == "sfseg"]
+    is_quick = request.node.get_closest_marker("slow") is None
+    for precision in ("fp16", "fp8") if is_quick else ENGINE_PRECISIONS:
+        for form, plugins in (("--plugins", len(nodes)), ("--portable", 0)):
+            arguments = ["--precision", precision, form, "--size", "32x32,64x96,96x128"]
+            arguments += ["--batch", 3]
+            if precision in QUANTIZED_PRECISIONS:
+                arguments += ["--calibration", pictures, "--min-agreement", "0.8"]
+            status, out, err = build(sfseg, model, *arguments)
+            if precision in QUANTIZED_PRECISIONS and "no convolution of this model can be" in err:
+                continue
+            assert status == 0, err
+            about = json.loads(Path(out.splitlines()[-1]).with_suffix(".json").read_text())["about"]
+            assert [kind for _, kind, _ in about["layers"]].count("PLUGIN_V3") == plugins
 
 
 @needs_rtx
@@ -369,7 +397,150 @@ def test_a_lower_threshold_accepts_what_was_refused(sfseg, make_random_model, pi
     assert "building" not in err
 
 
+@needs_rtx
+@no_gpu
+def test_int8_whose_measurement_was_interrupted_is_not_used(
+    sfseg, make_random_model, pictures, monkeypatch
+):
+    model = make_random_model(0)
+    request = EngineRequest(((64, 96),) * 3, precision="int8", library="tensorrt_rtx")
+    arguments = ["--size", SIZE, "--precision", "int8", "--calibration", pictures]
+    arguments += ["--min-agreement", "0.5"]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "measure", interrupt)
+        status, _, err = build(sfseg, model, *arguments)
+    assert (status, only_line(err)) == (130, "sfseg engine build: interrupted")
+    _, listed, _ = sfseg("list", model.directory)
+    assert "accuracy not measured, not used until sfseg engine verify has" in listed
+    with pytest.raises(BackendError, match="what int8 costs in labels was not measured"):
+        built_engine(model, request, EngineStore())
+    status, _, err = build(sfseg, model, *arguments)
+    assert status == 0, err
+    assert "building" not in err
+    built_engine(model, request, EngineStore())
+
+
+# --- old engines --------------------------------------------------------------------------------
+
+
+@needs_rtx
+def test_what_is_not_used_any_more_is_said_and_removed(sfseg, make_random_model, monkeypatch):
+    model = make_random_model(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "RECIPE", 0)
+        for form in ("--plugins", "--portable"):
+            _, out, err = build(sfseg, model, "--size", SIZE, form)
+            assert "any more" not in err
+    old = Path(out.splitlines()[-1])
+    status, out, err = build(sfseg, model, "--size", SIZE)
+    used = Path(out.splitlines()[-1])
+    assert f"{old.name}, 0 hours old: this release writes the network in another way" in err
+    assert f"sfseg engine remove {model.directory}" in err
+    broken = used.with_name(f"fp16-64x96-b1-plugins-{'0' * 16}.json")
+    broken.write_text("{}")
+
+    status, out, _ = sfseg("remove", model.directory, "--portable")
+    assert (status, out.count("removed ")) == (0, 1)
+    assert not old.exists()
+    status, out, _ = sfseg("remove", model.directory)
+    assert status == 0
+    assert [line.split(":")[0] for line in out.splitlines()][-1] == "2 engines of random_0 removed"
+    assert f"removed {broken.stem}.engine, unknown hours old: " in out
+    assert [path for path, _ in EngineStore().engines()] == [used]
+    status, out, _ = sfseg("remove", model.directory)
+    assert (status, out) == (0, "0 engines of random_0 removed: 0.0 MB\n")
+    status, out, _ = sfseg("remove", model.directory, "--all")
+    assert (status, used.exists()) == (0, False)
+
+
+def test_an_engine_whose_library_is_not_here_stays(sfseg, make_random_model, monkeypatch):
+    """Nobody can tell whether it fits; --all removes it, too."""
+    model = make_random_model(0)
+    key = EngineKey(
+        *(model.onnx_sha256, "fp16", ((1, 64, 96, 3),) * 3, "TensorRT 10.3.0", "NVIDIA Orin, 8.7"),
+        *("", "", 1),
+    )
+    stored, _ = EngineStore().get_or_build(model.name, key, lambda: (b"engine", {}))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    trt.load.cache_clear()
+    try:
+        status, _, _ = sfseg("remove", model.directory)
+    finally:
+        trt.load.cache_clear()
+    assert (status, stored.path.exists()) == (0, True)
+    sfseg("remove", model.directory, "--all")
+    assert not stored.path.exists()
+
+
 # --- words --------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path):
+    (tmp_path / "numpy.py").write_text("import signal; signal.raise_signal(signal.SIGINT)\n")
+    for command in (["-m", "sfseg_ros.tools.engine"], ["-c", "import sfseg_ros.tools.engine"]):
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@needs_rtx
+@pytest.mark.parametrize("stderr", ["a closed pipe", "closed", "full"])
+def test_a_build_goes_on_where_nobody_reads_its_progress(make_random_model, cache, stderr):
+    """And its exit status is about the engine."""
+    model = make_random_model(0)
+    command = [sys.executable, "-m", "sfseg_ros.tools.engine", "build", str(model.directory)]
+    command += ["--library", "tensorrt_rtx", "--size", SIZE]
+    reader, writer = os.pipe()
+    os.close(reader)
+    if stderr == "closed":
+        command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    elif stderr == "full":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    for arguments, status in (([], 0), (["--batch", "0"], 1)):
+        done = subprocess.run(
+            [*command, *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SFSEG_CACHE_DIR": str(cache)},
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status
+        assert bool(done.stdout) == (status == 0)
+        if status == 0:
+            assert Path(done.stdout.splitlines()[-1]).is_file()
+            assert "---" not in done.stdout
+    os.close(writer)
+
+
+@needs_rtx
+def test_a_build_whose_result_nobody_reads_is_no_success(make_random_model, cache):
+    model = make_random_model(0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    base = [sys.executable, "-m", "sfseg_ros.tools.engine"]
+    build = ["build", str(model.directory), "--library", "tensorrt_rtx", "--size", SIZE]
+    for command, status in ((build, 1), (["list"], 0)):
+        done = subprocess.run(
+            [*base, *command],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SFSEG_CACHE_DIR": str(cache)},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status
+        assert all(line.startswith("---") for line in done.stderr.splitlines()), done.stderr
+    os.close(writer)
 
 
 def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_model, monkeypatch):
@@ -419,6 +590,8 @@ def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictu
         (["--precision", "int8"], "--calibration FOLDER_OR_BAG"),
         (["--calibration", "x"], "--calibration is for int8 and fp8, not fp16"),
         (["--precision", "int8", "--calibration", "/none"], "no such folder or recording"),
+        (["--min-agreement", "0.9"], "--min-agreement goes with --calibration"),
+        (["--precision", "int8", "--pictures", "4"], "--pictures goes with --calibration"),
     ],
 )
 @needs_rtx
