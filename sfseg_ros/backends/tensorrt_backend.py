@@ -7,6 +7,7 @@ of TensorRT's execution API are those of its headers from 10.3 to 11, and of Ten
 
 import contextlib
 import math
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -386,7 +387,10 @@ class _Engine:
         data = bytes(self._cache.serialize())
         if len(data) != self._cache_size:
             self._cache_size = len(data)
-            temporary = self._cache_path.with_suffix(".runtime_cache.new")
+            # With the process's number: two may write. EngineStore removes what one left behind.
+            temporary = self._cache_path.with_name(
+                f".{self._cache_path.stem}.{os.getpid()}.runtime_cache"
+            )
             with contextlib.suppress(OSError):  # a cache: the next start compiles again
                 temporary.write_bytes(data)
                 temporary.replace(self._cache_path)
