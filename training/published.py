@@ -22,11 +22,11 @@ class Published:
         name: the row's name in that table.
         network: builds the network with random weights, class number included.
         params_m: printed parameters in millions, None where none is printed.
-        gmac: printed cost in the paper's own unit, in thousand millions; None where none is
+        gflops: printed cost in thousand millions of what `convention` counts; None where none is
             printed.
         size: (height, width) of the input that the printed cost is for.
-        convention: what the paper's cost counts: multiply-adds, or two operations for each.
-        reproduced_params, reproduced_gmac: whether the figure is known to follow from the layers;
+        convention: what `gflops` counts: multiply-adds, or two operations for each.
+        reproduced_params, reproduced_gflops: whether the figure is known to follow from the layers;
             a test holds ours within 1 % of it.
         not_built: parameters of layers that the authors' code builds and never runs, which ours
             leaves out and the printed figure counts.
@@ -37,10 +37,10 @@ class Published:
     name: str
     network: Callable[[], nn.Module]
     params_m: float | None = None
-    gmac: float | None = None
+    gflops: float | None = None
     size: tuple[int, int] = (1024, 2048)
     convention: Literal["MAC", "2 MAC"] = "MAC"
     reproduced_params: bool = False
-    reproduced_gmac: bool = False
+    reproduced_gflops: bool = False
     not_built: int = 0
     note: str = ""
