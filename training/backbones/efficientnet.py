@@ -3,13 +3,14 @@
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling", table 1 and section 3.3. The classifier
 and the 1x1 convolution before it are not built.
-Paper: Meng et al., "Revisiting Multi-Scale Feature Fusion for Semantic Segmentation" (ESeg), section
-3.3, for the Lite form.
+Paper: Meng et al., "Revisiting Multi-Scale Feature Fusion for Semantic Segmentation" (ESeg),
+section 3.3, for the Lite form.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +52,7 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         middle = in_channels * stage.expansion
-        self.expand = (
-            _convolution(in_channels, middle, 1) if stage.expansion > 1 else nn.Identity()
-        )
+        self.expand = _convolution(in_channels, middle, 1) if stage.expansion > 1 else nn.Identity()
         self.depthwise = _convolution(
             middle, middle, stage.kernel, stride, dilation=dilation, groups=middle
         )
@@ -119,8 +118,6 @@ class EfficientNet(nn.Module):
         output_stride: 32, or 16: the last stride is replaced by dilation 2 in the blocks after it.
         epsilon: of the batch norms; public weights of B0 to B4 expect 1e-5, of B5 to B7 1e-3.
     """
-
-    strides: tuple[int, ...]
 
     def __init__(
         self,
@@ -211,21 +208,17 @@ def state_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of a torchvision `efficientnet_b*` to ours; the classifier and the 1x1
     convolution before it are left out."""
     layers = ("expand", "depthwise", "excite", "project")
+    gate = {"fc1": "reduce", "fc2": "expand"}
     ours: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name.startswith("features.0."):
-            ours["stem." + name.removeprefix("features.0.")] = value
-            continue
-        part, *path = name.split(".")
-        # Stage 8 of theirs is the convolution before the classifier.
-        if part != "features" or int(path[0]) > len(STAGES):
-            continue
-        stage, block, _, layer, *rest = path
-        # Theirs starts with the depthwise convolution where nothing is expanded.
-        kind = layers[int(layer) + (1 if stage == "1" else 0)]
-        if kind == "excite":
-            rest[0] = {"fc1": "reduce", "fc2": "expand"}[rest[0]]
-        ours[".".join(("stages", str(int(stage) - 1), block, kind, *rest))] = value
+        if match := re.fullmatch(r"features\.0\.([01]\.\w+)", name):
+            ours[f"stem.{match[1]}"] = value
+        elif match := re.fullmatch(r"features\.([1-7])\.(\d+)\.block\.([0-3])\.(\w+)\.(\w+)", name):
+            stage, block, layer, part, tensor = match.groups()
+            # Theirs starts with the depthwise convolution where nothing is expanded.
+            kind = layers[int(layer) + (1 if stage == "1" else 0)]
+            part = gate.get(part, part)
+            ours[f"stages.{int(stage) - 1}.{block}.{kind}.{part}.{tensor}"] = value
     return ours
 
 
@@ -236,7 +229,9 @@ def state_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     The tensors of a `tf_efficientnet_b*` have the same names, but that network pads at the right
     and bottom only, so its weights see every map half a pixel off here.
     """
-    expanded = {
+    stem = {"conv_stem": "stem.0", "bn1": "stem.1"}
+    gate = {"se.conv_reduce": "excite.reduce", "se.conv_expand": "excite.expand"}
+    expanded = gate | {
         "conv_pw": "expand.0",
         "bn1": "expand.1",
         "conv_dw": "depthwise.0",
@@ -245,20 +240,20 @@ def state_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
         "bn3": "project.1",
     }
     # The first stage expands nothing, and its layers are numbered from there.
-    unexpanded = {
+    unexpanded = gate | {
         "conv_dw": "depthwise.0",
         "bn1": "depthwise.1",
         "conv_pw": "project.0",
         "bn2": "project.1",
     }
-    gate = {"se.conv_reduce": "excite.reduce", "se.conv_expand": "excite.expand"}
     ours: dict[str, Tensor] = {}
     for name, value in state.items():
-        layer, tensor = name.rsplit(".", 1)
-        if layer in ("conv_stem", "bn1"):
-            ours[f"stem.{0 if layer == 'conv_stem' else 1}.{tensor}"] = value
-        elif layer.startswith("blocks."):
-            _, stage, block, layer = layer.split(".", 3)
-            names = gate | (unexpanded if stage == "0" else expanded)
-            ours[f"stages.{stage}.{block}.{names[layer]}.{tensor}"] = value
+        layer, _, tensor = name.rpartition(".")
+        if layer in stem:
+            ours[f"{stem[layer]}.{tensor}"] = value
+        elif match := re.fullmatch(r"blocks\.([0-6])\.(\d+)\.(.+)", layer):
+            stage, block, layer = match.groups()
+            names = unexpanded if stage == "0" else expanded
+            if layer in names:
+                ours[f"stages.{stage}.{block}.{names[layer]}.{tensor}"] = value
     return ours
