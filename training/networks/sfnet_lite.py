@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.backbones.resnet import ResNet18, Stem
+from training.backbones import Backbone
+from training.backbones.resnet import ResNet, Stem
 from training.networks.operators import adaptive_average_pools, gated_flow_fusion, resize
 
 
@@ -93,10 +94,10 @@ class SFNetLite(nn.Module):
     size_multiple = 32
 
     def __init__(
-        self, trunk: ResNet18, num_classes: int, channels: int = 128, align_corners: bool = True
+        self, trunk: Backbone, num_classes: int, channels: int = 128, align_corners: bool = True
     ) -> None:
         super().__init__()
-        self.description = f"SFNet-Lite with ResNet-18 ({trunk.stem} stem)"
+        self.description = f"SFNet-Lite with {trunk.name}"
         self.trunk = trunk
         self.num_classes = num_classes
         fine, _, middle, deep = trunk.channels
@@ -136,8 +137,8 @@ def sfnet_lite_r18(
     num_classes: int, stem: Stem = "deep", dilations: tuple[int, int] = (2, 4)
 ) -> SFNetLite:
     """SFNet-Lite with ResNet-18; the defaults are the network of the authors' code (see
-    ResNet18)."""
-    return SFNetLite(ResNet18(stem, dilations), num_classes)
+    ResNet)."""
+    return SFNetLite(ResNet(18, stem, dilations), num_classes)
 
 
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
