@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.backbones.efficientnet import EfficientNet
+from training.backbones.resnet import ResNet
 from training.networks.operators import resize
 from training.published import Published
 
 Pyramid = Literal["bifpn", "fpn"]
+PYRAMIDS = {"bifpn": "BiFPN", "fpn": "FPN"}
 Activation = Callable[[], nn.Module]
 
 # Paper: Tan et al., "EfficientDet": the decoder's batch norms, and the constant of equation (3).
@@ -167,7 +169,7 @@ class ESeg(nn.Module):
 
     def __init__(
         self,
-        trunk: nn.Module,
+        trunk: EfficientNet | ResNet,
         num_classes: int,
         channels: int,
         repeats: int,
@@ -181,14 +183,14 @@ class ESeg(nn.Module):
             raise ValueError(f"finest is {finest}, expected 2 or 3")
         if deepest not in (5, 7, 9):
             raise ValueError(f"deepest is {deepest}, expected 5, 7 or 9")
-        if pyramid not in ("bifpn", "fpn"):
+        if pyramid not in PYRAMIDS:
             raise ValueError(f"pyramid is {pyramid!r}, expected 'bifpn' or 'fpn'")
         self.trunk = trunk
         self.num_classes = num_classes
         self.finest = finest
         self.deepest = deepest
         self.output_stride = 2**finest
-        self.description = f"ESeg with {trunk.name}, {pyramid.upper()} on P{finest} to P{deepest}"
+        self.description = f"ESeg with {trunk.name}, {PYRAMIDS[pyramid]} on P{finest} to P{deepest}"
         widths = [*trunk.channels, *[trunk.channels[-1]] * (deepest - 5)][finest - 2 :]
         # Projected once: EfficientDet's own code projects an input anew for each node that reads
         # it, which gives parameters above the paper's table.
@@ -224,7 +226,14 @@ class ESeg(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """{"logits": (N, num_classes, H, W), "aux": []}."""
-        logits = resize(self.scores(images), (images.shape[2], images.shape[3]))
+        height, width = images.shape[2], images.shape[3]
+        if self.training and images.shape[0] == 1 and max(height, width) <= 2**self.deepest:
+            raise ValueError(
+                f"one image of {height}x{width} leaves one value per channel for the batch norm of "
+                f"P{self.deepest}: expected at least two images, or one larger than "
+                f"{2**self.deepest} pixels, to train on"
+            )
+        logits = resize(self.scores(images), (height, width))
         return {"logits": logits, "aux": []}
 
 
@@ -232,12 +241,14 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=NORM_EPSILON, momentum=NORM_MOMENTUM)
 
 
-def eseg_s(
-    num_classes: int, deepest: int = 9, pyramid: Pyramid = "bifpn", trunk: nn.Module | None = None
-) -> ESeg:
-    """ESeg-S; the encoder is EfficientNet-B1 unless `trunk` gives another (paper: table 8)."""
-    trunk = trunk or EfficientNet(1.0, 1.1)
-    return ESeg(trunk, num_classes, 96, 4, deepest=deepest, pyramid=pyramid)
+def eseg_s(num_classes: int, deepest: int = 9, pyramid: Pyramid = "bifpn") -> ESeg:
+    """ESeg-S; the encoder is EfficientNet-B1. `deepest` and `pyramid` as in ESeg."""
+    return ESeg(EfficientNet(1.0, 1.1), num_classes, 96, 4, deepest=deepest, pyramid=pyramid)
+
+
+def eseg_s_r50(num_classes: int) -> ESeg:
+    """ESeg-S's decoder on ResNet-50 (paper: table 8); the plain stem gives the paper's cost."""
+    return ESeg(ResNet(50, "plain"), num_classes, 96, 4)
 
 
 def eseg_m(num_classes: int) -> ESeg:
@@ -268,3 +279,77 @@ def eseg_lite_m(num_classes: int) -> ESeg:
 def eseg_lite_l(num_classes: int) -> ESeg:
     """ESeg-Lite-L (paper: table 3)."""
     return _lite(num_classes, 1.0, 1.0, 96, 3)
+
+
+_ELEMENTWISE = (
+    "the rest grows with the decoder's width times its repeats and not with the encoder: work "
+    "between the convolutions that the paper's counter seems to count"
+)
+_FPN = "the paper does not say how wide its FPN is; here full 3x3 convolutions, 96 channels"
+
+PUBLISHED = (
+    Published(
+        "ESeg table 1",
+        "P2-P5",
+        partial(eseg_s, 19, deepest=5),
+        params_m=6.4,
+        gflops=34.3,
+        reproduced_params=True,
+        note=_ELEMENTWISE,
+    ),
+    Published(
+        "ESeg table 1",
+        "P2-P7",
+        partial(eseg_s, 19, deepest=7),
+        params_m=6.6,
+        gflops=34.5,
+        reproduced_params=True,
+        note=_ELEMENTWISE,
+    ),
+    Published("ESeg table 2", "P2-P5, FPN", partial(eseg_s, 19, 5, "fpn"), gflops=39.8, note=_FPN),
+    Published("ESeg table 2", "P2-P9, FPN", partial(eseg_s, 19, 9, "fpn"), gflops=40.0, note=_FPN),
+    Published(
+        "ESeg table 3",
+        "ESeg-Lite-S",
+        partial(eseg_lite_s, 19),
+        gflops=17.0,
+        reproduced_gflops=True,
+        note="the cost is printed in section 3.2",
+    ),
+    Published("ESeg table 3", "ESeg-Lite-M", partial(eseg_lite_m, 19)),
+    Published("ESeg table 3", "ESeg-Lite-L", partial(eseg_lite_l, 19)),
+    Published(
+        "ESeg table 4",
+        "ESeg-S",
+        partial(eseg_s, 19),
+        params_m=6.9,
+        gflops=34.5,
+        reproduced_params=True,
+        note=f"also the last rows of tables 1 and 2 and the first of table 8; {_ELEMENTWISE}",
+    ),
+    Published(
+        "ESeg table 4",
+        "ESeg-M",
+        partial(eseg_m, 19),
+        params_m=20.0,
+        gflops=112.0,
+        reproduced_params=True,
+        note=_ELEMENTWISE,
+    ),
+    Published(
+        "ESeg table 4",
+        "ESeg-L",
+        partial(eseg_l, 19),
+        params_m=70.5,
+        gflops=343.0,
+        reproduced_params=True,
+        note=f"section 3.2 prints 342; {_ELEMENTWISE}",
+    ),
+    Published(
+        "ESeg table 8",
+        "ResNet-50, BiFPN (w/o atrous)",
+        partial(eseg_s_r50, 19),
+        gflops=188.0,
+        reproduced_gflops=True,
+    ),
+)
