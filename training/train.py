@@ -24,7 +24,6 @@ from training import checkpoint
 from training.config import Recipe, load_recipe
 from training.data.mixture import Mixture, Portion
 from training.evaluate import evaluate, report
-from training.losses import deeply_supervised
 from training.networks.normalisation import images_from_rgb
 from training.schedules import poly
 from training.weights import load_matching, read_state
@@ -172,7 +171,7 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
         group["lr"] = group["base_lr"] * factor
     with torch.autocast(rgb.device.type, torch.bfloat16):
         output = run.network(images_from_rgb(rgb))
-    loss = deeply_supervised(output, labels)
+    loss = recipe.loss(output, labels)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip_norm)
