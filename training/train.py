@@ -114,8 +114,10 @@ def averaging(decay: float) -> AveragingFunction:
 def optimiser(recipe: Recipe, network: nn.Module, loaded: set[str]) -> torch.optim.Optimizer:
     """Four groups: loaded or random, with weight decay (convolution weights) or without."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        pretrained = name.removeprefix("trunk.") in loaded
+    trunk = network.get_submodule("trunk").named_parameters() if loaded else ()
+    old = {id(parameter) for name, parameter in trunk if name in loaded}
+    for parameter in network.parameters():
+        pretrained = id(parameter) in old
         groups.setdefault((pretrained, parameter.ndim > 1), []).append(parameter)
     settings = [
         {
@@ -166,7 +168,7 @@ def train_epoch(
 
 
 def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:
-    """One update; returns the loss. rgb uint8 (N, h, w, 3), labels uint8 (N, h, w)."""
+    """One update; returns the loss. rgb uint8 (N, h, w, 3), labels integer (N, h, w)."""
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     with torch.autocast(rgb.device.type, torch.bfloat16):
