@@ -21,13 +21,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import checkpoint
-from training.backbones.resnet import load_matching, load_safetensors
 from training.config import Recipe, load_recipe
 from training.data.mixture import Mixture, Portion
 from training.evaluate import evaluate, report
 from training.losses import deeply_supervised
 from training.networks.normalisation import images_from_rgb
 from training.schedules import poly
+from training.weights import load_matching, read_state
 
 AveragingFunction = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
 
@@ -81,8 +81,9 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
     loaded: list[str] = []
     if recipe.backbone_weights:
         path = arguments.data_root["weights"] / recipe.backbone_weights
-        loaded, left = load_matching(network.get_submodule("trunk"), load_safetensors(str(path)))
-        print(f"{path.name}: {len(loaded)} tensors loaded, {len(left)} left random")
+        matches = load_matching(network.get_submodule("trunk"), read_state(path))
+        loaded = matches.loaded
+        print(f"{path.name}: {matches}")
     if arguments.init:
         network.load_state_dict(checkpoint.load(arguments.init)["ema"])
     network.to(device, memory_format=torch.channels_last)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 Depth = Literal[18, 50, 101]
 Stem = Literal["deep", "plain"]
 
-WIDTHS = (64, 128, 256, 512)
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
@@ -89,6 +87,7 @@ class ResNet(nn.Module):
             4).
         output_stride: of layer4: 32, 16 (layer4 keeps the size of layer3) or 8 (both keep that of
             layer2). A dilated network is output_stride=8 with dilations=(2, 4).
+        width: of layer1, which every later layer doubles; 32 is the trunk of ICNet.
     """
 
     def __init__(
@@ -97,6 +96,7 @@ class ResNet(nn.Module):
         stem: Stem = "deep",
         dilations: tuple[int, int] = (1, 1),
         output_stride: Literal[8, 16, 32] = 32,
+        width: int = 64,
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
@@ -107,22 +107,25 @@ class ResNet(nn.Module):
             raise ValueError(f"output_stride is {output_stride}, expected 8, 16 or 32")
         self.name = f"ResNet-{depth} ({stem} stem)"
         block = BasicBlock if depth == 18 else Bottleneck
-        self.channels = tuple(width * block.expansion for width in WIDTHS)
+        widths = (width, 2 * width, 4 * width, 8 * width)
+        self.channels = tuple(channels * block.expansion for channels in widths)
         self.strides = (4, 8, min(16, output_stride), output_stride)
-        stem_channels = 128 if stem == "deep" else 64
-        self.conv1 = _deep_stem() if stem == "deep" else nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        stem_channels = 2 * width if stem == "deep" else width
+        self.conv1 = (
+            _deep_stem(width) if stem == "deep" else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         layers = []
         in_channels, in_stride = stem_channels, 4
-        for count, width, stride, dilation in zip(
-            BLOCKS[depth], WIDTHS, self.strides, (1, 1, *dilations), strict=True
+        for count, channels, stride, dilation in zip(
+            BLOCKS[depth], widths, self.strides, (1, 1, *dilations), strict=True
         ):
             blocks: list[nn.Module] = []
             for _ in range(count):
-                blocks.append(block(in_channels, width, stride // in_stride, dilation))
-                in_channels, in_stride = width * block.expansion, stride
+                blocks.append(block(in_channels, channels, stride // in_stride, dilation))
+                in_channels, in_stride = channels * block.expansion, stride
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         for module in self.modules():
@@ -143,37 +146,13 @@ class ResNet(nn.Module):
         return maps
 
 
-def _deep_stem() -> nn.Sequential:
+def _deep_stem(width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 64, 3, 2, padding=1, bias=False),
-        nn.BatchNorm2d(64),
+        nn.Conv2d(3, width, 3, 2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
-        nn.Conv2d(64, 64, 3, padding=1, bias=False),
-        nn.BatchNorm2d(64),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
-        nn.Conv2d(64, 128, 3, padding=1, bias=False),
+        nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
     )
-
-
-def load_matching(trunk: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Copies every tensor whose name and shape match; returns (loaded names, names left as they
-    were).
-
-    Nothing is skipped silently: the caller prints both lists' lengths, and what was left tells the
-    optimiser which layers start from random values.
-    """
-    own = trunk.state_dict()
-    loaded = [
-        name for name, value in own.items() if name in state and state[name].shape == value.shape
-    ]
-    trunk.load_state_dict({name: state[name] for name in loaded}, strict=False)
-    left = [name for name in own if name not in loaded]
-    return loaded, left
-
-
-def load_safetensors(path: str) -> dict[str, Tensor]:
-    """Reads a safetensors file into a state dict of CPU tensors."""
-    from safetensors.torch import load_file
-
-    state: dict[str, torch.Tensor] = load_file(path)
-    return state
