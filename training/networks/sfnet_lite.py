@@ -9,6 +9,7 @@ the paper's parameter table, departs from the text.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,8 +20,17 @@ from training.backbones.resnet import ResNet, Stem
 from training.backbones.stdc import stdc1, stdc2
 from training.networks.context import PyramidPooling
 from training.networks.operators import flow_warp, gated_flow_fusion, resize
-from training.networks.sfnet import TRUNK_AND_CONTEXT, lateral, renamed, score_head
+from training.networks.sfnet import (
+    TRUNK_AND_CONTEXT,
+    lateral,
+    score_head,
+    sfnet_r18,
+    sfnet_r101,
+    sfnet_stdc1,
+    sfnet_stdc2,
+)
 from training.published import Published
+from training.weights import renamed
 
 Gate = Literal["attention", "convolution", "none"]
 
@@ -203,4 +213,65 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed(state, (*TRUNK_AND_CONTEXT, *head))
 
 
-PUBLISHED: tuple[Published, ...] = ()
+_SUPERVISION = 150_163  # heads that the authors build and never run
+_LATERAL = 66_048
+_CLASSIFIER = 3_125_248
+_UNUSED = "the authors build a supervision head and never run it"
+_ONE: dict[str, Any] = {"align": GatedDualFlowAlignment, "aligned_levels": (3,)}
+_ONE_NOTE = (
+    "SFNet whose last step is the one GD-FAM: that fits the printed cost, SFNet-Lite does not"
+)
+
+
+def _ablation(name: str, **arguments: Any) -> Published:
+    align = partial(GatedDualFlowAlignment, **arguments)
+    return Published("IJCV table 10b", name, partial(sfnet_lite_r18, 19, align=align))
+
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        "IJCV table 3", "SFNet-Lite (ResNet-18)", partial(sfnet_lite_r18, 19), params_m=12.3,
+        reproduced_params=True, not_built=_SUPERVISION + _LATERAL,
+        note=_UNUSED + ", and a third lateral",
+    ),
+    Published(
+        "IJCV table 3", "SFNet-Lite (STDC-1)", partial(sfnet_lite_stdc1, 19), params_m=9.7,
+        reproduced_params=True, not_built=_SUPERVISION + _CLASSIFIER,
+        note=_UNUSED + ", and keep STDC's ImageNet classifier",
+    ),
+    Published(
+        "IJCV table 3", "SFNet-Lite (STDC-2)", partial(sfnet_lite_stdc2, 19), params_m=13.7,
+        reproduced_params=True, not_built=_SUPERVISION + _CLASSIFIER,
+        note=_UNUSED + ", and keep STDC's ImageNet classifier",
+    ),
+    Published("IJCV table 10b", "FPN + PPM", partial(sfnet_r18, 19, aligned_levels=())),
+    _ablation("DF", gate="convolution", shared_gate=False),
+    _ablation("DF, Atten", shared_gate=False),
+    _ablation("DF, Atten, G"),
+    _ablation("no DF", dual_flow=False),
+    _ablation("no gate", gate="none"),
+    Published(
+        "IJCV table 11", "ResNet-101 w/ GD-FAM", partial(sfnet_r101, 19, **_ONE), gflops=415.3,
+        size=(1024, 1024),
+        note=_ONE_NOTE + "; 1 to 2 % of the papers' GFLOPs with ResNets are not explained",
+    ),
+    Published(
+        "IJCV table 11", "STDC-Net-v1 w/ GD-FAM", partial(sfnet_stdc1, 19, **_ONE), gflops=59.0,
+        reproduced_gflops=True, note=_ONE_NOTE,
+    ),
+    Published(
+        "IJCV table 11", "STDC-Net-v2 w/ GD-FAM", partial(sfnet_stdc2, 19, **_ONE), gflops=86.2,
+        reproduced_gflops=True, note=_ONE_NOTE,
+    ),
+    Published(
+        "IJCV table 12", "SFNet-Lite (ResNet-101)", partial(sfnet_lite_r101, 19),
+        note="the authors' code cannot build it",
+    ),
+    Published(
+        "ours", "SFNet-Lite (STDC-1), half width", partial(sfnet_lite_stdc1, 19, channels=64),
+        note="not of the papers: their SFNet-Lite with STDC is twice as wide as SFNet, and dearer",
+    ),
+    Published(
+        "ours", "SFNet-Lite (STDC-2), half width", partial(sfnet_lite_stdc2, 19, channels=64)
+    ),
+)  # fmt: skip
