@@ -28,8 +28,11 @@ class PanopticFolder:
         annotations: JSON file; the PNGs of segment ids lie in the folder of the same name. The
             train id of a class is its place in the file's "categories".
         image_path: file of a picture, from its "file_name" in the JSON file.
+        long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
 
     Attributes:
+        annotations: the JSON file.
+        entries: (file name of the picture, its entry in the JSON file) per picture.
         categories: the JSON file's, in the order of the train ids.
         things: train ids of the classes that are counted.
 
@@ -37,14 +40,18 @@ class PanopticFolder:
         FileNotFoundError: no JSON file, or it names no pictures.
     """
 
-    def __init__(self, annotations: Path, image_path: Callable[[str], Path]) -> None:
+    def __init__(
+        self, annotations: Path, image_path: Callable[[str], Path], long_side: int = 0
+    ) -> None:
         if not annotations.is_file():
             raise FileNotFoundError(
                 f"{annotations} is missing: expected COCO's panoptic format; check --data-root"
             )
         listing = json.loads(annotations.read_text())
+        self.annotations = annotations
         self.folder = annotations.with_suffix("")
         self.image_path = image_path
+        self.long_side = long_side
         self.categories = listing["categories"]
         self.things = tuple(i for i, c in enumerate(self.categories) if c["isthing"])
         names = {image["id"]: image["file_name"] for image in listing["images"]}
@@ -80,6 +87,11 @@ class PanopticFolder:
         if instance > MAX_INSTANCES:
             raise ValueError(f"{path}: {instance} things, expected at most {MAX_INSTANCES}")
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        shrink = self.long_side / max(rgb.shape[:2]) if self.long_side else 1.0
+        if shrink < 1.0:
+            size = (round(rgb.shape[1] * shrink), round(rgb.shape[0] * shrink))
+            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
         return Sample(np.asarray(rgb, np.uint8), labels, Path(name).stem)
 
 
@@ -103,6 +115,6 @@ def cityscapes_panoptic(root: Path, split: str) -> PanopticFolder:
     return PanopticFolder(annotations, picture)
 
 
-def town_panoptic(root: Path, split: str) -> PanopticFolder:
+def town_panoptic(root: Path, split: str, long_side: int = 0) -> PanopticFolder:
     """Pictures of `training.town.render`: CamVid's 11 classes, three of them things."""
-    return PanopticFolder(root / f"panoptic_{split}.json", lambda name: root / name)
+    return PanopticFolder(root / f"panoptic_{split}.json", lambda name: root / name, long_side)
