@@ -43,7 +43,7 @@ def town_r18() -> Recipe:
         pretrained_factor=0.25,
         weight_decay=0.05,
         batch_size=4,
-        epochs=16,
+        epochs=32,
         warmup_steps=20,
         ema_decay=0.99,
         clip_norm=10.0,
