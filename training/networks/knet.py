@@ -146,8 +146,9 @@ def position_code(height: int, width: int, channels: int, device: torch.device) 
     periods = 10000 ** (torch.arange(quarter, device=device) / quarter)
 
     def code(size: int) -> Tensor:
-        steps = (torch.arange(size, device=device) + 1) * (2 * math.pi / size)
-        angles = steps[None, :] / periods[:, None]
+        steps = torch.arange(1, size + 1, device=device, dtype=torch.float32)
+        # By the last step, not by `size`: the exporter has no product with a free size.
+        angles = 2 * math.pi * steps[None, :] / steps[-1] / periods[:, None]
         return torch.cat([angles.sin(), angles.cos()])
 
     rows = code(height)[:, :, None].expand(-1, -1, width)
