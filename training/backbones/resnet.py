@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 Depth = Literal[18, 50, 101]
@@ -157,27 +156,3 @@ def _deep_stem(width: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
     )
-
-
-def load_matching(trunk: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Copies every tensor whose name and shape match; returns (loaded names, names left as they
-    were).
-
-    Nothing is skipped silently: the caller prints both lists' lengths, and what was left tells the
-    optimiser which layers start from random values.
-    """
-    own = trunk.state_dict()
-    loaded = [
-        name for name, value in own.items() if name in state and state[name].shape == value.shape
-    ]
-    trunk.load_state_dict({name: state[name] for name in loaded}, strict=False)
-    left = [name for name in own if name not in loaded]
-    return loaded, left
-
-
-def load_safetensors(path: str) -> dict[str, Tensor]:
-    """Reads a safetensors file into a state dict of CPU tensors."""
-    from safetensors.torch import load_file
-
-    state: dict[str, torch.Tensor] = load_file(path)
-    return state

@@ -37,11 +37,11 @@ LABELMEFACADE_TO_CAMVID = {0: 1, 1: 8, 2: 1, 3: 4, 4: 3, 5: 0, 6: 5, 7: 1}
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore,
-    file stem."""
+    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore
+    (uint16 where things are told apart: panoptic_folder.py), file stem."""
 
     image: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | NDArray[np.uint16]
     name: str
 
 
