@@ -25,7 +25,6 @@ from training.config import Recipe, load_recipe
 from training.data.mixture import Mixture, Portion
 from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
-from training.schedules import poly
 from training.weights import load_matching, read_state
 
 AveragingFunction = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
@@ -159,7 +158,7 @@ def train_epoch(
     started = time.monotonic()
     with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
         for rgb, labels in bar:
-            factor = poly(run.step, total, warmup=recipe.warmup_steps)
+            factor = recipe.schedule(run.step, total, warmup=recipe.warmup_steps)
             loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             writer.add_scalar("loss", loss, run.step)
