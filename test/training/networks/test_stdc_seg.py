@@ -52,7 +52,7 @@ def test_training_adds_two_scores_and_the_detail(network: STDCSeg, size: tuple[i
 
 def test_every_parameter_gets_a_gradient(network: STDCSeg) -> None:
     network.train().zero_grad()
-    labels = torch.randint(0, 19, (2, 64, 64))
+    labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)  # as the data sets give them
     stdc_seg_loss(network(torch.randn(2, 3, 64, 64)), labels).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
