@@ -66,14 +66,14 @@ class ASPP(nn.Module):
     Paper: Chen et al., "Rethinking Atrous Convolution", section 3.3 (rates for output stride 16).
     """
 
-    rates = (6, 12, 18)
-
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, rates: tuple[int, ...] = (6, 12, 18)
+    ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
                 _conv_bn_relu(in_channels, channels, 1),
-                *(_conv_bn_relu(in_channels, channels, 3, rate) for rate in self.rates),
+                *(_conv_bn_relu(in_channels, channels, 3, rate) for rate in rates),
             ]
         )
         self.image = _conv_bn_relu(in_channels, channels, 1)
