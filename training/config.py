@@ -15,6 +15,7 @@ from training.data.mixture import Portion
 from training.data.street_folder import StreetFolder
 from training.data.transforms import Augmentation
 from training.losses import deeply_supervised
+from training.schedules import poly
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Recipe:
         clip_norm: largest norm of the gradient.
         input_size: (height, width) of the exported model's usual input.
         loss: of what the network returns in training and the label maps, integer (N, H, W).
+        schedule: learning-rate factor of (step, total, warmup=steps); `poly` with another power is
+            a functools.partial.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Recipe:
     clip_norm: float = 5.0
     input_size: tuple[int, int] = (352, 480)
     loss: Callable[[dict[str, Any], Tensor], Tensor] = deeply_supervised
+    schedule: Callable[..., float] = poly
 
 
 def load_recipe(path: str) -> Recipe:

@@ -80,7 +80,7 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     columns = torch.export.Dim("columns", min=MIN_SIZE[1] // multiple, max=MAX_SIZE[1] // multiple)
     # Sizes that share no factor with each other or with the bins, so that nothing is specialised
     # by accident.
-    example = torch.zeros((2, 7 * multiple, 11 * multiple, 3), dtype=torch.uint8)
+    example = torch.zeros((2, 11 * multiple, 13 * multiple, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         DeployedModel(network).eval(),
         (example,),
@@ -245,6 +245,9 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
 
 
 def training_record(state: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says about where the weights of a checkpoint come from."""
+    if "published" in state:  # written by training/weights.py
+        return {"training": state["published"]}
     return {
         "training": {
             "recipe": state["recipe"],

@@ -25,7 +25,6 @@ from training.config import Recipe, load_recipe
 from training.data.mixture import Mixture, Portion
 from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
-from training.schedules import poly
 from training.weights import load_matching, read_state
 
 AveragingFunction = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
@@ -83,6 +82,11 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
         matches = load_matching(network.get_submodule("trunk"), read_state(path))
         loaded = matches.loaded
         print(f"{path.name}: {matches}")
+        if not loaded:
+            raise SystemExit(
+                f"{path} fits no layer of the trunk, expected weights of {network.description}; "
+                "`python -m training.weights` says what a file gives"
+            )
     if arguments.init:
         network.load_state_dict(checkpoint.load(arguments.init)["ema"])
     network.to(device, memory_format=torch.channels_last)
@@ -159,7 +163,7 @@ def train_epoch(
     started = time.monotonic()
     with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
         for rgb, labels in bar:
-            factor = poly(run.step, total, warmup=recipe.warmup_steps)
+            factor = recipe.schedule(run.step, total, warmup=recipe.warmup_steps)
             loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             writer.add_scalar("loss", loss, run.step)
