@@ -45,7 +45,16 @@ class Targets:
 def targets_of(
     labels: Tensor, things: tuple[int, ...], stuff: tuple[int, ...], size: tuple[int, int]
 ) -> Targets:
-    """Targets of a label map, integer (H, W), whose sides are multiples of those of `size`."""
+    """Targets of a label map, integer (H, W).
+
+    Raises:
+        ValueError: a side is no multiple of that of `size`.
+    """
+    if labels.shape[0] % size[0] or labels.shape[1] % size[1]:
+        raise ValueError(
+            f"label map is {tuple(labels.shape)}, expected multiples of the masks' {size}: "
+            "train on crops whose sides are multiples of the network's size_multiple"
+        )
     labels = labels.long()
     values = labels.unique()
     values = values[values >= INSTANCE_STEP]

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.networks.operators import resize
@@ -271,16 +272,17 @@ class KNet(nn.Module):
         return segmentation, [masks[0], *masks[2:]], classes
 
     def _reading(self, masks: Tensor, classes: Tensor) -> Tensor:
-        scores, weights = torch.sigmoid(masks.float()), torch.sigmoid(classes.float())
+        # Logarithms from the start: they keep a gradient where the product is almost zero.
+        inside, score = F.logsigmoid(masks.float()), F.logsigmoid(classes.float())
         count = len(self.kernels)
         planes: list[Tensor] = []
         for c in range(self.num_classes):
             if c in self.things:
-                planes.append((scores[:, :count] * weights[:, :count, c, None, None]).amax(dim=1))
+                planes.append((inside[:, :count] + score[:, :count, c, None, None]).amax(dim=1))
             else:
                 k = count + self.stuff.index(c)
-                planes.append(scores[:, k] * weights[:, k, c, None, None])
-        return torch.log(torch.stack(planes, dim=1) + 1e-6)
+                planes.append(inside[:, k] + score[:, k, c, None, None])
+        return torch.stack(planes, dim=1)
 
 
 def _conv_norm_relu(
