@@ -101,6 +101,14 @@ def test_instances_survive_augmentation(town: Path) -> None:
     assert values <= {0, 1, 255, 2 + 256, 2 + 512}  # nothing between
 
 
+def test_large_pictures_are_shrunk_when_read(town: Path) -> None:
+    sample = town_panoptic(town, "val", long_side=6)[0]
+
+    assert sample.image.shape == (4, 6, 3)
+    assert sample.labels.shape == (4, 6)
+    assert set(np.unique(sample.labels)) <= {0, 1, 255, 2 + 256, 2 + 512}
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"panoptic_val\.json is missing"):
         town_panoptic(tmp_path, "val")
