@@ -20,7 +20,8 @@ def names() -> Iterator[str]:
     for found in pkgutil.iter_modules(recipes.__path__):
         module = importlib.import_module(f"{recipes.__name__}.{found.name}")
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            if function.__module__ == module.__name__ and not name.startswith("_"):
+            own = function.__module__ == module.__name__ and not name.startswith("_")
+            if own and not inspect.signature(function).parameters:
                 yield f"{found.name}:{name}"
 
 

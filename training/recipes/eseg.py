@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, cityscapes
-from training.data.mixture import Portion
-from training.data.street_folder import CAMVID_CLASSES, StreetFolder
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
+from training.data.street_folder import CAMVID_CLASSES
 from training.data.transforms import Augmentation
 from training.losses import ohem_cross_entropy
 from training.networks.eseg import eseg_l, eseg_lite_l, eseg_lite_m, eseg_lite_s, eseg_m, eseg_s
@@ -21,15 +19,6 @@ from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import cosine
 
 CLASSES = len(CITYSCAPES_CLASSES)
-
-
-def _train(roots: dict[str, Path]) -> list[Portion]:
-    data = cityscapes(roots["cityscapes"], ("train",))
-    return [Portion(data, len(data))]
-
-
-def _val(roots: dict[str, Path]) -> StreetFolder:
-    return cityscapes(roots["cityscapes"], ("val",))
 
 
 def hard_pixels(output: dict[str, Any], labels: Tensor) -> Tensor:
@@ -47,8 +36,8 @@ def cityscapes_s() -> Recipe:
         name="eseg_s_cityscapes",
         network=partial(eseg_s, CLASSES),
         classes=CITYSCAPES_CLASSES,
-        portions=_train,
-        validation=_val,
+        portions=train_portions,
+        validation=val_folder,
         augmentation=Augmentation(
             crop_size=(512, 1024),
             scale=(0.5, 2.0),

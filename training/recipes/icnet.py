@@ -5,25 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, cityscapes
-from training.data.mixture import Portion
-from training.data.street_folder import CAMVID_CLASSES, StreetFolder
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
+from training.data.street_folder import CAMVID_CLASSES
 from training.data.transforms import Augmentation
 from training.losses import cross_entropy
 from training.networks.icnet import ICNet
 from training.recipes.sfnet_lite import camvid_r18
-
-
-def _train(roots: dict[str, Path]) -> list[Portion]:
-    data = cityscapes(roots["cityscapes"], ("train",))
-    return [Portion(data, len(data))]
-
-
-def _val(roots: dict[str, Path]) -> StreetFolder:
-    return cityscapes(roots["cityscapes"], ("val",))
 
 
 def cityscapes_icnet() -> Recipe:
@@ -36,8 +25,8 @@ def cityscapes_icnet() -> Recipe:
         name="icnet_cityscapes",
         network=partial(ICNet, len(CITYSCAPES_CLASSES)),
         classes=CITYSCAPES_CLASSES,
-        portions=_train,
-        validation=_val,
+        portions=train_portions,
+        validation=val_folder,
         augmentation=Augmentation(
             crop_size=(1024, 1024),
             scale=(0.5, 2.0),

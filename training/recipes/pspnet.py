@@ -5,26 +5,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, cityscapes
-from training.data.mixture import Portion
-from training.data.street_folder import CAMVID_CLASSES, StreetFolder
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
+from training.data.street_folder import CAMVID_CLASSES
 from training.data.transforms import Augmentation
 from training.losses import cross_entropy, deeply_supervised
 from training.networks.pspnet import pspnet
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import poly
-
-
-def _train(roots: dict[str, Path]) -> list[Portion]:
-    data = cityscapes(roots["cityscapes"], ("train",))
-    return [Portion(data, len(data))]
-
-
-def _val(roots: dict[str, Path]) -> StreetFolder:
-    return cityscapes(roots["cityscapes"], ("val",))
 
 
 def cityscapes_r101() -> Recipe:
@@ -33,8 +22,8 @@ def cityscapes_r101() -> Recipe:
         name="pspnet_r101_cityscapes",
         network=partial(pspnet, len(CITYSCAPES_CLASSES), 101),
         classes=CITYSCAPES_CLASSES,
-        portions=_train,
-        validation=_val,
+        portions=train_portions,
+        validation=val_folder,
         augmentation=Augmentation(
             crop_size=(713, 713),
             scale=(0.5, 2.0),

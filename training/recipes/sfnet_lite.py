@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, cityscapes
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
 from training.data.mixture import Portion
 from training.data.street_folder import (
     CAMVID_CLASSES,
@@ -134,8 +134,8 @@ def cityscapes_r18() -> Recipe:
         name="sfnet_lite_r18_cityscapes",
         network=partial(sfnet_lite_r18, len(CITYSCAPES_CLASSES)),
         classes=CITYSCAPES_CLASSES,
-        portions=_cityscapes_train,
-        validation=_cityscapes_val,
+        portions=train_portions,
+        validation=val_folder,
         augmentation=Augmentation(
             crop_size=(1024, 1024),
             scale=(0.75, 2.0),
@@ -198,12 +198,3 @@ def camvid_stdc1_half() -> Recipe:
         network=partial(sfnet_lite_stdc1, CLASSES, channels=64),
         backbone_weights="STDCNet813M_73.91.tar",
     )
-
-
-def _cityscapes_train(roots: dict[str, Path]) -> list[Portion]:
-    data = cityscapes(roots["cityscapes"], ("train",))
-    return [Portion(data, len(data))]
-
-
-def _cityscapes_val(roots: dict[str, Path]) -> StreetFolder:
-    return cityscapes(roots["cityscapes"], ("val",))
