@@ -136,7 +136,7 @@ class DFANet(nn.Module):
             self.low = _projections(shallow, backbones)
             self.smooth = conv_bn_relu(DECODER_CHANNELS, DECODER_CHANNELS, 3)
         self.decoder = decoder
-        for module in self.modules():
+        for module in [*self.conv1.modules(), *self.backbones.modules()]:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -178,7 +178,7 @@ def _projections(in_channels: int, copies: int) -> nn.ModuleList:
 def _sum(projections: nn.ModuleList, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     """Each copy's map, projected and brought to one size, added up."""
     levels = [resize(p(x), size) for p, x in zip(projections, maps, strict=True)]
-    return torch.stack(levels).sum(dim=0)
+    return sum(levels[1:], start=levels[0])
 
 
 def dfanet_a(num_classes: int) -> DFANet:

@@ -100,9 +100,8 @@ class ICNet(nn.Module):
         # "conv3_1" is where the branches of half and quarter resolution part.
         middle = trunk.layer2[0](trunk.layer1(x))
         x = resize(middle, ((middle.shape[2] + 1) // 2, (middle.shape[3] + 1) // 2))
-        for block in trunk.layer2[1:]:
-            x = block(x)
-        deep = self.reduce(_pyramid_sum(trunk.layer4(trunk.layer3(x))))
+        deep = trunk.layer4(trunk.layer3(trunk.layer2[1:](x)))
+        deep = self.reduce(_pyramid_sum(deep))
         detail = self.detail(images)
 
         deep = resize(deep, (middle.shape[2], middle.shape[3]))

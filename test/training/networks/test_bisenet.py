@@ -12,10 +12,8 @@ def network(request: pytest.FixtureRequest) -> BiSeNet:
     return network
 
 
-@pytest.mark.parametrize("size", [(64, 96), (90, 121)])
-def test_scores_are_at_stride_8_and_logits_at_the_images_size(
-    network: BiSeNet, size: tuple[int, int]
-) -> None:
+def test_scores_are_at_stride_8_and_logits_at_the_images_size(network: BiSeNet) -> None:
+    size = (33, 57)
     network.eval()
     with torch.inference_mode():
         scores = network.scores(torch.randn(1, 3, *size))

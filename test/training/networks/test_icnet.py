@@ -15,10 +15,8 @@ def test_the_trunk_has_half_the_channels_of_resnet_50(network: ICNet) -> None:
     assert network.trunk.channels == (128, 256, 512, 1024)
 
 
-@pytest.mark.parametrize("size", [(64, 96), (90, 121)])
-def test_scores_are_at_stride_4_and_logits_at_the_images_size(
-    network: ICNet, size: tuple[int, int]
-) -> None:
+def test_scores_are_at_stride_4_and_logits_at_the_images_size(network: ICNet) -> None:
+    size = (33, 57)
     network.eval()
     with torch.inference_mode():
         assert network.scores(torch.randn(1, 3, *size)).shape == (
