@@ -80,7 +80,7 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     columns = torch.export.Dim("columns", min=MIN_SIZE[1] // multiple, max=MAX_SIZE[1] // multiple)
     # Sizes that share no factor with each other or with the bins, so that nothing is specialised
     # by accident.
-    example = torch.zeros((2, 7 * multiple, 11 * multiple, 3), dtype=torch.uint8)
+    example = torch.zeros((2, 11 * multiple, 13 * multiple, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         DeployedModel(network).eval(),
         (example,),

@@ -109,3 +109,19 @@ def test_every_recipe_loads_and_builds_its_network(name: str) -> None:
     with torch.device("meta"):
         network = recipe.network()
     assert network.num_classes == len(recipe.classes) == 11
+
+
+def test_the_recipes_schedule_decides_the_step(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    asked = []
+
+    def nothing(step: int, total: int, warmup: int) -> float:
+        asked.append((step, total, warmup))
+        return 0.0
+
+    run = start(replace(tiny_recipe, schedule=nothing), arguments(tmp_path), CPU)
+    before = [parameter.clone() for parameter in run.network.parameters()]
+    train(run, replace(tiny_recipe, schedule=nothing), street, tmp_path, until=1)
+    assert asked == [(0, 8, 1), (1, 8, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
