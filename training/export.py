@@ -252,6 +252,9 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
 
 
 def training_record(state: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says about where the weights of a checkpoint come from."""
+    if "published" in state:  # written by training/weights.py
+        return {"training": state["published"]}
     return {
         "training": {
             "recipe": state["recipe"],

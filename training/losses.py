@@ -51,3 +51,23 @@ def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) 
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
         total = total + ohem_cross_entropy(scores, labels)
     return total
+
+
+def cross_entropy(
+    output: dict[str, Tensor | list[Tensor]], labels: Tensor, aux_weight: float = 0.4
+) -> Tensor:
+    """Mean cross entropy of the main scores plus `aux_weight` times that of each auxiliary head.
+
+    Paper: PSPNet section 3.3 and ICNet section 3.3 (0.4); DFANet, which has no such head, section
+    4.
+    """
+    logits, aux = output["logits"], output["aux"]
+    assert isinstance(logits, Tensor)
+    size = (labels.shape[1], labels.shape[2])
+    valid = (labels != IGNORE).sum().clamp(min=1)
+    total = logits.new_zeros((), dtype=torch.float32)
+    for scores, weight in ((logits, 1.0), *((scores, aux_weight) for scores in aux)):
+        scores = F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=True)
+        losses = F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="sum")
+        total = total + weight * losses / valid
+    return total

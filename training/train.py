@@ -82,6 +82,11 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
         matches = load_matching(network.get_submodule("trunk"), read_state(path))
         loaded = matches.loaded
         print(f"{path.name}: {matches}")
+        if not loaded:
+            raise SystemExit(
+                f"{path} fits no layer of the trunk, expected weights of {network.description}; "
+                "`python -m training.weights` says what a file gives"
+            )
     if arguments.init:
         network.load_state_dict(checkpoint.load(arguments.init)["ema"])
     network.to(device, memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a published checkpoint gives to a recipe's network: python -m training.weights
-sfnet_lite:camvid_r18_paper FILE
+"""Says what a published checkpoint gives to a recipe's network: python -m training.weights RECIPE
+FILE; with --output OURS.pt it becomes a checkpoint that train --init, evaluate and export take.
 
 A file of training/networks or training/backbones knows the layouts that its weights are published
 in: a function `state_from_SOURCE(state)` in it gives the tensors under our names and leaves out
@@ -11,6 +11,7 @@ torchvision's ShuffleNet, and the ImageNet weights of STDC and DF as their autho
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +67,15 @@ def main() -> None:
             f"{arguments.file} has no tensor of {arguments.recipe}: expected weights of the same "
             "network or of its trunk"
         )
+    if arguments.output:
+        if matches["network"].left:
+            raise SystemExit(
+                f"{arguments.output} not written: {arguments.file} leaves "
+                f"{len(matches['network'].left)} tensors of {arguments.recipe} random"
+            )
+        digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
+        source = f"none here: published weights {arguments.file.name}, SHA-256 {digest}"
+        checkpoint.save(arguments.output, {"ema": network.state_dict(), "published": source})
 
 
 def read_state(path: Path) -> State:
@@ -163,6 +173,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="module:function in training/recipes")
     parser.add_argument("file", type=Path, help=".safetensors, .pth, .pt or .tar")
+    parser.add_argument("--output", type=Path, help="checkpoint to write the filled network to")
     return parser.parse_args()
 
 

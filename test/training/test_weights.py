@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import weights
+from training import checkpoint, weights
 from training.backbones.shufflenet import ShuffleNetV2
+from training.export import training_record
 from training.networks.df_seg import df1_seg
 from training.weights import load_matching, read_state, renamed
 
@@ -121,6 +122,31 @@ def test_command_says_what_a_trunk_file_gives(
         "1 of the file not used",
         "  not used: fc.weight",
     ]
+
+
+def test_published_network_becomes_a_checkpoint_that_the_manifest_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = df1_seg(11)
+    path, output = tmp_path / "df1_seg.pth", tmp_path / "ours.pt"
+    theirs = {"module." + name: value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": theirs}, path)
+    run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
+    state = checkpoint.load(output)
+    assert state["ema"].keys() == network.state_dict().keys()
+    assert torch.equal(state["ema"]["head.4.weight"], network.head[4].weight)
+    record = training_record(state)["training"]
+    assert record.startswith("none here: published weights df1_seg.pth, SHA-256 ")
+
+
+def test_checkpoint_with_random_tensors_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "df1.pth", tmp_path / "ours.pt"
+    torch.save(df1_seg(11).trunk.state_dict(), path)
+    with pytest.raises(SystemExit, match="not written: .* tensors of df_seg:camvid_df1 random"):
+        run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
+    assert not output.exists()
 
 
 def test_command_refuses_weights_of_another_network(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.data.mixture import Portion
 from training.data.street_folder import StreetFolder
 
 # The order is the train id (models.md 4.1).
@@ -55,3 +56,14 @@ class CityscapesFolder(StreetFolder):
 def cityscapes(root: Path, splits: tuple[str, ...]) -> StreetFolder:
     """Cityscapes fine, 1024x2048; the sizes of the splits are 2975, 500 and 1525 (no labels)."""
     return CityscapesFolder(root, splits, {label: train for train, label in enumerate(LABEL_IDS)})
+
+
+def train_portions(roots: dict[str, Path]) -> list[Portion]:
+    """All of "train" in each epoch, for a recipe; the folder is --data-root cityscapes=FOLDER."""
+    data = cityscapes(roots["cityscapes"], ("train",))
+    return [Portion(data, len(data))]
+
+
+def val_folder(roots: dict[str, Path]) -> StreetFolder:
+    """The split "val", for a recipe's validation."""
+    return cityscapes(roots["cityscapes"], ("val",))

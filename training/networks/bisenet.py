@@ -8,6 +8,7 @@ authors' code (TorchSeg).
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import torch
@@ -154,6 +155,47 @@ def bisenet_r101(num_classes: int, auxiliary: bool = True) -> BiSeNet:
 def bisenet_xception39(num_classes: int, auxiliary: bool = True) -> BiSeNet:
     """BiSeNet with Xception-39, "BiSeNet1" in DFANet's table."""
     return BiSeNet(Xception39(), num_classes, 64, 128 if auxiliary else 0)
+
+
+# Their name of a layer (a pattern) and ours; each is replaced in turn.
+_NAMES = (
+    (r"^context_path\.", "trunk."),
+    (r"\.residual_branch\.", ".residual."),
+    (r"\.proj\.", ".shortcut."),
+    (r"\.(residual\.\d|shortcut)\.conv1\.", r".\1.0."),
+    (r"\.point_wise_cbr\.conv\.", ".1."),
+    (r"\.point_wise_cbr\.bn\.", ".2."),
+    (r"^spatial_path\.conv_7x7\.", "spatial_path.0."),
+    (r"^spatial_path\.conv_3x3_(\d)\.", r"spatial_path.\1."),
+    (r"^spatial_path\.conv_1x1\.", "spatial_path.3."),
+    (r"^global_context\.1\.", "global_context."),
+    (r"^arms\.0\.", "attention_deep."),
+    (r"^arms\.1\.", "attention_middle."),
+    (r"^(attention_\w+)\.conv_3x3\.", r"\1.convolution."),
+    (r"^(attention_\w+)\.channel_attention\.1\.", r"\1.attention."),
+    (r"^refines\.0\.", "refine_deep."),
+    (r"^refines\.1\.", "refine_middle."),
+    (r"^ffm\.conv_1x1\.", "fusion.convolution."),
+    (r"^ffm\.channel_attention\.1\.conv\.", "fusion.attention.0."),
+    (r"^ffm\.channel_attention\.2\.conv\.", "fusion.attention.2."),
+    (r"^heads\.([01])\.", r"auxiliary_heads.\1."),
+    (r"^heads\.2\.", "head."),
+    (r"^(head|auxiliary_heads\.\d)\.conv_3x3\.", r"\1."),
+    (r"^(head|auxiliary_heads\.\d)\.conv_1x1\.", r"\1.3."),
+    (r"\.conv\.", ".0."),
+    (r"\.bn\.", ".1."),
+)
+
+
+def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of a TorchSeg checkpoint (BiSeNet) to ours."""
+    ours: dict[str, Tensor] = {}
+    for full_name, value in state.items():
+        name = full_name.removeprefix("module.")
+        for theirs, own in _NAMES:
+            name = re.sub(theirs, own, name)
+        ours[name] = value
+    return ours
 
 
 _R18 = partial(bisenet_r18, 19, auxiliary=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.networks.layers import conv_bn_relu
 from training.networks.operators import adaptive_average_pools, resize
 
 
@@ -66,17 +67,17 @@ class ASPP(nn.Module):
     Paper: Chen et al., "Rethinking Atrous Convolution", section 3.3 (rates for output stride 16).
     """
 
-    rates = (6, 12, 18)
-
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, rates: tuple[int, ...] = (6, 12, 18)
+    ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
-                _conv_bn_relu(in_channels, channels, 1),
-                *(_conv_bn_relu(in_channels, channels, 3, rate) for rate in self.rates),
+                conv_bn_relu(in_channels, channels, 1),
+                *(conv_bn_relu(in_channels, channels, 3, dilation=rate) for rate in rates),
             ]
         )
-        self.image = _conv_bn_relu(in_channels, channels, 1)
+        self.image = conv_bn_relu(in_channels, channels, 1)
         self.bottleneck = _bottleneck((len(self.branches) + 1) * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,8 +101,8 @@ class DenseASPP(nn.Module):
         half, growth = in_channels // 2, in_channels // 8
         self.layers = nn.ModuleList(
             nn.Sequential(
-                _conv_bn_relu(in_channels + i * growth, half, 1),
-                _conv_bn_relu(half, growth, 3, rate),
+                conv_bn_relu(in_channels + i * growth, half, 1),
+                conv_bn_relu(half, growth, 3, dilation=rate),
             )
             for i, rate in enumerate(self.rates)
         )
@@ -113,18 +114,5 @@ class DenseASPP(nn.Module):
         return self.bottleneck(x)  # type: ignore[no-any-return]
 
 
-def _conv_bn_relu(
-    in_channels: int, channels: int, kernel_size: int, dilation: int = 1
-) -> nn.Sequential:
-    padding = dilation * (kernel_size // 2)
-    return nn.Sequential(
-        nn.Conv2d(
-            in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False
-        ),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 def _bottleneck(in_channels: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(*_conv_bn_relu(in_channels, channels, 1), nn.Dropout2d(0.1))
+    return nn.Sequential(*conv_bn_relu(in_channels, channels, 1), nn.Dropout2d(0.1))

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.backbones import Backbone
 from training.backbones.efficientnet import EfficientNet
 from training.backbones.resnet import ResNet
 from training.networks.operators import resize
@@ -169,7 +170,7 @@ class ESeg(nn.Module):
 
     def __init__(
         self,
-        trunk: EfficientNet | ResNet,
+        trunk: Backbone,
         num_classes: int,
         channels: int,
         repeats: int,

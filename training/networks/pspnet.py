@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from training.backbones.resnet import ResNet, Stem
+from training.networks.context import PyramidPooling as SFNetPyramidPooling
 from training.networks.layers import conv_bn_relu
 from training.networks.operators import adaptive_average_pools, resize
-from training.networks.sfnet_lite import PyramidPooling as SFNetPyramidPooling
 from training.published import Published
+from training.weights import renamed
 
 Head = Literal["paper", "sfnet"]
 
@@ -116,6 +117,26 @@ def pspnet(
     """PSPNet with ResNet-50 or ResNet-101."""
     trunk = ResNet(depth, stem, dilations=(2, 4), output_stride=8)
     return PSPNet(trunk, num_classes, head, auxiliary)
+
+
+def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of a SFSegNets checkpoint (PSPNet) to ours, for the head "sfnet"."""
+    stages = tuple(
+        # Their stage holds the pool as layer 0.
+        (f"ppm.stages.{stage}.{layer + 1}.", f"head.0.stages.{stage}.{layer}.")
+        for stage in range(len(SFNetPyramidPooling.bins))
+        for layer in range(2)
+    )
+    prefixes = (
+        ("layer0.0.", "trunk.conv1."),
+        ("layer0.1.", "trunk.bn1."),
+        ("layer", "trunk.layer"),
+        ("ppm.bottleneck.", "head.0.bottleneck."),
+        ("final.0.", "head.1."),
+        ("final.1.", "head.2."),
+        ("final.3.", "head.4."),
+    )
+    return renamed(state, (*stages, *prefixes))
 
 
 _R50 = partial(pspnet, depth=50, auxiliary=False)

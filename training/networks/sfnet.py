@@ -34,6 +34,7 @@ from training.backbones.resnet import ResNet, Stem
 from training.backbones.shufflenet import ShuffleNetV2
 from training.backbones.stdc import stdc1, stdc2
 from training.networks.context import ASPP, DenseASPP, NonLocal, PyramidPooling
+from training.networks.layers import conv_bn_relu
 from training.networks.operators import flow_warp, resize
 from training.published import Published
 from training.weights import renamed
@@ -216,7 +217,7 @@ class SFNet(nn.Module):
         self.alignments = nn.ModuleList(
             align(channels) if level in aligned else BilinearAddition() for level in levels
         )
-        self.smoothings = nn.ModuleList(conv_bn_relu(channels, channels) for _ in shallow)
+        self.smoothings = nn.ModuleList(conv_bn_relu(channels, channels, 3) for _ in shallow)
         self.head = score_head(len(trunk.channels) * channels, channels, num_classes)
         self.supervision = nn.ModuleList(
             supervision_head(channels, num_classes) for _ in shallow if deep_supervision
@@ -289,17 +290,11 @@ def lateral(in_channels: int, channels: int) -> nn.Sequential:
     )
 
 
-def conv_bn_relu(in_channels: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 def score_head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
     """Differs: 3x3 and 1x1, as in the authors' code; IJCV's text has one 1x1."""
-    return nn.Sequential(*conv_bn_relu(in_channels, channels), nn.Conv2d(channels, num_classes, 1))
+    return nn.Sequential(
+        *conv_bn_relu(in_channels, channels, 3), nn.Conv2d(channels, num_classes, 1)
+    )
 
 
 def supervision_head(channels: int, num_classes: int) -> nn.Sequential:

@@ -5,24 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, cityscapes
-from training.data.mixture import Portion
-from training.data.street_folder import CAMVID_CLASSES, StreetFolder
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
+from training.data.street_folder import CAMVID_CLASSES
 from training.data.transforms import Augmentation
 from training.networks.stdc_seg import stdc1_seg, stdc2_seg, stdc_seg_loss
 from training.recipes.sfnet_lite import camvid_r18
-
-
-def _train(roots: dict[str, Path]) -> list[Portion]:
-    data = cityscapes(roots["cityscapes"], ("train",))
-    return [Portion(data, len(data))]
-
-
-def _val(roots: dict[str, Path]) -> StreetFolder:
-    return cityscapes(roots["cityscapes"], ("val",))
 
 
 def cityscapes_stdc1() -> Recipe:
@@ -35,8 +24,8 @@ def cityscapes_stdc1() -> Recipe:
         name="stdc1_seg_cityscapes",
         network=partial(stdc1_seg, len(CITYSCAPES_CLASSES)),
         classes=CITYSCAPES_CLASSES,
-        portions=_train,
-        validation=_val,
+        portions=train_portions,
+        validation=val_folder,
         augmentation=Augmentation(
             crop_size=(512, 1024),
             scale=(0.125, 1.5),

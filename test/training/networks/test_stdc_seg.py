@@ -9,6 +9,7 @@ from training.networks.stdc_seg import (
     STDCSeg,
     detail_loss,
     detail_target,
+    state_from_authors,
     stdc1_seg,
     stdc2_seg,
     stdc_seg_loss,
@@ -52,9 +53,18 @@ def test_training_adds_two_scores_and_the_detail(network: STDCSeg, size: tuple[i
 
 def test_every_parameter_gets_a_gradient(network: STDCSeg) -> None:
     network.train().zero_grad()
-    labels = torch.randint(0, 19, (2, 64, 64))
+    labels = torch.randint(0, 19, (2, 64, 64), dtype=torch.uint8)  # as the data sets give them
     stdc_seg_loss(network(torch.randn(2, 3, 64, 64)), labels).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_auxiliary_heads_are_named_after_the_stride_of_their_map() -> None:
+    # Equal shapes, and no part of the scores: only the name tells them apart.
+    theirs = {
+        "conv_out16.conv_out.weight": torch.ones(1),
+        "conv_out32.conv_out.weight": torch.ones(1),
+    }
+    assert list(state_from_authors(theirs)) == ["aux_head8.1.weight", "aux_head16.1.weight"]
 
 
 def test_detail_is_on_the_greater_side_of_an_edge_and_stride_two_widens_it() -> None:
