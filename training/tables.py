@@ -12,7 +12,6 @@ import argparse
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,21 +50,6 @@ HEADER = [
 ]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a network costs.
-
-    Args:
-        total: its parameters.
-        live: those of them that its output in eval depends on.
-        macs: multiply-adds of one image by (height, width); None for a size that it refuses.
-    """
-
-    total: int
-    live: int
-    macs: dict[tuple[int, int], int | None]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=TABLES)
@@ -86,35 +70,28 @@ def published_rows() -> dict[str, tuple[Published, ...]]:
 
 
 @cache
-def cost(build: Callable[[], nn.Module], sizes: tuple[tuple[int, int], ...] = SIZES) -> Cost:
-    """Counts the network that `build` makes, for one image of each (height, width) of `sizes`."""
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` makes, in eval, without memory for its weights."""
     with torch.device("meta"):
-        network = build().eval()
-        macs: dict[tuple[int, int], int | None] = {}
-        for size in sizes:
-            try:
-                macs[size] = multiply_adds(network, torch.empty(1, 3, *size))
-            except ValueError:
-                macs[size] = None
-        side = 2 * int(network.size_multiple)  # type: ignore[arg-type]
-        live = live_parameters(network, torch.empty(1, 3, side, side))
-    return Cost(sum(p.numel() for p in network.parameters()), live, macs)
+        return build().eval()
 
 
-def multiply_adds(network: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of convolutions and matrix products when `network` sees `images`."""
-    with FlopCounterMode(display=False) as counter:
-        network(images)
-    return int(counter.get_total_flops()) // 2
+def parameters(build: Callable[[], nn.Module]) -> int:
+    """All parameters that the network is built with."""
+    return sum(p.numel() for p in on_meta(build).parameters())
 
 
-def live_parameters(network: nn.Module, images: Tensor) -> int:
-    """Number of parameters from which a path leads to the output: the others get no gradient."""
-    sums = [x.sum() for x in _tensors(network(images)) if x.requires_grad]
-    parameters = list(network.parameters())
-    gradients = torch.autograd.grad(sums, parameters, allow_unused=True)
-    pairs = zip(parameters, gradients, strict=True)
-    return sum(p.numel() for p, gradient in pairs if gradient is not None)
+@cache
+def live_parameters(build: Callable[[], nn.Module]) -> int:
+    """Those from which a path leads to the output in eval: the others get no gradient."""
+    network = on_meta(build)
+    side = 2 * int(network.size_multiple)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        output = network(torch.empty(1, 3, side, side))
+    sums = [x.sum() for x in _tensors(output) if x.requires_grad]
+    weights = list(network.parameters())
+    gradients = torch.autograd.grad(sums, weights, allow_unused=True)
+    return sum(w.numel() for w, g in zip(weights, gradients, strict=True) if g is not None)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -126,15 +103,22 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def cost_of(row: Published) -> Cost:
-    """The cost of the row's network at all sizes of this page and at the row's own."""
-    sizes = SIZES if row.size in SIZES else (*SIZES, row.size)
-    return cost(row.network, sizes)
+@cache
+def multiply_adds(build: Callable[[], nn.Module], size: tuple[int, int]) -> int | None:
+    """Multiply-adds of convolutions and matrix products for one image of `size` (height, width);
+    None where the network refuses the size."""
+    network = on_meta(build)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        try:
+            network(torch.empty(1, 3, *size))
+        except ValueError:
+            return None
+    return int(counter.get_total_flops()) // 2
 
 
 def parameters_beside_paper(row: Published) -> float:
     """Millions of parameters, with those that only the authors' code builds."""
-    return (cost_of(row).total + row.not_built) / 1e6
+    return (parameters(row.network) + row.not_built) / 1e6
 
 
 def gflops_beside_paper(row: Published) -> float:
@@ -143,9 +127,9 @@ def gflops_beside_paper(row: Published) -> float:
     Raises:
         ValueError: the network does not take the row's size.
     """
-    macs = cost_of(row).macs[row.size]
+    macs = multiply_adds(row.network, row.size)
     if macs is None:
-        raise ValueError(f"{row.table} {row.name}: {row.size} is a size that the network refuses")
+        raise ValueError(f"{row.table} {row.name}: the network refuses the size {row.size}")
     return macs * {"MAC": 1, "2 MAC": 2}[row.convention] / 1e9
 
 
@@ -162,17 +146,16 @@ def _sections() -> Iterator[str]:
 
 
 def _cells(row: Published) -> list[str]:
-    network = cost_of(row)
-    total = f"{network.total / 1e6:.3f}"
+    total = f"{parameters(row.network) / 1e6:.3f}"
     if row.not_built:
         total += f" + {row.not_built / 1e6:.3f}"
     return [
         row.table,
         row.name,
         total,
-        f"{network.live / 1e6:.3f}",
+        f"{live_parameters(row.network) / 1e6:.3f}",
         *_comparison(row.params_m, parameters_beside_paper(row), row.reproduced_params),
-        *(_giga(network.macs[size]) for size in SIZES),
+        *(_giga(multiply_adds(row.network, size)) for size in SIZES),
         *_cost_cells(row),
         row.note,
     ]
