@@ -174,7 +174,8 @@ def _cost_cells(row: Published) -> list[str]:
 def _comparison(printed: float | None, ours: float, reproduced: bool) -> list[str]:
     if printed is None:
         return ["", ""]
-    difference = f"{100 * (ours / printed - 1):+.1f} %"
+    # Plus zero: what rounds to nothing is +0.0, never -0.0.
+    difference = f"{round(100 * (ours / printed - 1), 1) + 0.0:+.1f} %"
     return [f"{printed:g}", f"{difference} ✔" if reproduced else difference]
 
 
