@@ -226,19 +226,20 @@ class SFNet(nn.Module):
     def scores(self, images: Tensor) -> Tensor:
         """Class scores (N, num_classes, H / output_stride, W / output_stride) of normalised images
         (N, 3, H, W)."""
-        return self._head(self._pyramid(images))
+        return self._scores(self.pyramid(images))
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """{"logits": (N, num_classes, H, W), "aux": class scores of the pyramid's steps, shallow to
         deep, at their own sizes; only in training, and with deep_supervision}."""
-        pyramid = self._pyramid(images)
-        logits = resize(self._head(pyramid), (images.shape[2], images.shape[3]))
+        pyramid = self.pyramid(images)
+        logits = resize(self._scores(pyramid), (images.shape[2], images.shape[3]))
         heads = zip(self.supervision, pyramid, strict=False)
         aux = [head(level) for head, level in heads] if self.training else []
         return {"logits": logits, "aux": aux}
 
-    def _pyramid(self, images: Tensor) -> list[Tensor]:
-        """The levels, shallow to deep, D channels each: what is handed down, before smoothing."""
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """The levels of normalised images (N, 3, H, W), shallow to deep, D channels each: what each
+        step hands down, before smoothing."""
         *shallow, deep = self.trunk(images)
         pyramid = [self.context(deep)]
         steps = list(zip(shallow, self.laterals, self.alignments, strict=True))
@@ -246,7 +247,7 @@ class SFNet(nn.Module):
             pyramid.insert(0, align(narrowed(features), pyramid[0]))
         return pyramid
 
-    def _head(self, pyramid: list[Tensor]) -> Tensor:
+    def _scores(self, pyramid: list[Tensor]) -> Tensor:
         *levels, deepest = pyramid
         smooth = [smoothing(x) for smoothing, x in zip(self.smoothings, levels, strict=True)]
         size = (levels[0].shape[2], levels[0].shape[3])
@@ -291,13 +292,15 @@ def lateral(in_channels: int, channels: int) -> nn.Sequential:
 
 
 def score_head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
-    """Differs: 3x3 and 1x1, as in the authors' code; IJCV's text has one 1x1."""
+    """Class scores of concatenated maps."""
     return nn.Sequential(
         *conv_bn_relu(in_channels, channels, 3), nn.Conv2d(channels, num_classes, 1)
     )
 
 
 def supervision_head(channels: int, num_classes: int) -> nn.Sequential:
+    """Class scores of one level, for training. Paper: ECCV section 3.3, "cascaded deeply
+    supervised learning"."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
         nn.BatchNorm2d(channels),
@@ -365,7 +368,7 @@ def sfnet_df2(num_classes: int, channels: int = 128, **options: Any) -> SFNet:
 
 
 def sfnet_shufflenet(num_classes: int, channels: int = 64, **options: Any) -> SFNet:
-    """The authors' code has none; the paper does not state the width."""
+    """The authors' code has none; the papers' +0.3 GFLOPs for FAM fit 64 channels."""
     return SFNet(ShuffleNetV2(), num_classes, channels, **options)
 
 
@@ -418,6 +421,7 @@ _CLASSIFIER = 3_125_248
 _RESNET = "1 to 2 % of the papers' GFLOPs with ResNets are not explained"
 _STDC = "the authors keep STDC's ImageNet classifier in the network; the GFLOPs are at 1024x2048"
 _DF = "no width, level or auxiliary head was found that gives the printed parameters"
+_SHUFFLENET = "the width is not stated; 64 fits what FAM adds, not the rest"
 _HEADS = "the paper does not say how the module was attached"
 
 # Where the IJCV paper prints a table of the ECCV paper again with half the GFLOPs, the later one
@@ -572,11 +576,11 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     Published(
         "IJCV table 11", "ShuffleNetv2", partial(sfnet_shufflenet, 19, **_FPN), gflops=17.8,
-        **_IJCV, note="the width of the head is not stated",
+        **_IJCV, note=_SHUFFLENET,
     ),
     Published(
         "IJCV table 11", "ShuffleNetv2 w/ FAM", partial(sfnet_shufflenet, 19), gflops=18.1,
-        **_IJCV, note="the width of the head is not stated",
+        **_IJCV, note=_SHUFFLENET,
     ),
     Published(
         "IJCV table 11", "DF1", partial(sfnet_df1, 19, **_FPN), gflops=18.6,

@@ -44,7 +44,7 @@ class GatedDualFlowAlignment(nn.Module):
     Args:
         channels: of both maps.
         gate: of table 10b: from the channels' mean and maximum ("attention"), from the reduced maps
-            ("convolution"), or warped maps are just added ("none").
+            ("convolution"), or none: the maps are just added.
         shared_gate: whether the fine map gets 1 - gate, or a gate of its own.
         dual_flow: whether the fine map is warped too.
         align_corners: convention of the warp, see operators.flow_warp.
@@ -70,7 +70,8 @@ class GatedDualFlowAlignment(nn.Module):
         self.down_l = nn.Conv2d(channels, half, 1, bias=False)
         self.flow_make = nn.Conv2d(2 * half, 4 if dual_flow else 2, 3, padding=1, bias=False)
         if gate != "none":
-            seen, gates = 4 if gate == "attention" else 2 * half, 1 if shared_gate else 2
+            seen = 4 if gate == "attention" else 2 * half
+            gates = 1 if shared_gate else 2
             self.flow_gate = nn.Sequential(
                 nn.Conv2d(seen, gates, 3, padding=1, bias=False), nn.Sigmoid()
             )
@@ -79,14 +80,13 @@ class GatedDualFlowAlignment(nn.Module):
         """low (N, C, H, W), high (N, C, h, w) -> (N, C, H, W)."""
         high_reduced = resize(self.down_h(high), (low.shape[2], low.shape[3]))
         reduced = torch.cat([high_reduced, self.down_l(low)], dim=1)
-        flow = self.flow_make(reduced)
+        flow = self.flow_make(reduced)  # equation 4
         if self.gate == "none":
             return self._warped_high(high, flow) + self._warped_low(low, flow)
-        gate = self.flow_gate(
-            statistics(high_reduced, low) if self.gate == "attention" else reduced
-        )
+        seen = statistics(high_reduced, low) if self.gate == "attention" else reduced
+        gate = self.flow_gate(seen)  # equation 5
         if self.dual_flow and self.shared_gate:
-            return gated_flow_fusion(high, low, flow, gate, self.align_corners)
+            return gated_flow_fusion(high, low, flow, gate, self.align_corners)  # equation 6
         gate_low = 1 - gate if self.shared_gate else gate[:, 1:2]
         return gate[:, 0:1] * self._warped_high(high, flow) + gate_low * self._warped_low(low, flow)
 
@@ -98,7 +98,8 @@ class GatedDualFlowAlignment(nn.Module):
 
 
 def statistics(high: Tensor, low: Tensor) -> Tensor:
-    """Mean and maximum over the channels of two maps (N, C, H, W) -> (N, 4, H, W); equation 5."""
+    """Mean and maximum over the channels of two maps (N, C, H, W) -> (N, 4, H, W), the pooling of
+    equation 5."""
     maps = (high, low)
     means = [x.mean(dim=1, keepdim=True) for x in maps]
     maxima = [x.amax(dim=1, keepdim=True) for x in maps]

@@ -20,6 +20,7 @@ from training.networks.sfnet import (
     sfnet_r50,
     sfnet_stdc1,
 )
+from training.networks.sfnet_lite import GatedDualFlowAlignment
 
 
 def test_alignment_without_flow_is_the_step_of_a_plain_pyramid() -> None:
@@ -56,6 +57,25 @@ def test_every_form_of_alignment_differs_and_keeps_the_size(
     assert align.flow(low, high).shape == (1, 2, *size)
     if size != (3, 5) or arguments.get("upsampling") != "nearest":  # then nothing is upsampled
         assert not torch.allclose(aligned, plain(low, high), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "align",
+    [
+        FlowAlignment(8),
+        FlowAlignment(8, kernel_size=7),
+        FlowAlignment(8, upsampling="deconvolution"),
+        FlowAlignment(8, matching="correlation"),
+        DeformableAlignment(8),
+        GatedDualFlowAlignment(8),
+        GatedDualFlowAlignment(8, gate="convolution", shared_gate=False),
+        GatedDualFlowAlignment(8, dual_flow=False),
+    ],
+    ids=lambda align: type(align).__name__,
+)
+def test_every_parameter_of_an_alignment_learns(align: torch.nn.Module) -> None:
+    align(torch.randn(2, 8, 6, 10), torch.randn(2, 8, 3, 5)).square().mean().backward()
+    assert [n for n, p in align.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_correlation_finds_the_displacement() -> None:
