@@ -100,6 +100,13 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    if "UpsampleArgmax" not in used:
+        # What PyTorch does, silently, where torch.export.export(strict=False) fails: in its other
+        # way of tracing torch.onnx.is_in_onnx_export() is False.
+        raise RuntimeError(
+            "the graph was traced without the sfseg operations, expected torch.export to take the "
+            "network as it is: run torch.export.export(DeployedModel(network), ...) to see why not"
+        )
     del model.functions[:]
     # type: ignore[arg-type]
     model.functions.extend(_needed(functions(int(network.output_stride)), used))

@@ -105,8 +105,8 @@ def deeplabv3_plus_r50(num_classes: int, atrous: bool = True) -> DeepLabV3Plus:
 
 _TABLE = "ESeg table 8"
 _UNSETTLED = (
-    "the paper does not say how wide its decoder is; with ASPP of full convolutions three of the "
-    "four rows are near, with separable ones the fourth"
+    "the paper says nothing of this decoder's layers; ASPP of full convolutions brings three of "
+    "its four rows near, no reading that was tried all four"
 )
 
 PUBLISHED = (
