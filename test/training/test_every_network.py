@@ -30,7 +30,7 @@ from training.networks.knet import KNet
 from training.networks.normalisation import images_from_rgb
 from training.published import Published
 
-STEPS = 6
+STEPS = 12
 # In a process of its own: the library's parser and builder can abort instead of raising.
 BUILD_ENGINE = """
 import sys
