@@ -120,10 +120,10 @@ def cases() -> list[object]:
     """One parameter per network; rows of several tables about the same one count once."""
     parameters = []
     for file, rows in tables.published_rows().items():
-        distinct = list({repr(row.network): row for row in reversed(rows)}.values())[::-1]
-        cheapest = min(distinct, key=printed_cost)
-        for row in distinct:
-            marks = [] if row is cheapest else [pytest.mark.slow]
+        distinct = {repr(row.network): row for row in reversed(rows)}
+        cheapest = repr(min(rows, key=printed_cost).network)
+        for network, row in reversed(distinct.items()):
+            marks = [] if network == cheapest else [pytest.mark.slow]
             name = f"{file}-{row.table}-{row.name}"
             parameters.append(pytest.param(row, id=name, marks=marks))
     return parameters
