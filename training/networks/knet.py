@@ -121,7 +121,9 @@ def gather(features: Tensor, masks: Tensor) -> Tensor:
     The sum of a large mask has no place in half precision.
     """
     inside = (masks > 0).flatten(2).float()
-    with torch.autocast(features.device.type, enabled=False):
+    # The meta device, where training/tables.py counts, has no autocast to switch off.
+    device = "cpu" if features.is_meta else features.device.type
+    with torch.autocast(device, enabled=False):
         return inside @ features.float().flatten(2).transpose(1, 2)
 
 
