@@ -2,6 +2,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,27 @@ def test_torch_files_are_unpacked(tmp_path: Path, key: str | None) -> None:
     path = tmp_path / "weights.tar"
     torch.save({key: tensors, "epoch": 3} if key else tensors, path)
     assert list(read_state(path)) == ["first.bias"]
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_file_with_a_numpy_number_as_the_authors_save_it_is_read(
+    tmp_path: Path, module: str
+) -> None:
+    path = tmp_path / "best_epoch_3_mean-iu_0.78000.pth"
+    content = {"state_dict": {"module.first.bias": torch.ones(3)}, "mean_iu": np.float64(0.78)}
+    # The form without a checksum, as old as the module's old name.
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    written = f"c{np.float64(0).__reduce__()[0].__module__}\nscalar\n".encode()
+    assert written in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(written, f"c{module}\nscalar\n".encode()))
+    assert list(read_state(path)) == ["first.bias"]
+    assert checkpoint.load(path)["mean_iu"] == 0.78
+
+
+def test_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "path": tmp_path}, tmp_path / "weights.pth")
+    with pytest.raises(SystemExit, match="cannot be read"):
+        read_state(tmp_path / "weights.pth")
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
