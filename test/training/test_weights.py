@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from training import checkpoint, weights
 from training.backbones.shufflenet import ShuffleNetV2
+from training.config import load_recipe
 from training.export import training_record
 from training.networks.df_seg import df1_seg
+from training.networks.sfnet import sfnet_df1
 from training.weights import load_matching, read_state, renamed
 
 
@@ -40,12 +42,13 @@ def test_tensors_of_another_name_or_shape_are_reported_and_not_copied() -> None:
         "2 tensors loaded, 2 left as they were, 2 of the file not used",
         "  left: second.weight, second.bias",
         "  not used: second.weight, classifier.weight",
+        "  of another shape: second.weight (1, 4), expected (1, 3)",
     ]
 
 
 def test_report_shortens_long_lists() -> None:
     names = [f"layer{i}.weight" for i in range(11)]
-    report = str(weights.Matches(loaded=[], left=names, unused=[]))
+    report = str(weights.Matches(loaded=[], left=names, unused=[], misfits=[]))
     assert report.endswith("layer7.weight and 3 more")
 
 
@@ -169,6 +172,21 @@ def test_checkpoint_with_random_tensors_is_not_written(
     with pytest.raises(SystemExit, match="not written: .* tensors of df_seg:camvid_df1 random"):
         run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
     assert not output.exists()
+
+
+def test_heads_that_only_training_runs_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "sfnet_df1.pth", tmp_path / "ours.pt"
+    published = sfnet_df1(19)
+    torch.save(published.state_dict(), path)
+    run(monkeypatch, "sfnet:cityscapes_df1", str(path), "--output", str(output))
+    network = load_recipe("sfnet:cityscapes_df1").network()
+    network.load_state_dict(checkpoint.load(output)["ema"])
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        ours, theirs = network.eval()(images), published.eval()(images)
+    assert torch.equal(ours["logits"], theirs["logits"])
 
 
 def test_command_refuses_weights_of_another_network(
