@@ -19,7 +19,7 @@ def small(output_stride: int = 16) -> DeepLabV3Plus:
     return DeepLabV3Plus(trunk, 5, rates=(1, 2, 3))
 
 
-@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [r for r in PUBLISHED if r.gflops], ids=lambda row: row.name)
 def test_multiply_adds_beside_the_papers(row: Published) -> None:
     with torch.device("meta"):
         network = row.network().eval()
