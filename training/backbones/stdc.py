@@ -2,7 +2,7 @@
 """STDC1 and STDC2, short-term dense concatenation networks.
 
 Paper: Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation", CVPR 2021, section 3.1,
-figure 3 and table 1 (models.md 1.1).
+figure 3 and table 1.
 """
 
 from __future__ import annotations

@@ -158,8 +158,7 @@ class SFNetLite(nn.Module):
         return self.head(torch.cat([aligned, middle], dim=1))  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite has no auxiliary head
-        (models.md 1.4)."""
+        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite trains no auxiliary head."""
         logits = resize(self.scores(images), (images.shape[2], images.shape[3]))
         return {"logits": logits, "aux": []}
 
