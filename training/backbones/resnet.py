@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
+
 Depth = Literal[18, 50, 101]
 Stem = Literal["deep", "plain"]
 
@@ -128,9 +130,7 @@ class ResNet(nn.Module):
                 in_channels, in_stride = channels * block.expansion, stride
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Four maps with `channels` channels at `strides`.

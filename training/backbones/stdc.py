@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
+
 
 class ConvBatchNormReLU(nn.Module):
     """Convolution that keeps the size at stride 1, batch norm, ReLU."""
@@ -106,9 +108,7 @@ class STDCNet(nn.Module):
         self.features = nn.ModuleList(layers)
         # A map is given out after each of these layers.
         self.last_layers = tuple(end - 1 for end in ends)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Four maps, strides 4, 8, 16, 32, channels 64, 256, 512, 1024 at width 64.
