@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ResNet-18, 50 and 101 as SFNet uses them: feature maps at strides 4, 8, 16 and 32.
 
-Paper: He et al., "Deep Residual Learning", table 1; the deep stem is the one of the SFNet authors'
-code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1).
+Paper: He et al., "Deep Residual Learning", table 1. Differs: the deep stem is the one of the SFNet
+authors' code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1), and a
+bottleneck's stride is on its 3x3, as in torchvision.
 """
 
 from __future__ import annotations

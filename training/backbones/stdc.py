@@ -14,7 +14,10 @@ from training.backbones import initialise_convolutions
 
 
 class ConvBatchNormReLU(nn.Module):
-    """Convolution that keeps the size at stride 1, batch norm, ReLU."""
+    """Convolution that keeps the size at stride 1, batch norm, ReLU.
+
+    Not networks/layers.conv_bn_relu: the authors' checkpoints name its parts conv and bn.
+    """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__()

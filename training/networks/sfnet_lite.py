@@ -163,8 +163,8 @@ class SFNetLite(nn.Module):
         return {"logits": logits, "aux": []}
 
 
-# The named models. `options` are arguments of SFNetLite: context, align. Differs: the dilations are
-# those of the authors' code, the paper has none.
+# The named models. `options` are arguments of SFNetLite: context, align. Differs: the deep stem and
+# the dilations are those of the authors' code; the paper names a ResNet and no more.
 
 
 def sfnet_lite_r18(
