@@ -41,6 +41,7 @@ Written by `make tables` (`python -m training.tables`) from the code; a test hol
   difference is ours to theirs.
 - ✔ marks a figure that follows from the layers: a test holds ours within 1 % of it. Without it the
   difference is what it is, and the note says what is known about it.
+- A figure that several tables print alike for the same network stands here once.
 """
 
 HEADER = [

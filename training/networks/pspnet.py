@@ -142,6 +142,7 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 _R50 = partial(pspnet, depth=50, auxiliary=False)
 _R101 = partial(pspnet, depth=101, auxiliary=False)
 _480 = (480, 480)
+_RESIDUE = "the residue is that of SFNet's own rows on ResNets"
 
 PUBLISHED = (
     Published(
@@ -161,7 +162,7 @@ PUBLISHED = (
         size=(1024, 1024),
         convention="2 MAC",
         reproduced_params=True,
-        note="the residue is that of SFNet's own rows on ResNets",
+        note=_RESIDUE,
     ),
     Published(
         "ECCV table 8",
@@ -179,6 +180,7 @@ PUBLISHED = (
         gflops=335.0,
         size=_480,
         convention="2 MAC",
+        note=_RESIDUE,
     ),
     Published(
         "ECCV table 9",
@@ -187,6 +189,7 @@ PUBLISHED = (
         gflops=476.3,
         size=_480,
         convention="2 MAC",
+        note=_RESIDUE,
     ),
     Published(
         "ESeg table 4", "PSPNet (ResNet-101)", partial(_R101, 19, stem="plain"), 65.9, 2018.0
