@@ -28,7 +28,7 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render soak gpu gpu-carry lint format readme colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu gpu-carry lint format readme colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make test                      all quick tests (downloads PyTorch and TensorRT-RTX)"
 	@echo "make test-runtime              the tests that need no PyTorch"
 	@echo "make test-slow test-render     minutes of tests; the renderer's (Python 3.11)"
+	@echo "make tables zoo                every network beside the papers' figures; each one trained, exported and run (an hour)"
 	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
 	@echo "make gpu                       every GPU test and benchmark in ten minutes, as JSON (benchmarks/README.md)"
 	@echo "make gpu-carry                 TensorRT-RTX in parts, for a GPU machine that has no network"
@@ -91,6 +92,13 @@ test-slow: $(STAMPS)/tensorrt
 test-render:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-render $(VENV)-render/stamps/render
 	$(VENV)-render/bin/python -m pytest -m render --confcutdir=test/training/town test/training/town $(ARGS)
+
+# Every network of training/networks: trains, exports, agrees with torch, becomes an engine. ARGS="-k eseg" for some.
+zoo: $(STAMPS)/tensorrt
+	$(PY) -m pytest -m "slow or not slow" test/training/test_every_network.py $(ARGS)
+
+tables: $(STAMPS)/training
+	@$(PY) -m training.tables
 
 # One camera on `image`; CAMERAS="front rear left right" takes several. Status 1 where anything is lost or leaks.
 MINUTES := 30

@@ -27,7 +27,7 @@ from sfseg_ros.geometry import WHOLE_IMAGE, geometry_of
 from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
-from training.backbones.resnet import ResNet18
+from training.backbones.resnet import ResNet
 from training.networks import sfnet_lite
 from training.networks.normalisation import MEAN, STD
 
@@ -51,7 +51,7 @@ def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
             weights[found[1]] = torch.tensor(value.astype(np.float32))
         elif found := re.fullmatch(r"network\.(.*?)(\.weight_bias|\.weight\.bias|\.bias)", name):
             biases[found[1]] = torch.tensor(value.astype(np.float32))
-    trunk = ResNet18("plain", (_dilation(model, "layer3"), _dilation(model, "layer4")))
+    trunk = ResNet(18, "plain", (_dilation(model, "layer3"), _dilation(model, "layer4")))
     network = sfnet_lite.SFNetLite(trunk, len(weights["head.3"])).eval()
     modules: dict[str, Any] = dict(network.named_modules())
     for module in modules.values():

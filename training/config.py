@@ -7,13 +7,15 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from training.data.mixture import Portion
 from training.data.street_folder import StreetFolder
 from training.data.transforms import Augmentation
+from training.losses import deeply_supervised
+from training.schedules import poly
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Recipe:
         ema_decay: of the averaged weights that are evaluated and exported.
         clip_norm: largest norm of the gradient.
         input_size: (height, width) of the exported model's usual input.
+        loss: of what the network returns in training and the label maps, integer (N, H, W).
+        schedule: learning-rate factor of (step, total, warmup=steps); `poly` with another power is
+            a functools.partial.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Recipe:
     ema_decay: float = 0.998
     clip_norm: float = 5.0
     input_size: tuple[int, int] = (352, 480)
+    loss: Callable[[dict[str, Any], Tensor], Tensor] = deeply_supervised
+    schedule: Callable[..., float] = poly
 
 
 def load_recipe(path: str) -> Recipe:

@@ -79,8 +79,9 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     rows = torch.export.Dim("rows", min=MIN_SIZE[0] // multiple, max=MAX_SIZE[0] // multiple)
     columns = torch.export.Dim("columns", min=MIN_SIZE[1] // multiple, max=MAX_SIZE[1] // multiple)
     # Sizes that share no factor with each other or with the bins, so that nothing is specialised
-    # by accident.
-    example = torch.zeros((2, 7 * multiple, 11 * multiple, 3), dtype=torch.uint8)
+    # by accident; larger ones where these would be below the least size.
+    height, width = (11, 13) if 11 * multiple >= max(MIN_SIZE) else (67, 71)
+    example = torch.zeros((2, height * multiple, width * multiple, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         DeployedModel(network).eval(),
         (example,),
@@ -100,6 +101,13 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    if "UpsampleArgmax" not in used:
+        # What PyTorch does, silently, where torch.export.export(strict=False) fails: in its other
+        # way of tracing torch.onnx.is_in_onnx_export() is False.
+        raise RuntimeError(
+            "the graph was traced without the sfseg operations, expected torch.export to take the "
+            "network as it is: run torch.export.export(DeployedModel(network), ...) to see why not"
+        )
     del model.functions[:]
     # type: ignore[arg-type]
     model.functions.extend(_needed(functions(int(network.output_stride)), used))
@@ -245,6 +253,9 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
 
 
 def training_record(state: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says about where the weights of a checkpoint come from."""
+    if "published" in state:  # written by training/weights.py
+        return {"training": state["published"]}
     return {
         "training": {
             "recipe": state["recipe"],

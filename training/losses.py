@@ -18,7 +18,7 @@ def ohem_cross_entropy(
     A pixel is hard when the probability of its true class is at most `threshold`; when fewer than
     `keep` pixels are, the `keep` hardest count. Batches with no more than `keep` valid pixels are
     not mined. Differs: the papers say "the 10 % hardest"; this is the rule of the authors'
-    OhemCrossEntropy2dTensor (models.md 3.1).
+    OhemCrossEntropy2dTensor.
 
     Args:
         logits: float (N, C, H, W).
@@ -41,7 +41,8 @@ def ohem_cross_entropy(
 
 
 def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> Tensor:
-    """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each (models.md 1.3)."""
+    """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each, as the
+    authors' code."""
     logits, aux = output["logits"], output["aux"]
     assert isinstance(logits, Tensor)
     assert isinstance(aux, list)
@@ -50,4 +51,24 @@ def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) 
         size = (labels.shape[1], labels.shape[2])
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
         total = total + ohem_cross_entropy(scores, labels)
+    return total
+
+
+def cross_entropy(
+    output: dict[str, Tensor | list[Tensor]], labels: Tensor, aux_weight: float = 0.4
+) -> Tensor:
+    """Mean cross entropy of the main scores plus `aux_weight` times that of each auxiliary head.
+
+    Paper: PSPNet section 3.3 and ICNet section 3.3 (0.4); DFANet, which has no such head, section
+    4.
+    """
+    logits, aux = output["logits"], output["aux"]
+    assert isinstance(logits, Tensor)
+    size = (labels.shape[1], labels.shape[2])
+    valid = (labels != IGNORE).sum().clamp(min=1)
+    total = logits.new_zeros((), dtype=torch.float32)
+    for scores, weight in ((logits, 1.0), *((scores, aux_weight) for scores in aux)):
+        scores = F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=True)
+        losses = F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="sum")
+        total = total + weight * losses / valid
     return total

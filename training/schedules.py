@@ -3,9 +3,20 @@
 
 from __future__ import annotations
 
+import math
+
 
 def poly(step: int, total: int, power: float = 0.9, warmup: int = 0) -> float:
     """(1 - step/total)^power, after a linear warm-up of `warmup` steps. Paper: SFNet section
     4.1."""
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return float(rise * (1.0 - min(step, total) / total) ** power)
+    return float(_rise(step, warmup) * (1.0 - min(step, total) / total) ** power)
+
+
+def cosine(step: int, total: int, warmup: int = 0) -> float:
+    """Half a cosine from 1 to 0, after a linear warm-up of `warmup` steps. Paper: ESeg section
+    4.1."""
+    return _rise(step, warmup) * 0.5 * (1.0 + math.cos(math.pi * min(step, total) / total))
+
+
+def _rise(step: int, warmup: int) -> float:
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0

@@ -21,13 +21,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import checkpoint
-from training.backbones.resnet import load_matching, load_safetensors
 from training.config import Recipe, load_recipe
 from training.data.mixture import Mixture, Portion
 from training.evaluate import evaluate, report
-from training.losses import deeply_supervised
 from training.networks.normalisation import images_from_rgb
-from training.schedules import poly
+from training.weights import load_matching, read_state
 
 AveragingFunction = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
 
@@ -81,8 +79,14 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
     loaded: list[str] = []
     if recipe.backbone_weights:
         path = arguments.data_root["weights"] / recipe.backbone_weights
-        loaded, left = load_matching(network.get_submodule("trunk"), load_safetensors(str(path)))
-        print(f"{path.name}: {len(loaded)} tensors loaded, {len(left)} left random")
+        matches = load_matching(network.get_submodule("trunk"), read_state(path))
+        loaded = matches.loaded
+        print(f"{path.name}: {matches}")
+        if not loaded:
+            raise SystemExit(
+                f"{path} fits no layer of the trunk, expected weights of {network.description}; "
+                "`python -m training.weights` says what a file gives"
+            )
     if arguments.init:
         network.load_state_dict(checkpoint.load(arguments.init)["ema"])
     network.to(device, memory_format=torch.channels_last)
@@ -114,8 +118,10 @@ def averaging(decay: float) -> AveragingFunction:
 def optimiser(recipe: Recipe, network: nn.Module, loaded: set[str]) -> torch.optim.Optimizer:
     """Four groups: loaded or random, with weight decay (convolution weights) or without."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        pretrained = name.removeprefix("trunk.") in loaded
+    trunk = network.get_submodule("trunk").named_parameters() if loaded else ()
+    old = {id(parameter) for name, parameter in trunk if name in loaded}
+    for parameter in network.parameters():
+        pretrained = id(parameter) in old
         groups.setdefault((pretrained, parameter.ndim > 1), []).append(parameter)
     settings = [
         {
@@ -157,7 +163,7 @@ def train_epoch(
     started = time.monotonic()
     with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
         for rgb, labels in bar:
-            factor = poly(run.step, total, warmup=recipe.warmup_steps)
+            factor = recipe.schedule(run.step, total, warmup=recipe.warmup_steps)
             loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             writer.add_scalar("loss", loss, run.step)
@@ -166,12 +172,12 @@ def train_epoch(
 
 
 def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:
-    """One update; returns the loss. rgb uint8 (N, h, w, 3), labels uint8 (N, h, w)."""
+    """One update; returns the loss. rgb uint8 (N, h, w, 3), labels integer (N, h, w)."""
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     with torch.autocast(rgb.device.type, torch.bfloat16):
         output = run.network(images_from_rgb(rgb))
-    loss = deeply_supervised(output, labels)
+    loss = recipe.loss(output, labels)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip_norm)

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.losses import deeply_supervised, ohem_cross_entropy
+from training.losses import cross_entropy, deeply_supervised, ohem_cross_entropy
 
 
 def logits_for(probabilities: list[float]) -> torch.Tensor:
@@ -47,3 +47,22 @@ def test_auxiliary_scores_are_resized_and_added() -> None:
     full = F.interpolate(aux, size=(8, 8), mode="bilinear", align_corners=True)
     expected = F.cross_entropy(main, labels) + F.cross_entropy(full, labels)
     torch.testing.assert_close(deeply_supervised({"logits": main, "aux": [aux]}, labels), expected)
+
+
+def test_plain_cross_entropy_weighs_coarser_scores_less() -> None:
+    logits, labels = torch.randn(2, 5, 4, 6), torch.randint(0, 5, (2, 4, 6))
+    labels[0, :2] = 255
+    main = F.cross_entropy(logits, labels, ignore_index=255)
+    torch.testing.assert_close(cross_entropy({"logits": logits, "aux": []}, labels), main)
+    # Corner-aligned doubling of a constant map changes nothing.
+    coarse = torch.randn(2, 5, 1, 1).expand(-1, -1, 2, 3)
+    aux = F.cross_entropy(coarse[:, :, :1, :1].expand(-1, -1, 4, 6), labels, ignore_index=255)
+    both = cross_entropy({"logits": logits, "aux": [coarse, coarse]}, labels, aux_weight=0.25)
+    torch.testing.assert_close(both, main + 0.5 * aux)
+
+
+def test_plain_cross_entropy_of_a_batch_without_labels_is_nothing() -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = cross_entropy({"logits": logits, "aux": []}, torch.full((1, 2, 2), 255))
+    loss.backward()
+    assert loss.item() == 0.0

@@ -70,6 +70,34 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         )
 
 
+def test_layers_that_a_published_file_fills_learn_at_a_rate_of_their_own(
+    tiny_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trunk = tiny_recipe.network().get_submodule("trunk").state_dict()
+    published = {"module." + n: v for n, v in trunk.items() if n.startswith(("conv1", "layer1"))}
+    torch.save({"state_dict": published}, tmp_path / "resnet18.pth")
+    recipe = replace(tiny_recipe, backbone_weights="resnet18.pth")
+    given = arguments(tmp_path / "run")
+    given.data_root = {"weights": tmp_path}
+    run = start(recipe, given, CPU)
+    assert "resnet18.pth: 21 tensors loaded" in capsys.readouterr().out
+    assert torch.equal(run.network.state_dict()["trunk.conv1.weight"], trunk["conv1.weight"])
+    rates = {id(p): group["lr"] for group in run.optimiser.param_groups for p in group["params"]}
+    names = dict(run.network.named_parameters())
+    slow = recipe.learning_rate * recipe.pretrained_factor
+    assert rates[id(names["trunk.layer1.0.conv1.weight"])] == slow
+    assert rates[id(names["trunk.layer2.0.conv1.weight"])] == recipe.learning_rate
+    assert rates[id(names["head.0.weight"])] == recipe.learning_rate
+
+
+def test_backbone_file_of_another_network_ends_the_run(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    torch.save({"features.0.conv.weight": torch.ones(32, 3, 3, 3)}, tmp_path / "stdc.pth")
+    given = arguments(tmp_path / "run")
+    given.data_root = {"weights": tmp_path}
+    with pytest.raises(SystemExit, match="stdc.pth fits no layer of the trunk"):
+        start(replace(tiny_recipe, backbone_weights="stdc.pth"), given, CPU)
+
+
 def _without_dropout(run: Run) -> None:
     for module in run.network.modules():
         if isinstance(module, torch.nn.Dropout2d):
@@ -109,3 +137,19 @@ def test_every_recipe_loads_and_builds_its_network(name: str) -> None:
     with torch.device("meta"):
         network = recipe.network()
     assert network.num_classes == len(recipe.classes) == 11
+
+
+def test_the_recipes_schedule_decides_the_step(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    asked = []
+
+    def nothing(step: int, total: int, warmup: int) -> float:
+        asked.append((step, total, warmup))
+        return 0.0
+
+    run = start(replace(tiny_recipe, schedule=nothing), arguments(tmp_path), CPU)
+    before = [parameter.clone() for parameter in run.network.parameters()]
+    train(run, replace(tiny_recipe, schedule=nothing), street, tmp_path, until=1)
+    assert asked == [(0, 8, 1), (1, 8, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))

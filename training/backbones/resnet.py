@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet-18 as SFNet uses it: feature maps at strides 4, 8, 16 and 32.
+"""ResNet-18, 50 and 101 as SFNet uses them: feature maps at strides 4, 8, 16 and 32.
 
-Paper: He et al., "Deep Residual Learning", table 1; the deep stem is the one of the SFNet authors'
-code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1).
+Paper: He et al., "Deep Residual Learning", table 1. Differs: the deep stem is the one of the SFNet
+authors' code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1), and a
+bottleneck's stride is on its 3x3, as in torchvision.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
+
+Depth = Literal[18, 50, 101]
 Stem = Literal["deep", "plain"]
 
-WIDTHS = (64, 128, 256, 512)
+BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; the shortcut is projected when the shape changes."""
+
+    expansion = 1
 
     def __init__(self, in_channels: int, channels: int, stride: int, dilation: int) -> None:
         super().__init__()
@@ -29,11 +34,7 @@ class BasicBlock(nn.Module):
             channels, channels, 3, padding=dilation, dilation=dilation, bias=False
         )
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.downsample = _projection(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -41,61 +42,99 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 trunk without classifier.
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which holds stride and dilation), 1x1 to four times the width, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(
+            channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _projection(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class ResNet(nn.Module):
+    """A ResNet without classifier.
 
     Parameter names are torchvision's (plain stem) and the SFNet authors' (deep stem), so both
     kinds of checkpoint load by name.
 
     Args:
+        depth: 18 (two 3x3 convolutions to a block), 50 or 101 (bottlenecks).
         stem: "deep" (3x3 s2 64, 3x3 64, 3x3 128) or "plain" (torchvision's 7x7 s2 64).
-        dilations: dilation of the second convolution of every block of layer3 and of layer4. No
-            stride is removed. (1, 1) is the papers' network; Differs: the authors' code runs (2,
+        dilations: dilation of the convolution "conv2" of every block of layer3 and of layer4. It
+            removes no stride. (1, 1) is the papers' network; Differs: the authors' code runs (2,
             4).
+        output_stride: of layer4: 32, 16 (layer4 keeps the size of layer3) or 8 (both keep that of
+            layer2). A dilated network is output_stride=8 with dilations=(2, 4).
+        width: of layer1, which every later layer doubles; 32 is the trunk of ICNet.
     """
 
-    channels = WIDTHS
-    strides = (4, 8, 16, 32)
-
-    def __init__(self, stem: Stem = "deep", dilations: tuple[int, int] = (1, 1)) -> None:
+    def __init__(
+        self,
+        depth: Depth,
+        stem: Stem = "deep",
+        dilations: tuple[int, int] = (1, 1),
+        output_stride: Literal[8, 16, 32] = 32,
+        width: int = 64,
+    ) -> None:
         super().__init__()
-        self.stem = stem
-        if stem == "deep":
-            self.conv1: nn.Module = nn.Sequential(
-                nn.Conv2d(3, 64, 3, 2, padding=1, bias=False),
-                nn.BatchNorm2d(64),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(64, 64, 3, padding=1, bias=False),
-                nn.BatchNorm2d(64),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(64, 128, 3, padding=1, bias=False),
-            )
-            stem_channels = 128
-        elif stem == "plain":
-            self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
-            stem_channels = 64
-        else:
+        if depth not in BLOCKS:
+            raise ValueError(f"depth is {depth}, expected 18, 50 or 101")
+        if stem not in ("deep", "plain"):
             raise ValueError(f"stem is {stem!r}, expected 'deep' or 'plain'")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride is {output_stride}, expected 8, 16 or 32")
+        self.name = f"ResNet-{depth} ({stem} stem)"
+        block = BasicBlock if depth == 18 else Bottleneck
+        widths = (width, 2 * width, 4 * width, 8 * width)
+        self.channels = tuple(channels * block.expansion for channels in widths)
+        self.strides = (4, 8, min(16, output_stride), output_stride)
+        stem_channels = 2 * width if stem == "deep" else width
+        self.conv1 = (
+            _deep_stem(width) if stem == "deep" else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = self._layer(stem_channels, WIDTHS[0], stride=1, dilation=1)
-        self.layer2 = self._layer(WIDTHS[0], WIDTHS[1], stride=2, dilation=1)
-        self.layer3 = self._layer(WIDTHS[1], WIDTHS[2], stride=2, dilation=dilations[0])
-        self.layer4 = self._layer(WIDTHS[2], WIDTHS[3], stride=2, dilation=dilations[1])
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @staticmethod
-    def _layer(in_channels: int, channels: int, stride: int, dilation: int) -> nn.Sequential:
-        return nn.Sequential(
-            BasicBlock(in_channels, channels, stride, dilation),
-            BasicBlock(channels, channels, 1, dilation),
-        )
+        layers = []
+        in_channels, in_stride = stem_channels, 4
+        for count, channels, stride, dilation in zip(
+            BLOCKS[depth], widths, self.strides, (1, 1, *dilations), strict=True
+        ):
+            blocks: list[nn.Module] = []
+            for _ in range(count):
+                blocks.append(block(in_channels, channels, stride // in_stride, dilation))
+                in_channels, in_stride = channels * block.expansion, stride
+            layers.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Four maps, strides 4, 8, 16, 32, channels 64, 128, 256, 512.
+        """Four maps with `channels` channels at `strides`.
 
         Args:
             images: float (N, 3, H, W), RGB, normalised with the ImageNet mean and deviation.
@@ -108,25 +147,13 @@ class ResNet18(nn.Module):
         return maps
 
 
-def load_matching(trunk: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Copies every tensor whose name and shape match; returns (loaded names, names left as they
-    were).
-
-    Nothing is skipped silently: the caller prints both lists' lengths, and what was left tells the
-    optimiser which layers start from random values.
-    """
-    own = trunk.state_dict()
-    loaded = [
-        name for name, value in own.items() if name in state and state[name].shape == value.shape
-    ]
-    trunk.load_state_dict({name: state[name] for name in loaded}, strict=False)
-    left = [name for name in own if name not in loaded]
-    return loaded, left
-
-
-def load_safetensors(path: str) -> dict[str, Tensor]:
-    """Reads a safetensors file into a state dict of CPU tensors."""
-    from safetensors.torch import load_file
-
-    state: dict[str, torch.Tensor] = load_file(path)
-    return state
+def _deep_stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
+    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 IGNORE = 255
 
-# Paper: SegNet's 11-class reduction of CamVid (models.md 4.6); the order is the train id.
+# Paper: SegNet's 11-class reduction of CamVid; the order is the train id.
 CAMVID_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("Sky", (128, 128, 128)),
     ("Building", (128, 0, 0)),
@@ -37,11 +37,11 @@ LABELMEFACADE_TO_CAMVID = {0: 1, 1: 8, 2: 1, 3: 4, 4: 3, 5: 0, 6: 5, 7: 1}
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore,
-    file stem."""
+    """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore
+    (uint16 where things are told apart: panoptic_folder.py), file stem."""
 
     image: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | NDArray[np.uint16]
     name: str
 
 
@@ -72,17 +72,7 @@ class StreetFolder:
         long_side: int = 0,
     ) -> None:
         self.root = Path(root)
-        pairs: list[tuple[str, str]] = []
-        for name in lists:
-            path = self.root / name
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{path} is missing: expected a list of 'image label' lines; check --data-root"
-                )
-            for line in path.read_text().splitlines():
-                if line.strip():
-                    image, label = line.split()
-                    pairs.append((image, label))
+        pairs = [pair for name in lists for pair in self._pairs(name)]
         stem = [Path(image).stem for image, _ in pairs]
         self.pairs = [
             pair
@@ -97,6 +87,16 @@ class StreetFolder:
             self.table = np.full(256, IGNORE, dtype=np.uint8)
             for raw, train in raw_to_train.items():
                 self.table[raw] = train
+
+    def _pairs(self, name: str) -> list[tuple[str, str]]:
+        """(picture, label map) for each line of a list file, relative to the root."""
+        path = self.root / name
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: expected a list of 'image label' lines; check --data-root"
+            )
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        return [(image, label) for image, label in lines]
 
     def __len__(self) -> int:
         return len(self.pairs)

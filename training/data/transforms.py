@@ -41,7 +41,7 @@ class Augmentation:
 
     def _place(
         self, sample: Sample, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | NDArray[np.uint16]]:
         """One affine warp does scale, rotation, flip and crop: one interpolation, not four."""
         height, width = sample.labels.shape
         crop_height, crop_width = self.crop_size
@@ -68,7 +68,7 @@ class Augmentation:
             sample.labels, matrix, (crop_width, crop_height), flags=cv2.INTER_NEAREST,
             borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORE,
         )  # fmt: skip
-        return np.asarray(image, np.uint8), np.asarray(labels, np.uint8)
+        return np.asarray(image, np.uint8), np.asarray(labels, sample.labels.dtype)
 
     def _recolour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         contrast, brightness, saturation = 1.0 + rng.uniform(-self.jitter, self.jitter, 3)

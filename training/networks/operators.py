@@ -25,8 +25,8 @@ def sampling_grid(flow: Tensor) -> Tensor:
     """Normalised sampling positions (N, H, W, 2), x first, of a flow (N, 2, H, W).
 
     A corner-aligned grid in [-1, 1] plus flow / (W, H).
-    Paper: SFNet equation 3. Differs: the paper's displacement is twice as far for the same flow;
-    the factor is the authors' code (AlignedModule.flow_warp) and is learned away.
+    Paper: SFNet (IJCV) equation 2. Differs: the paper's displacement is twice as far for the same
+    flow; the factor is the authors' code (AlignedModule.flow_warp) and is learned away.
     """
     height, width = flow.shape[2:]
     y = _corner_aligned(height, flow)
@@ -46,6 +46,8 @@ def _corner_aligned(size: int, like: Tensor) -> Tensor:
 
 def flow_warp(features: Tensor, flow: Tensor, align_corners: bool = True) -> Tensor:
     """Samples `features` where `flow` points, bilinear, zeros outside.
+
+    Paper: SFNet (IJCV) equation 3.
 
     Args:
         features: float (N, C, h, w) at any resolution.
@@ -77,7 +79,7 @@ def gated_flow_fusion(
 ) -> Tensor:
     """gate * warp(high, flow[:, 0:2]) + (1 - gate) * warp(low, flow[:, 2:4]).
 
-    Paper: SFNet-Lite equations 6 and 7 (GD-FAM).
+    Paper: SFNet (IJCV) equation 6 (GD-FAM).
 
     Args:
         high: float (N, C, h, w), the deep, coarse map.

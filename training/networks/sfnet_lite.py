@@ -1,77 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
 """SFNet-Lite: one gated dual flow alignment between the shallowest map and the context map.
 
-Paper: Li et al., "SFNet: Faster and Accurate Semantic Segmentation via Semantic Flow", IJCV,
-section 3.3 and figure 5. `Differs:` marks where the authors' code, which reproduces the paper's
-parameter table, departs from the text.
+Paper: Li et al., "SFNet: Faster, Accurate, and Domain Agnostic Semantic Segmentation via Semantic
+Flow", IJCV, section 3.3 and figure 5. `Differs:` marks where the authors' code, which reproduces
+the paper's parameter table, departs from the text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
-from training.backbones.resnet import ResNet18, Stem
-from training.networks.operators import adaptive_average_pools, gated_flow_fusion, resize
+from training.backbones import Backbone
+from training.backbones.resnet import ResNet, Stem
+from training.backbones.stdc import stdc1, stdc2
+from training.networks.context import PyramidPooling
+from training.networks.operators import flow_warp, gated_flow_fusion, resize
+from training.networks.sfnet import (
+    TRUNK_AND_CONTEXT,
+    lateral,
+    score_head,
+    sfnet_r18,
+    sfnet_r101,
+    sfnet_stdc1,
+    sfnet_stdc2,
+)
+from training.published import Published
+from training.weights import renamed
 
-
-class PyramidPooling(nn.Module):
-    """Pyramid pooling (PSPNet) with bins 1, 2, 3, 6.
-
-    Differs: no ReLU after the batch norm of a bin, and a 1x1 bottleneck, as in the authors' code.
-    """
-
-    bins = (1, 2, 3, 6)
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
-            for _ in self.bins
-        )
-        self.bottleneck = nn.Sequential(
-            nn.Conv2d(in_channels + len(self.bins) * channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Dropout2d(0.1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> (N, channels, h, w)."""
-        size = (x.shape[2], x.shape[3])
-        pools = adaptive_average_pools(x, self.bins)
-        levels = [resize(stage(pool), size) for stage, pool in zip(self.stages, pools, strict=True)]
-        return self.bottleneck(torch.cat([*levels, x], dim=1))  # type: ignore[no-any-return]
+Gate = Literal["attention", "convolution", "none"]
 
 
 class GatedDualFlowAlignment(nn.Module):
     """GD-FAM: two flows warp the coarse and the fine map, one gate mixes them.
 
-    Paper: equations 5 to 7. Differs: one 3x3 flow convolution after two 1x1 reductions, a 3x3 gate
-    convolution (paper: 1x1), and the gate sees the reduced coarse map but the unreduced fine map.
+    Paper: equations 4 to 6. Differs: one 3x3 flow convolution after two 1x1 reductions, a 3x3 gate
+    convolution (text: 1x1), and the gate sees the reduced coarse map but the unreduced fine map.
+
+    Args:
+        channels: of both maps.
+        gate: of table 10b: from the channels' mean and maximum ("attention"), from the reduced maps
+            ("convolution"), or none: the maps are just added.
+        shared_gate: whether the fine map gets 1 - gate, or a gate of its own.
+        dual_flow: whether the fine map is warped too.
+        align_corners: convention of the warp, see operators.flow_warp.
     """
 
-    def __init__(self, channels: int, align_corners: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        gate: Gate = "attention",
+        shared_gate: bool = True,
+        dual_flow: bool = True,
+        align_corners: bool = True,
+    ) -> None:
         super().__init__()
+        if gate not in ("attention", "convolution", "none"):
+            raise ValueError(f"gate is {gate!r}, expected 'attention', 'convolution' or 'none'")
+        self.gate = gate
+        self.shared_gate = shared_gate
+        self.dual_flow = dual_flow
         self.align_corners = align_corners
-        self.down_h = nn.Conv2d(channels, channels // 2, 1, bias=False)
-        self.down_l = nn.Conv2d(channels, channels // 2, 1, bias=False)
-        self.flow_make = nn.Conv2d(channels, 4, 3, padding=1, bias=False)
-        self.flow_gate = nn.Sequential(nn.Conv2d(4, 1, 3, padding=1, bias=False), nn.Sigmoid())
+        half = channels // 2
+        self.down_h = nn.Conv2d(channels, half, 1, bias=False)
+        self.down_l = nn.Conv2d(channels, half, 1, bias=False)
+        self.flow_make = nn.Conv2d(2 * half, 4 if dual_flow else 2, 3, padding=1, bias=False)
+        if gate != "none":
+            seen = 4 if gate == "attention" else 2 * half
+            gates = 1 if shared_gate else 2
+            self.flow_gate = nn.Sequential(
+                nn.Conv2d(seen, gates, 3, padding=1, bias=False), nn.Sigmoid()
+            )
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         """low (N, C, H, W), high (N, C, h, w) -> (N, C, H, W)."""
-        size = (low.shape[2], low.shape[3])
-        high_reduced = resize(self.down_h(high), size)
-        flow = self.flow_make(torch.cat([high_reduced, self.down_l(low)], dim=1))
-        statistics = [
-            high_reduced.mean(dim=1, keepdim=True),
-            low.mean(dim=1, keepdim=True),
-            high_reduced.amax(dim=1, keepdim=True),
-            low.amax(dim=1, keepdim=True),
-        ]
-        gate = self.flow_gate(torch.cat(statistics, dim=1))
-        return gated_flow_fusion(high, low, flow, gate, self.align_corners)
+        high_reduced = resize(self.down_h(high), (low.shape[2], low.shape[3]))
+        reduced = torch.cat([high_reduced, self.down_l(low)], dim=1)
+        flow = self.flow_make(reduced)  # equation 4
+        if self.gate == "none":
+            return self._warped_high(high, flow) + self._warped_low(low, flow)
+        seen = statistics(high_reduced, low) if self.gate == "attention" else reduced
+        gate = self.flow_gate(seen)  # equation 5
+        if self.dual_flow and self.shared_gate:
+            return gated_flow_fusion(high, low, flow, gate, self.align_corners)  # equation 6
+        gate_low = 1 - gate if self.shared_gate else gate[:, 1:2]
+        return gate[:, 0:1] * self._warped_high(high, flow) + gate_low * self._warped_low(low, flow)
+
+    def _warped_high(self, high: Tensor, flow: Tensor) -> Tensor:
+        return flow_warp(high, flow[:, 0:2], self.align_corners)
+
+    def _warped_low(self, low: Tensor, flow: Tensor) -> Tensor:
+        return flow_warp(low, flow[:, 2:4], self.align_corners) if self.dual_flow else low
+
+
+def statistics(high: Tensor, low: Tensor) -> Tensor:
+    """Mean and maximum over the channels of two maps (N, C, H, W) -> (N, 4, H, W), the pooling of
+    equation 5."""
+    maps = (high, low)
+    means = [x.mean(dim=1, keepdim=True) for x in maps]
+    maxima = [x.amax(dim=1, keepdim=True) for x in maps]
+    return torch.cat([*means, *maxima], dim=1)
 
 
 class SFNetLite(nn.Module):
@@ -79,37 +111,43 @@ class SFNetLite(nn.Module):
 
     Differs: the second input of the head is the stride-16 map (paper's text: the context map), and
     the head is 3x3 + 1x1 (text: one 1x1). The authors' unused layers (a deep-supervision head that
-    is never evaluated, a third lateral) are not built: 12.08 M parameters with the deep-stem
-    ResNet-18 and 19 classes, theirs 12.30 M.
+    is never evaluated, with ResNet-18 a third lateral) are not built: 12.08 M parameters with the
+    deep-stem ResNet-18 and 19 classes, theirs 12.30 M.
 
     Args:
-        trunk: backbone with `channels` and forward(images) -> four maps.
+        trunk: backbone; its maps but the second are read.
         num_classes: width of the class scores.
-        channels: width of the head, 128 in all SFNet-Lite models.
-        align_corners: convention of the warp, see networks/operators.py.
+        channels: width of the head, D.
+        context: builds the module on the deepest map from (its channels, D), see
+            networks/context.py.
+        align: builds the module that fuses the finest map and the context map from (D).
     """
 
     output_stride = 4
     size_multiple = 32
 
     def __init__(
-        self, trunk: ResNet18, num_classes: int, channels: int = 128, align_corners: bool = True
+        self,
+        trunk: Backbone,
+        num_classes: int,
+        channels: int = 128,
+        context: Callable[[int, int], nn.Module] = PyramidPooling,
+        align: Callable[[int], nn.Module] = GatedDualFlowAlignment,
     ) -> None:
         super().__init__()
-        self.description = f"SFNet-Lite with ResNet-18 ({trunk.stem} stem)"
-        self.trunk = trunk
+        if trunk.strides != (4, 8, 16, 32):
+            raise ValueError(
+                f"{trunk.name} has strides {trunk.strides}, SFNet-Lite needs (4, 8, 16, 32)"
+            )
+        self.description = f"SFNet-Lite with {trunk.name}"
         self.num_classes = num_classes
+        self.trunk = trunk
         fine, _, middle, deep = trunk.channels
-        self.context = PyramidPooling(deep, channels)
-        self.lateral_fine = _lateral(fine, channels)
-        self.lateral_middle = _lateral(middle, channels)
-        self.align = GatedDualFlowAlignment(channels, align_corners)
-        self.head = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, num_classes, 1),
-        )
+        self.context = context(deep, channels)
+        self.lateral_fine = lateral(fine, channels)
+        self.lateral_middle = lateral(middle, channels)
+        self.align = align(channels)
+        self.head = score_head(2 * channels, channels, num_classes)
 
     def scores(self, images: Tensor) -> Tensor:
         """Class scores (N, num_classes, H/4, W/4) of normalised images (N, 3, H, W)."""
@@ -120,53 +158,124 @@ class SFNetLite(nn.Module):
         return self.head(torch.cat([aligned, middle], dim=1))  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite has no auxiliary head
-        (models.md 1.4)."""
+        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite trains no auxiliary head."""
         logits = resize(self.scores(images), (images.shape[2], images.shape[3]))
         return {"logits": logits, "aux": []}
 
 
-def _lateral(in_channels: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-    )
+# The named models. `options` are arguments of SFNetLite: context, align. Differs: the deep stem and
+# the dilations are those of the authors' code; the paper names a ResNet and no more.
 
 
 def sfnet_lite_r18(
-    num_classes: int, stem: Stem = "deep", dilations: tuple[int, int] = (2, 4)
+    num_classes: int,
+    stem: Stem = "deep",
+    dilations: tuple[int, int] = (2, 4),
+    channels: int = 128,
+    **options: Any,
 ) -> SFNetLite:
-    """SFNet-Lite with ResNet-18; the defaults are the network of the authors' code (see
-    ResNet18)."""
-    return SFNetLite(ResNet18(stem, dilations), num_classes)
+    return SFNetLite(ResNet(18, stem, dilations), num_classes, channels, **options)
+
+
+def sfnet_lite_r101(
+    num_classes: int,
+    stem: Stem = "deep",
+    dilations: tuple[int, int] = (2, 4),
+    channels: int = 256,
+    **options: Any,
+) -> SFNetLite:
+    """The authors' code cannot build this one; its width is that of their SFNet with ResNet-101."""
+    return SFNetLite(ResNet(101, stem, dilations), num_classes, channels, **options)
+
+
+def sfnet_lite_stdc1(num_classes: int, channels: int = 128, **options: Any) -> SFNetLite:
+    """With 64 channels a network of 43 GMAC instead of 74 at 1024x2048."""
+    return SFNetLite(stdc1(), num_classes, channels, **options)
+
+
+def sfnet_lite_stdc2(num_classes: int, channels: int = 128, **options: Any) -> SFNetLite:
+    return SFNetLite(stdc2(), num_classes, channels, **options)
 
 
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of a SFSegNets checkpoint (SFNet-Lite, ResNet-18) to ours.
+    """Renames the tensors of a SFSegNets checkpoint of any SFNet-Lite to ours.
 
-    Layers that the authors build but never run are dropped: the deep-supervision head and the
-    third lateral. "module.", which their distributed training puts before each name, is dropped.
+    Layers that the authors build but never run are dropped: the deep-supervision head and, with
+    ResNet-18, the third lateral.
     """
-    prefixes = (
-        ("layer0.0.", "trunk.conv1."),
-        ("layer0.1.", "trunk.bn1."),
-        ("layer", "trunk.layer"),
-        ("head.ppm.bottleneck.", "context.bottleneck."),
+    head = (
         ("head.fpn_in.0.", "lateral_fine."),
         ("head.fpn_in.1.", "lateral_middle."),
         ("head.flow_align_module.", "align."),
         ("head.conv_last.0.", "head."),
         ("head.conv_last.1.", "head.3."),
     )
-    ours: dict[str, Tensor] = {}
-    for full_name, value in state.items():
-        name = full_name.removeprefix("module.")
-        if name.startswith("head.ppm.stages."):
-            stage, layer, rest = name.removeprefix("head.ppm.stages.").split(".", 2)
-            # Their stage holds the pool as layer 0.
-            ours[f"context.stages.{stage}.{int(layer) - 1}.{rest}"] = value
-            continue
-        for theirs, own in prefixes:
-            if name.startswith(theirs):
-                ours[own + name.removeprefix(theirs)] = value
-                break
-    return ours
+    return renamed(state, (*TRUNK_AND_CONTEXT, *head))
+
+
+_SUPERVISION = 150_163  # heads that the authors build and never run
+_LATERAL = 66_048
+_CLASSIFIER = 3_125_248
+_UNUSED = "the authors build a supervision head and never run it"
+_ONE: dict[str, Any] = {"align": GatedDualFlowAlignment, "aligned_levels": (3,)}
+_ONE_NOTE = (
+    "SFNet whose last step is the one GD-FAM: that fits the printed cost, SFNet-Lite does not"
+)
+
+
+def _ablation(name: str, **arguments: Any) -> Published:
+    align = partial(GatedDualFlowAlignment, **arguments)
+    return Published("IJCV table 10b", name, partial(sfnet_lite_r18, 19, align=align))
+
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        "IJCV table 3", "SFNet-Lite (ResNet-18)", partial(sfnet_lite_r18, 19), params_m=12.3,
+        reproduced_params=True, not_built=_SUPERVISION + _LATERAL,
+        note=_UNUSED + ", and a third lateral",
+    ),
+    Published(
+        "IJCV table 3", "SFNet-Lite (STDC-1)", partial(sfnet_lite_stdc1, 19), params_m=9.7,
+        reproduced_params=True, not_built=_SUPERVISION + _CLASSIFIER,
+        note=_UNUSED + ", and keep STDC's ImageNet classifier",
+    ),
+    Published(
+        "IJCV table 3", "SFNet-Lite (STDC-2)", partial(sfnet_lite_stdc2, 19), params_m=13.7,
+        reproduced_params=True, not_built=_SUPERVISION + _CLASSIFIER,
+        note=_UNUSED + ", and keep STDC's ImageNet classifier",
+    ),
+    Published(
+        "IJCV table 7", "SFNet-Lite (STDC-1)", partial(sfnet_lite_stdc1, 19), params_m=13.7,
+        not_built=_SUPERVISION + _CLASSIFIER, note="the figure of STDC-2; table 3 has 9.7",
+    ),
+    Published("IJCV table 10b", "FPN + PPM", partial(sfnet_r18, 19, aligned_levels=())),
+    _ablation("DF", gate="convolution", shared_gate=False),
+    _ablation("DF, Atten", shared_gate=False),
+    _ablation("DF, Atten, G"),
+    _ablation("no DF", dual_flow=False),
+    _ablation("no gate", gate="none"),
+    Published(
+        "IJCV table 11", "ResNet-101 w/ GD-FAM", partial(sfnet_r101, 19, **_ONE), gflops=415.3,
+        size=(1024, 1024),
+        note=_ONE_NOTE + "; 1 to 4 % of the papers' GFLOPs with ResNets are not explained",
+    ),
+    Published(
+        "IJCV table 11", "STDC-Net-v1 w/ GD-FAM", partial(sfnet_stdc1, 19, **_ONE), gflops=59.0,
+        reproduced_gflops=True, note=_ONE_NOTE,
+    ),
+    Published(
+        "IJCV table 11", "STDC-Net-v2 w/ GD-FAM", partial(sfnet_stdc2, 19, **_ONE), gflops=86.2,
+        reproduced_gflops=True, note=_ONE_NOTE,
+    ),
+    Published(
+        "IJCV table 12", "SFNet-Lite (ResNet-101)", partial(sfnet_lite_r101, 19),
+        note="the authors' code cannot build it",
+    ),
+    Published(
+        "ours", "SFNet-Lite (STDC-1), half width", partial(sfnet_lite_stdc1, 19, channels=64),
+        note="not of the papers: their SFNet-Lite with STDC is twice as wide as SFNet, and dearer",
+    ),
+    Published(
+        "ours", "SFNet-Lite (STDC-2), half width", partial(sfnet_lite_stdc2, 19, channels=64)
+    ),
+)  # fmt: skip

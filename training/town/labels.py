@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CamVid's eleven classes as the renderer writes them."""
+"""CamVid's eleven classes as the renderer writes them, and who is who among what can be counted."""
 
 from enum import IntEnum
+
+import numpy as np
 
 VOID = 255
 
@@ -27,9 +29,30 @@ class Label(IntEnum):
     BICYCLIST = 10
 
 
-def pass_index(label: int) -> int:
-    """Blender's object index for a label. 0 is what a ray that hits nothing leaves: the sky."""
-    return label + 1
-
-
 VALID_LABELS = frozenset(int(label) for label in Label) | {VOID}
+# What panoptic segmentation counts one by one.
+THINGS = frozenset({Label.CAR, Label.PEDESTRIAN, Label.BICYCLIST})
+
+_CODES = 16  # of a label in Blender's object index; what is above them counts the instances
+_VOID_CODE = _CODES - 1
+MAX_INSTANCE = 32767 // _CODES  # Blender keeps the index in 15 bits
+
+
+def pass_index(label: int, instance: int = 0) -> int:
+    """Blender's object index: never 0, which is what a ray that hits nothing leaves (the sky).
+
+    Args:
+        label: a Label or VOID.
+        instance: 1 .. MAX_INSTANCE, the same for all parts of one object; 0 for what is not
+            counted.
+    """
+    if not 0 <= instance <= MAX_INSTANCE:
+        raise ValueError(f"instance {instance}: expected 0 to {MAX_INSTANCE}")
+    return _CODES * instance + (_VOID_CODE if label == VOID else label + 1)
+
+
+def labels_and_instances(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `pass_index` packed: labels uint8 and instances uint16, both in the shape of `index`."""
+    code, instance = index % _CODES, index // _CODES
+    labels = np.where(code == _VOID_CODE, VOID, np.maximum(code, 1) - 1)
+    return labels.astype(np.uint8), instance.astype(np.uint16)

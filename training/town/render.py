@@ -5,8 +5,9 @@
         --output-dir DIR [--split NAME] [--stills]
 
 Writes CamVid's layout: images/<split>/<stem>.jpg, labels/<split>/<stem>.png (train ids, 255 void),
-<split>.txt, and drive_<split>_<seed>.json with intrinsics and poses. Frames that exist are kept, so
-an interrupted run continues where it stopped.
+<split>.txt, and drive_<split>_<seed>.json with intrinsics and poses; beside it COCO's panoptic
+format, panoptic_<split>/<stem>.png with panoptic_<split>.json. Frames that exist are kept, so an
+interrupted run continues where it stopped. One process at a time per folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import bpy
 import cv2
 import numpy as np
 
+from training.town.labels import labels_and_instances
 from training.town.layout import plan_town
+from training.town.panoptic import add_to_split
 from training.town.scene import TownScene, frame_rng
 from training.town.street import Town
 from training.town.traffic import Camera, drive_camera, plan_drive, plan_still, still_camera
@@ -95,7 +98,8 @@ def _quiet() -> Iterator[None]:
 
 
 def render_frame(scene: Any, size: tuple[int, int], scratch: Path) -> tuple[np.ndarray, ...]:
-    """Render once: picture uint8 (H, W, 3) BGR, labels uint8 (H, W), depth float32 (H, W) m."""
+    """Render once: picture uint8 (H, W, 3) BGR, labels uint8, instances uint16 (0: not one of
+    several), depth float32 in m, all three (H, W)."""
     scene.render.filepath = str(scratch / "frame.png")
     with _quiet():
         bpy.ops.render.render(write_still=True)
@@ -105,9 +109,8 @@ def render_frame(scene: Any, size: tuple[int, int], scratch: Path) -> tuple[np.n
     passes.pixels.foreach_get(packed)
     bpy.data.images.remove(passes)
     packed = packed.reshape(*size, 4)[::-1]  # Blender counts rows from the bottom
-    index = np.rint(packed[..., 0]).astype(int)
-    labels = np.where(index == 0, 0, index - 1).astype(np.uint8)
-    return image, labels, np.ascontiguousarray(packed[..., 1])
+    labels, instances = labels_and_instances(np.rint(packed[..., 0]).astype(int))
+    return image, labels, instances, np.ascontiguousarray(packed[..., 1])
 
 
 def expose(
@@ -198,9 +201,10 @@ def run(job: Job) -> None:
             camera, light = _prepare(job, scene, frame)
             scene.sky.apply(light)
             pose = scene.look(camera)
-            image, label, depth = render_frame(scene.scene, job.size, Path(scratch))
+            image, label, instances, depth = render_frame(scene.scene, job.size, Path(scratch))
             image = expose(image, depth, light, frame_rng(job.seed, frame), job.stills)
             cv2.imwrite(str(images / f"{stems[frame]}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+            add_to_split(job.output_dir, job.split, stems[frame], label, instances)
             _note_pose(job, frame, stems[frame], camera, pose)
             _write_list(job, images, labels)
             cv2.imwrite(str(labels / f"{stems[frame]}.png"), label)  # last: it marks the frame done

@@ -164,9 +164,9 @@ class TownScene:
             self.scene.collection.objects.link(thing)
 
     def place(self, actors: list[Actor]) -> None:
-        """Put exactly these actors on the street."""
+        """Put exactly these actors on the street; their instance numbers are 1, 2, 3 ..."""
         used = 0
-        for actor in actors:
+        for instance, actor in enumerate(actors, 1):
             if actor.kind == "vehicle":
 
                 def build(a: Actor = actor) -> Model:
@@ -196,7 +196,7 @@ class TownScene:
                     self._actors.append(thing)
                 thing = self._actors[used]
                 thing.data = mesh
-                thing.pass_index = pass_index(label)
+                thing.pass_index = pass_index(label, instance)
                 thing.matrix_world = matrix
                 thing.color = (*actor.color, 1.0)
                 thing.hide_render = False

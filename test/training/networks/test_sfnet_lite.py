@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.networks.sfnet_lite import SFNetLite, sfnet_lite_r18, state_from_authors
+from training.backbones.dfnet import df2
+from training.networks.sfnet_lite import (
+    GatedDualFlowAlignment,
+    SFNetLite,
+    sfnet_lite_r18,
+    sfnet_lite_stdc1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -13,8 +20,7 @@ def network() -> SFNetLite:
 
 
 def test_deep_stem_network_has_the_live_parameters_of_the_papers_table(network: SFNetLite) -> None:
-    # Paper: SFNet IJCV table 7 says 12.3 M, of which 0.216 M are layers that are never run
-    # (models.md section 2).
+    # Paper: SFNet IJCV table 7 says 12.3 M, of which 0.216 M are layers that are never run.
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(12.080e6, abs=0.0005e6)
 
 
@@ -49,31 +55,49 @@ def test_unknown_stem_is_named() -> None:
         sfnet_lite_r18(11, "wide")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])  # as saved by their distributed training
-def test_weights_of_the_authors_layout_fill_every_tensor(network: SFNetLite, prefix: str) -> None:
-    theirs = {prefix + _authors_name(name): value for name, value in network.state_dict().items()}
-    theirs[prefix + "head.fpn_in.2.0.weight"] = torch.zeros(128, 512, 1, 1)  # built but never run
-    theirs[prefix + "head.dsn.0.weight"] = torch.zeros(128, 128, 3, 3)
-    mapped = state_from_authors(theirs)
-    assert mapped.keys() == network.state_dict().keys()
-    assert all(torch.equal(mapped[name], value) for name, value in network.state_dict().items())
+def test_the_half_width_variant_has_43_gmac() -> None:
+    with torch.device("meta"):
+        network = sfnet_lite_stdc1(19, channels=64).eval()
+        images = torch.empty(1, 3, 1024, 2048)
+    with FlopCounterMode(display=False) as counter:
+        network(images)
+    convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert convolutions / 2 == pytest.approx(42.83e9, rel=1e-3)
 
 
-def _authors_name(name: str) -> str:
-    """The name of a tensor in a checkpoint of SFSegNets, written out from its class definitions."""
-    prefixes = {
-        "trunk.conv1.": "layer0.0.",
-        "trunk.bn1.": "layer0.1.",
-        "trunk.": "",
-        "context.bottleneck.": "head.ppm.bottleneck.",
-        "lateral_fine.": "head.fpn_in.0.",
-        "lateral_middle.": "head.fpn_in.1.",
-        "align.": "head.flow_align_module.",
-        "head.3.": "head.conv_last.1.",
-        "head.": "head.conv_last.0.",
-    }
-    if name.startswith("context.stages."):
-        _, _, stage, layer, rest = name.split(".", 4)
-        return f"head.ppm.stages.{stage}.{int(layer) + 1}.{rest}"
-    ours = next(prefix for prefix in prefixes if name.startswith(prefix))
-    return prefixes[ours] + name.removeprefix(ours)
+def test_fusion_without_flow_is_the_gate_between_resized_maps() -> None:
+    align = GatedDualFlowAlignment(8)
+    torch.nn.init.zeros_(align.flow_make.weight)
+    torch.nn.init.zeros_(align.flow_gate[0].weight)  # a gate of one half
+    low, high = torch.randn(2, 8, 8, 12), torch.randn(2, 8, 2, 3)
+    expected = 0.5 * (F.interpolate(high, (8, 12), mode="bilinear", align_corners=True) + low)
+    torch.testing.assert_close(align(low, high), expected, atol=1e-5, rtol=0)
+
+
+def test_one_gate_of_two_is_the_shared_one() -> None:
+    # Two gates of which the second is the complement of the first are a shared gate.
+    torch.manual_seed(0)
+    shared = GatedDualFlowAlignment(8)
+    apart = GatedDualFlowAlignment(8, shared_gate=False)
+    state = shared.state_dict()
+    gate = state.pop("flow_gate.0.weight")
+    apart.load_state_dict(state | {"flow_gate.0.weight": torch.cat([gate, -gate])})
+    low, high = torch.randn(2, 8, 8, 12), torch.randn(2, 8, 2, 3)
+    torch.testing.assert_close(apart(low, high), shared(low, high), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dual_flow", [False, True])
+def test_without_a_gate_the_warped_maps_are_added(dual_flow: bool) -> None:
+    align = GatedDualFlowAlignment(8, gate="none", dual_flow=dual_flow)
+    torch.nn.init.zeros_(align.flow_make.weight)
+    low, high = torch.randn(2, 8, 8, 12), torch.randn(2, 8, 2, 3)
+    expected = F.interpolate(high, (8, 12), mode="bilinear", align_corners=True) + low
+    torch.testing.assert_close(align(low, high), expected, atol=1e-5, rtol=0)
+    assert align.flow_make.out_channels == (4 if dual_flow else 2)
+
+
+def test_an_unknown_gate_or_trunk_is_named() -> None:
+    with pytest.raises(ValueError, match="'max'.*'attention', 'convolution' or 'none'"):
+        GatedDualFlowAlignment(8, gate="max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"DF2 has strides \(8, 16, 32\).*\(4, 8, 16, 32\)"):
+        SFNetLite(df2(), 19)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny drive through the real renderer; needs Blender (requirements/render.txt)."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from training.panoptic_quality import read_ids
 from training.town.labels import VALID_LABELS, Label
 
 pytestmark = pytest.mark.render
@@ -83,3 +85,17 @@ def test_stills_of_one_seed_are_different_places(tmp_path: Path) -> None:
 
     (_, first), (_, second) = read(tmp_path, "train")
     assert (first != second).mean() > 0.2
+
+
+def test_segments_of_the_panoptic_files_are_the_labels_with_things_told_apart(drive: Path) -> None:
+    listing = json.loads((drive / "panoptic_demo.json").read_text())
+    cars = 0
+    for entry, (_, labels) in zip(listing["annotations"], read(drive, "demo"), strict=True):
+        ids = read_ids(drive / "panoptic_demo" / entry["file_name"])
+        found = {segment["id"]: segment for segment in entry["segments_info"]}
+        assert set(found) == {int(v) for v in np.unique(ids)} - {0}
+        for number, segment in found.items():
+            assert (labels[ids == number] == segment["category_id"]).all()
+            assert segment["area"] == (ids == number).sum()
+        cars += sum(s["category_id"] == Label.CAR and not s["iscrowd"] for s in found.values())
+    assert cars >= 4  # the drive's plan puts two in front of the camera, parked ones beside it

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.backbones.shufflenet import ShuffleNetV2, ShuffleUnit
+
+
+def test_multiply_adds_are_the_papers() -> None:
+    # Paper: table 8, 146 M at 224x224 with its classifier (1024 to 1000, 1.0 M)
+    with torch.device("meta"):
+        trunk, images = ShuffleNetV2(), torch.empty(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter:
+        trunk(images)
+    assert counter.get_total_flops() / 2 + 1.024e6 == pytest.approx(146e6, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 90)])
+def test_maps_have_the_channels_and_strides_that_the_trunk_says(size: tuple[int, int]) -> None:
+    trunk = ShuffleNetV2().eval()
+    with torch.inference_mode():
+        maps = trunk(torch.randn(1, 3, *size))
+    expected = [
+        (1, channels, -(-size[0] // stride), -(-size[1] // stride))
+        for channels, stride in zip(trunk.channels, trunk.strides, strict=True)
+    ]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_unit_of_stride_one_passes_half_of_its_channels_at_even_places() -> None:
+    unit = ShuffleUnit(8, 8, stride=1).eval()
+    x = torch.randn(1, 8, 3, 3)
+    with torch.inference_mode():
+        torch.testing.assert_close(unit(x)[:, ::2], x[:, :4])

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.backbones.stdc import ShortTermDenseConcatenation, STDCNet, stdc1, stdc2
+
+
+@pytest.mark.parametrize(("build", "giga"), [(stdc1, 31.5), (stdc2, 57.8)])
+def test_multiply_adds_are_the_published_networks(
+    build: Callable[[], STDCNet], giga: float
+) -> None:
+    # Measured on the authors' code at 1024x2048
+    with torch.device("meta"):
+        trunk, images = build(), torch.empty(1, 3, 1024, 2048)
+    with FlopCounterMode(display=False) as counter:
+        trunk(images)
+    assert counter.get_total_flops() / 2 == pytest.approx(giga * 1e9, rel=2e-3)
+
+
+@pytest.mark.parametrize("width", [64, 32, 6])
+@pytest.mark.parametrize("size", [(64, 96), (70, 90)])
+def test_maps_have_the_channels_and_strides_that_the_trunk_says(
+    width: int, size: tuple[int, int]
+) -> None:
+    trunk = stdc1(width).eval()
+    assert trunk.channels == (width, 4 * width, 8 * width, 16 * width)
+    with torch.inference_mode():
+        maps = trunk(torch.randn(1, 3, *size))
+    expected = [
+        (1, channels, -(-size[0] // stride), -(-size[1] // stride))
+        for channels, stride in zip(trunk.channels, (4, 8, 16, 32), strict=True)
+    ]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_block_of_stride_two_pools_the_copy_that_it_concatenates() -> None:
+    block = ShortTermDenseConcatenation(8, 16, stride=2).eval()
+    x = torch.randn(1, 8, 6, 6)
+    with torch.inference_mode():
+        first = block.conv_list[0](x)
+        pooled = torch.nn.functional.avg_pool2d(first, 3, 2, padding=1)
+        torch.testing.assert_close(block(x)[:, :8], pooled)
+
+
+def test_odd_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="width is 33.*multiple of 2"):
+        stdc2(33)

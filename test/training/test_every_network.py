@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each network of the papers' tables must do: train, export, agree with torch, become an
+engine, and refuse what it cannot take.
+
+The networks are the rows that training/tables.py finds. Quick: the cheapest of each file; all of
+them: `make zoo`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training import tables
+from training.export import DeployedModel, onnx_from_network
+from training.losses import deeply_supervised
+from training.networks.normalisation import images_from_rgb
+from training.published import Published
+
+STEPS = 12
+# Files whose own tests train and export their networks: here only `make zoo` does.
+SELF_TESTED = ("eseg", "knet")
+# In a process of its own: the library's parser and builder can abort instead of raising.
+BUILD_ENGINE = """
+import sys
+import tensorrt_rtx as trt
+logger = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(logger)
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, logger)
+if not parser.parse(open(sys.argv[1], "rb").read()):
+    sys.exit("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
+multiple = int(sys.argv[2])
+config = builder.create_builder_config()
+profile = builder.create_optimization_profile()
+shapes = [(1, n * multiple, 2 * n * multiple, 3) for n in (max(1, 64 // multiple), 2, 3)]
+profile.set_shape("image", shapes[0], max(shapes[:2]), max(shapes))
+config.add_optimization_profile(profile)
+engine = builder.build_serialized_network(network, config)
+print("engine", None if engine is None else engine.nbytes)
+"""
+
+
+class Case:
+    """One network with what several tests need of it, made when first asked for."""
+
+    def __init__(self, row: Published, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.network = row.network()
+        self.onnx_path = folder / "model.onnx"
+        multiple = int(self.network.size_multiple)
+        self.size = tuple(multiple * -(-side // multiple) for side in (64, 96))
+
+    def pictures(self, count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Blocks of one colour per class, with noise: uint8 RGB (N, H, W, 3) and the classes (N, H,
+        W)."""
+        rng = np.random.default_rng(count)
+        height, width = size
+        colours = rng.integers(30, 226, (int(self.network.num_classes), 3))
+        blocks = rng.integers(0, 4, (count, -(-height // 16), -(-width // 16)))
+        labels = blocks.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
+        rgb = colours[labels] + rng.integers(-20, 20, (*labels.shape, 3))
+        return torch.from_numpy(rgb.astype(np.uint8)), torch.from_numpy(labels)
+
+    @cached_property
+    def losses(self) -> list[float]:
+        """The loss of each of a few steps on two pictures; a network in training mode is left."""
+        network = self.network.train()
+        rgb, labels = self.pictures(2, self.size)
+        images = images_from_rgb(rgb)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(STEPS):
+            loss = deeply_supervised(network(images), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        return losses
+
+    @cached_property
+    def trained(self) -> nn.Module:
+        """The network after these steps, in eval, with batch-norm statistics of its pictures: with
+        those of a new one a deep network gives the same scores everywhere."""
+        assert self.losses
+        network = deepcopy(self.network)
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+        with torch.no_grad():
+            network(images_from_rgb(self.pictures(2, self.size)[0]))
+        return network.eval()
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        model = onnx_from_network(self.trained)
+        onnx.save(model, self.onnx_path)
+        return model
+
+    def deployed(self, rgb: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and confidence by torch."""
+        network = DeployedModel(self.trained)
+        with torch.inference_mode():
+            labels, confidence = network(rgb)
+        return labels.numpy(), confidence.numpy()
+
+
+def cases() -> list[object]:
+    """One parameter per network; rows of several tables about the same one count once."""
+    parameters = []
+    for file, rows in tables.published_rows().items():
+        distinct = {repr(row.network): row for row in reversed(rows)}
+        cheapest = repr(min(rows, key=printed_cost).network)
+        for network, row in reversed(distinct.items()):
+            quick = network == cheapest and file not in SELF_TESTED
+            marks = [] if quick else [pytest.mark.slow]
+            name = f"{file}-{row.table}-{row.name}"
+            parameters.append(pytest.param(row, id=name, marks=marks))
+    return parameters
+
+
+def printed_cost(row: Published) -> float:
+    """Multiply-adds per pixel, in any unit; the first of a file's rows where none is printed."""
+    operations = {"MAC": 1, "2 MAC": 2}[row.convention]
+    return (row.gflops or float("inf")) / operations / (row.size[0] * row.size[1])
+
+
+@pytest.fixture(scope="module", params=cases())
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(request.param, tmp_path_factory.mktemp("network"))
+
+
+def sizes(case: Case) -> Iterator[tuple[int, int]]:
+    """Two sizes that are no multiples of each other."""
+    height, width = case.size
+    multiple = int(case.network.size_multiple)
+    yield height, width
+    yield height + multiple, width + 2 * multiple
+
+
+def test_loss_falls_on_a_handful_of_pictures(case: Case) -> None:
+    assert np.mean(case.losses[-2:]) < 0.9 * case.losses[0], case.losses
+
+
+def test_eval_gives_scores_of_the_images_size_and_no_auxiliary_ones(case: Case) -> None:
+    network, images = case.trained, images_from_rgb(case.pictures(1, case.size)[0])
+    with torch.inference_mode():
+        output, scores = network(images), network.scores(images)
+    assert output["logits"].shape == (1, case.network.num_classes, *case.size)
+    assert output["aux"] == []
+    stride = case.network.output_stride
+    assert scores.shape[1:] == (case.network.num_classes, *(side // stride for side in case.size))
+
+
+@pytest.mark.parametrize("size", [(101, 75), (96, 130), (33, 64), (20, 20)])
+def test_any_other_size_is_right_or_refused_by_name(case: Case, size: tuple[int, int]) -> None:
+    network, images = case.trained, images_from_rgb(case.pictures(1, size)[0])
+    try:
+        with torch.inference_mode():
+            logits = network(images)["logits"]
+    except ValueError as error:
+        assert "\n" not in str(error)
+        assert str(size[0]) in str(error) or str(size[1]) in str(error), error
+        assert str(case.network.size_multiple) in str(error), error
+    else:
+        assert logits.shape[2:] == size
+        assert bool(logits.isfinite().all())
+
+
+def test_onnx_runtime_agrees_with_torch(case: Case) -> None:
+    session = onnxruntime.InferenceSession(
+        case.model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for size in sizes(case):
+        rgb = case.pictures(2, size)[0]
+        labels, confidence = session.run(None, {"image": rgb.numpy()})
+        assert_agreement(case, rgb, labels, confidence)
+
+
+def test_openvino_agrees_with_torch(case: Case) -> None:
+    import onnx.inliner
+    import openvino
+
+    core = openvino.Core()
+    inlined = onnx.inliner.inline_local_functions(case.model)
+    compiled = core.compile_model(
+        core.read_model(inlined.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for size in sizes(case):
+        rgb = case.pictures(2, size)[0]
+        outputs = compiled(rgb.numpy())
+        assert_agreement(case, rgb, outputs["labels"], outputs["confidence"])
+
+
+def assert_agreement(case: Case, rgb: Tensor, labels: np.ndarray, confidence: np.ndarray) -> None:
+    expected, expected_confidence = case.deployed(rgb)
+    assert len(np.unique(expected_confidence)) > 1  # the same everywhere would prove nothing
+    assert (labels == expected).mean() >= 0.999
+    assert np.abs(confidence.astype(int) - expected_confidence.astype(int)).max() <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
+)
+def test_tensorrt_rtx_builds_an_engine(case: Case) -> None:
+    assert case.model.ByteSize()
+    multiple = str(case.network.size_multiple)
+    build = subprocess.run(
+        [sys.executable, "-c", BUILD_ENGINE, str(case.onnx_path), multiple],
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
+    assert build.returncode == 0, build.stderr
+    # An engine holds the weights, which are nearly all of the model.
+    assert int(build.stdout.rsplit(maxsplit=1)[-1]) > case.model.ByteSize() // 4

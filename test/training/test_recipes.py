@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every function of training/recipes that takes no argument is a run that can start."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from training import recipes
+from training.config import load_recipe
+
+
+def names() -> Iterator[str]:
+    """module:function of each recipe."""
+    for found in pkgutil.iter_modules(recipes.__path__):
+        module = importlib.import_module(f"{recipes.__name__}.{found.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            own = function.__module__ == module.__name__ and not name.startswith("_")
+            if own and not inspect.signature(function).parameters:
+                yield f"{found.name}:{name}"
+
+
+@pytest.mark.parametrize("name", list(names()))
+def test_network_scores_the_classes_of_the_recipe_at_its_input_size(name: str) -> None:
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        network = recipe.network()
+    assert network.num_classes == len(recipe.classes)
+    assert [side % network.size_multiple for side in recipe.input_size] == [0, 0]
+    if recipe.backbone_weights:
+        network.get_submodule("trunk")  # where training loads them

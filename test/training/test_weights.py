@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training import checkpoint, weights
+from training.backbones.shufflenet import ShuffleNetV2
+from training.config import load_recipe
+from training.export import training_record
+from training.networks.df_seg import df1_seg
+from training.networks.sfnet import sfnet_df1
+from training.weights import load_matching, read_state, renamed
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 3)
+        self.second = nn.Linear(3, 1)
+
+
+def test_tensors_of_another_name_or_shape_are_reported_and_not_copied() -> None:
+    pair = Pair()
+    before = pair.second.weight.detach().clone()
+    state = {
+        "first.weight": torch.ones(3, 2),
+        "first.bias": torch.ones(3),
+        "second.weight": torch.ones(1, 4),
+        "classifier.weight": torch.ones(5, 5),
+    }
+    matches = load_matching(pair, state)
+    assert matches.loaded == ["first.weight", "first.bias"]
+    assert matches.left == ["second.weight", "second.bias"]
+    assert matches.unused == ["second.weight", "classifier.weight"]
+    assert (pair.first.weight == 1).all()
+    assert torch.equal(pair.second.weight, before)
+    assert str(matches).splitlines() == [
+        "2 tensors loaded, 2 left as they were, 2 of the file not used",
+        "  left: second.weight, second.bias",
+        "  not used: second.weight, classifier.weight",
+        "  of another shape: second.weight (1, 4), expected (1, 3)",
+    ]
+
+
+def test_report_shortens_long_lists() -> None:
+    names = [f"layer{i}.weight" for i in range(11)]
+    report = str(weights.Matches(loaded=[], left=names, unused=[], misfits=[]))
+    assert report.endswith("layer7.weight and 3 more")
+
+
+def test_layout_that_fits_most_tensors_is_taken() -> None:
+    source, target = df1_seg(5), df1_seg(5)
+    theirs = {"backbone." + n: v for n, v in source.trunk.state_dict().items()}
+    theirs["trunk.stage1.0.weight"] = torch.zeros(32, 3, 3, 3)  # one name of ours, as a trap
+    matches = load_matching(target, theirs)
+    assert matches.unused == ["trunk.stage1.0.weight"]
+    assert all(name.startswith("trunk.") for name in matches.loaded)
+    assert torch.equal(target.trunk.stage1[0].weight, source.trunk.stage1[0].weight)
+
+
+def state_from_letters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {{"a": "first.bias"}[name]: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(("name", "loaded"), [("a", ["first.bias"]), ("b", [])])
+def test_key_map_is_found_in_the_file_of_the_class_and_may_not_know_a_name(
+    name: str, loaded: list[str]
+) -> None:
+    assert load_matching(Pair(), {name: torch.ones(3)}).loaded == loaded
+
+
+def test_first_prefix_that_fits_renames() -> None:
+    state = {"module.a.b.w": torch.ones(1), "a.w": torch.ones(1), "c.w": torch.ones(1)}
+    assert list(renamed(state, (("a.b.", "x."), ("a.", "y.")))) == ["x.w", "y.w"]
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "ema"])
+def test_torch_files_are_unpacked(tmp_path: Path, key: str | None) -> None:
+    tensors = {"module.first.bias": torch.ones(3)}
+    path = tmp_path / "weights.tar"
+    torch.save({key: tensors, "epoch": 3} if key else tensors, path)
+    assert list(read_state(path)) == ["first.bias"]
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_file_with_a_numpy_number_as_the_authors_save_it_is_read(
+    tmp_path: Path, module: str
+) -> None:
+    path = tmp_path / "best_epoch_3_mean-iu_0.78000.pth"
+    content = {"state_dict": {"module.first.bias": torch.ones(3)}, "mean_iu": np.float64(0.78)}
+    # The form without a checksum, as old as the module's old name.
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    written = f"c{np.float64(0).__reduce__()[0].__module__}\nscalar\n".encode()
+    assert written in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(written, f"c{module}\nscalar\n".encode()))
+    assert list(read_state(path)) == ["first.bias"]
+    assert checkpoint.load(path)["mean_iu"] == 0.78
+
+
+def test_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "path": tmp_path}, tmp_path / "weights.pth")
+    with pytest.raises(SystemExit, match="cannot be read"):
+        read_state(tmp_path / "weights.pth")
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"first.bias": torch.arange(3.0)}, tmp_path / "weights.safetensors")
+    state = read_state(tmp_path / "weights.safetensors")
+    torch.testing.assert_close(state["first.bias"], torch.arange(3.0))
+
+
+def test_files_that_are_no_weights_end_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"no")
+    (tmp_path / "weights.pth").write_bytes(b"no")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    for name, message in (
+        ("weights.safetensors", "cannot be read"),
+        ("weights.pth", "cannot be read"),
+        ("missing.pth", "cannot be read"),
+        ("empty.pth", "holds no tensors by name"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            read_state(tmp_path / name)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["weights", *arguments])
+    weights.main()
+
+
+def test_command_says_what_a_trunk_file_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.backbones.stdc import stdc1
+
+    path = tmp_path / "STDCNet813M_73.91.tar"
+    torch.save({"state_dict": {**stdc1().state_dict(), "fc.weight": torch.ones(2, 2)}}, path)
+    run(monkeypatch, "stdc_seg:cityscapes_stdc1", str(path))
+    assert capsys.readouterr().out.splitlines() == [
+        "STDCNet813M_73.91.tar, as weights of the trunk: 145 tensors loaded, 0 left as they were, "
+        "1 of the file not used",
+        "  not used: fc.weight",
+    ]
+
+
+def test_published_network_becomes_a_checkpoint_that_the_manifest_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = df1_seg(11)
+    path, output = tmp_path / "df1_seg.pth", tmp_path / "ours.pt"
+    theirs = {"module." + name: value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": theirs}, path)
+    run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
+    state = checkpoint.load(output)
+    assert state["ema"].keys() == network.state_dict().keys()
+    assert torch.equal(state["ema"]["head.4.weight"], network.head[4].weight)
+    record = training_record(state)["training"]
+    assert record.startswith("none here: published weights df1_seg.pth, SHA-256 ")
+
+
+def test_checkpoint_with_random_tensors_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "df1.pth", tmp_path / "ours.pt"
+    torch.save(df1_seg(11).trunk.state_dict(), path)
+    with pytest.raises(SystemExit, match="not written: .* tensors of df_seg:camvid_df1 random"):
+        run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
+    assert not output.exists()
+
+
+def test_heads_that_only_training_runs_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "sfnet_df1.pth", tmp_path / "ours.pt"
+    published = sfnet_df1(19)
+    torch.save(published.state_dict(), path)
+    run(monkeypatch, "sfnet:cityscapes_df1", str(path), "--output", str(output))
+    network = load_recipe("sfnet:cityscapes_df1").network()
+    network.load_state_dict(checkpoint.load(output)["ema"])
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        ours, theirs = network.eval()(images), published.eval()(images)
+    assert torch.equal(ours["logits"], theirs["logits"])
+
+
+def test_command_refuses_weights_of_another_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shufflenet.pth"
+    torch.save(ShuffleNetV2().state_dict(), path)
+    with pytest.raises(SystemExit, match="no tensor of stdc_seg:cityscapes_stdc1"):
+        run(monkeypatch, "stdc_seg:cityscapes_stdc1", str(path))

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientNet as ESeg's encoder, and the form of it that ESeg-Lite runs.
+
+Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling", table 1 and section 3.3. The classifier
+and the 1x1 convolution before it are not built.
+Paper: Meng et al., "Revisiting Multi-Scale Feature Fusion for Semantic Segmentation" (ESeg),
+section 3.3, for the Lite form.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+STEM_CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the paper's table 1, before scaling."""
+
+    expansion: int
+    channels: int
+    repeats: int
+    stride: int
+    kernel: int
+
+
+STAGES = (
+    Stage(expansion=1, channels=16, repeats=1, stride=1, kernel=3),
+    Stage(expansion=6, channels=24, repeats=2, stride=2, kernel=3),
+    Stage(expansion=6, channels=40, repeats=2, stride=2, kernel=5),
+    Stage(expansion=6, channels=80, repeats=3, stride=2, kernel=3),
+    Stage(expansion=6, channels=112, repeats=3, stride=1, kernel=5),
+    Stage(expansion=6, channels=192, repeats=4, stride=2, kernel=5),
+    Stage(expansion=6, channels=320, repeats=1, stride=1, kernel=3),
+)
+# The last stage at each of the strides 4, 8, 16 and 32.
+MAP_STAGES = (1, 2, 4, 6)
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: 1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1
+    projection; the input is added when the shape is kept. Swish after all but the projection."""
+
+    def __init__(
+        self, in_channels: int, channels: int, stage: Stage, stride: int, dilation: int
+    ) -> None:
+        super().__init__()
+        middle = in_channels * stage.expansion
+        self.expand = _convolution(in_channels, middle, 1) if stage.expansion > 1 else nn.Identity()
+        self.depthwise = _convolution(
+            middle, middle, stage.kernel, stride, dilation=dilation, groups=middle
+        )
+        self.excite = SqueezeExcitation(middle, max(1, in_channels // 4))
+        self.project = _convolution(middle, channels, 1, activation=nn.Identity)
+        self.keeps_shape = stride == 1 and in_channels == channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.excite(self.depthwise(self.expand(x))))
+        return x + y if self.keeps_shape else y
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a gate in (0, 1) that the mean of all channels decides."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.activation = nn.SiLU(inplace=True)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        return x * torch.sigmoid(self.expand(self.activation(self.reduce(mean))))
+
+
+class FusedMBConv(nn.Module):
+    """MBConv with expansion and depthwise convolution in one full convolution, no
+    squeeze-and-excitation, ReLU.
+
+    Paper: ESeg section 3.3. The kernels stay 5x5 where EfficientNet has them: only so does
+    ESeg-Lite-S cost the 17 thousand million multiply-adds of section 3.2.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stage: Stage, stride: int, dilation: int
+    ) -> None:
+        super().__init__()
+        # Nothing to project when nothing was expanded: EfficientNetV2's rule.
+        middle = in_channels * stage.expansion if stage.expansion > 1 else channels
+        self.expand = _convolution(
+            in_channels, middle, stage.kernel, stride, dilation, activation=nn.ReLU
+        )
+        self.project = (
+            _convolution(middle, channels, 1, activation=nn.Identity)
+            if stage.expansion > 1
+            else nn.Identity()
+        )
+        self.keeps_shape = stride == 1 and in_channels == channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.expand(x))
+        return x + y if self.keeps_shape else y
+
+
+class EfficientNet(nn.Module):
+    """EfficientNet trunk: feature maps at strides 4, 8, 16 and 32.
+
+    Args:
+        width, depth: compound scaling of channels and repeats: 1.0 and 1.0 is B0, 1.0 and 1.1 B1,
+            1.4 and 1.8 B4, 2.0 and 3.1 B7.
+        lite: fused blocks without squeeze-and-excitation, ReLU.
+        output_stride: 32, or 16: the last stride is replaced by dilation 2 in the blocks after it.
+        epsilon: of the batch norms; public weights of B0 to B4 expect 1e-5, of B5 to B7 1e-3.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        depth: float = 1.0,
+        lite: bool = False,
+        output_stride: int = 32,
+        epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (16, 32):
+            raise ValueError(f"output_stride is {output_stride}, expected 16 or 32")
+        self.name = f"{'fused ' if lite else ''}EfficientNet (width {width}, depth {depth})"
+        self.strides = (4, 8, 16, output_stride)
+        widths = [scaled_channels(stage.channels, width) for stage in STAGES]
+        self.channels = tuple(widths[i] for i in MAP_STAGES)
+        block = FusedMBConv if lite else MBConv
+        channels = scaled_channels(STEM_CHANNELS, width)
+        self.stem = _convolution(3, channels, 3, 2, activation=nn.ReLU if lite else nn.SiLU)
+        self.stages = nn.ModuleList()
+        stride, dilation = 2, 1
+        for stage, out_channels in zip(STAGES, widths, strict=True):
+            step = stage.stride if stride * stage.stride <= output_stride else 1
+            blocks: list[nn.Module] = [block(channels, out_channels, stage, step, dilation)]
+            stride *= step
+            dilation *= stage.stride // step
+            for _ in range(1, math.ceil(depth * stage.repeats)):
+                blocks.append(block(out_channels, out_channels, stage, 1, dilation))
+            channels = out_channels
+            self.stages.append(nn.Sequential(*blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.eps = epsilon
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Four maps, strides 4, 8, 16 and `output_stride`.
+
+        Args:
+            images: float (N, 3, H, W), RGB, normalised with the ImageNet mean and deviation.
+        """
+        x = self.stem(images)
+        maps: list[Tensor] = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in MAP_STAGES:
+                maps.append(x)
+        return maps
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """The multiple of 8 nearest to width * channels, but never more than 10 % below it."""
+    wanted = width * channels
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+
+def _convolution(
+    in_channels: int,
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] = nn.SiLU,
+) -> nn.Sequential:
+    """Convolution, batch norm and activation; as large as the input at stride 1."""
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels,
+            channels,
+            kernel,
+            stride,
+            padding=kernel // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        ),
+        nn.BatchNorm2d(channels),
+        activation() if activation is nn.Identity else activation(inplace=True),
+    )
+
+
+def state_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of a torchvision `efficientnet_b*` to ours; the classifier and the 1x1
+    convolution before it are left out."""
+    layers = ("expand", "depthwise", "excite", "project")
+    gate = {"fc1": "reduce", "fc2": "expand"}
+    ours: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if match := re.fullmatch(r"features\.0\.([01]\.\w+)", name):
+            ours[f"stem.{match[1]}"] = value
+        elif match := re.fullmatch(r"features\.([1-7])\.(\d+)\.block\.([0-3])\.(\w+)\.(\w+)", name):
+            stage, block, layer, part, tensor = match.groups()
+            # Theirs starts with the depthwise convolution where nothing is expanded.
+            kind = layers[int(layer) + (1 if stage == "1" else 0)]
+            part = gate.get(part, part)
+            ours[f"stages.{int(stage) - 1}.{block}.{kind}.{part}.{tensor}"] = value
+    return ours
+
+
+def state_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of a timm `efficientnet_b*` to ours; the classifier and the 1x1
+    convolution before it are left out.
+
+    The tensors of a `tf_efficientnet_b*` have the same names, but that network pads at the right
+    and bottom only, so its weights see every map half a pixel off here.
+    """
+    stem = {"conv_stem": "stem.0", "bn1": "stem.1"}
+    gate = {"se.conv_reduce": "excite.reduce", "se.conv_expand": "excite.expand"}
+    expanded = gate | {
+        "conv_pw": "expand.0",
+        "bn1": "expand.1",
+        "conv_dw": "depthwise.0",
+        "bn2": "depthwise.1",
+        "conv_pwl": "project.0",
+        "bn3": "project.1",
+    }
+    # The first stage expands nothing, and its layers are numbered from there.
+    unexpanded = gate | {
+        "conv_dw": "depthwise.0",
+        "bn1": "depthwise.1",
+        "conv_pw": "project.0",
+        "bn2": "project.1",
+    }
+    ours: dict[str, Tensor] = {}
+    for name, value in state.items():
+        layer, _, tensor = name.rpartition(".")
+        if layer in stem:
+            ours[f"{stem[layer]}.{tensor}"] = value
+        elif match := re.fullmatch(r"blocks\.([0-6])\.(\d+)\.(.+)", layer):
+            stage, block, layer = match.groups()
+            names = unexpanded if stage == "0" else expanded
+            if layer in names:
+                ours[f"stages.{stage}.{block}.{names[layer]}.{tensor}"] = value
+    return ours

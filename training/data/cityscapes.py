@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cityscapes with fine labels, 19 classes, in the folders that its site's archives unpack to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.data.mixture import Portion
+from training.data.street_folder import StreetFolder
+
+# The order is the train id.
+CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("road", (128, 64, 128)),
+    ("sidewalk", (244, 35, 232)),
+    ("building", (70, 70, 70)),
+    ("wall", (102, 102, 156)),
+    ("fence", (190, 153, 153)),
+    ("pole", (153, 153, 153)),
+    ("traffic light", (250, 170, 30)),
+    ("traffic sign", (220, 220, 0)),
+    ("vegetation", (107, 142, 35)),
+    ("terrain", (152, 251, 152)),
+    ("sky", (70, 130, 180)),
+    ("person", (220, 20, 60)),
+    ("rider", (255, 0, 0)),
+    ("car", (0, 0, 142)),
+    ("truck", (0, 0, 70)),
+    ("bus", (0, 60, 100)),
+    ("train", (0, 80, 100)),
+    ("motorcycle", (0, 0, 230)),
+    ("bicycle", (119, 11, 32)),
+)
+
+# The label id of each train id; all others are ignored.
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+class CityscapesFolder(StreetFolder):
+    """A StreetFolder whose lists are the splits "train", "val" and "test"."""
+
+    def _pairs(self, name: str) -> list[tuple[str, str]]:
+        pictures = sorted((self.root / "leftImg8bit" / name).glob("*/*_leftImg8bit.png"))
+        if not pictures:
+            raise FileNotFoundError(
+                f"{self.root}/leftImg8bit/{name} holds no <city>/*_leftImg8bit.png: unpack "
+                "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip there; check --data-root"
+            )
+        pairs = []
+        for picture in pictures:
+            stem = picture.name.removesuffix("_leftImg8bit.png")
+            label = Path("gtFine", name, picture.parent.name, f"{stem}_gtFine_labelIds.png")
+            pairs.append((str(picture.relative_to(self.root)), str(label)))
+        return pairs
+
+
+def cityscapes(root: Path, splits: tuple[str, ...]) -> StreetFolder:
+    """Cityscapes fine, 1024x2048; the sizes of the splits are 2975, 500 and 1525 (no labels)."""
+    return CityscapesFolder(root, splits, {label: train for train, label in enumerate(LABEL_IDS)})
+
+
+def train_portions(roots: dict[str, Path]) -> list[Portion]:
+    """All of "train" in each epoch, for a recipe; the folder is --data-root cityscapes=FOLDER."""
+    data = cityscapes(roots["cityscapes"], ("train",))
+    return [Portion(data, len(data))]
+
+
+def val_folder(roots: dict[str, Path]) -> StreetFolder:
+    """The split "val", for a recipe's validation."""
+    return cityscapes(roots["cityscapes"], ("val",))

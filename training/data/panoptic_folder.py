@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures with things told apart, in COCO's panoptic format: COCO, Cityscapes, rendered towns.
+
+A sample's label map is uint16: train id + 256 * instance. Stuff and crowds have instance 0, void is
+255. So the remainder of 256 is an ordinary label map, and every transform of labels fits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.data.street_folder import IGNORE, Sample
+from training.panoptic_quality import read_ids
+
+INSTANCE_STEP = 256
+MAX_INSTANCES = 255
+
+
+class PanopticFolder:
+    """Pictures, and segment ids with their list.
+
+    Args:
+        annotations: JSON file; the PNGs of segment ids lie in the folder of the same name. The
+            train id of a class is its place in the file's "categories".
+        image_path: file of a picture, from its "file_name" in the JSON file.
+        long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
+
+    Attributes:
+        annotations: the JSON file.
+        entries: (file name of the picture, its entry in the JSON file) per picture.
+        categories: the JSON file's, in the order of the train ids.
+        things: train ids of the classes that are counted.
+
+    Raises:
+        FileNotFoundError: no JSON file, or it names no pictures.
+    """
+
+    def __init__(
+        self, annotations: Path, image_path: Callable[[str], Path], long_side: int = 0
+    ) -> None:
+        if not annotations.is_file():
+            raise FileNotFoundError(
+                f"{annotations} is missing: expected COCO's panoptic format; check --data-root"
+            )
+        listing = json.loads(annotations.read_text())
+        self.annotations = annotations
+        self.folder = annotations.with_suffix("")
+        self.image_path = image_path
+        self.long_side = long_side
+        self.categories = listing["categories"]
+        self.things = tuple(i for i, c in enumerate(self.categories) if c["isthing"])
+        names = {image["id"]: image["file_name"] for image in listing["images"]}
+        self.entries = [(names[entry["image_id"]], entry) for entry in listing["annotations"]]
+        if not self.entries:
+            raise FileNotFoundError(f"{annotations} names no pictures")
+        self._train_id = {c["id"]: i for i, c in enumerate(self.categories)}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image uint8 (H, W, 3) RGB and labels uint16 (H, W) as the module describes them.
+
+        Raises:
+            ValueError: the picture is unreadable, its size is not that of the ids, or it holds
+                more things than a label map can.
+        """
+        name, entry = self.entries[index]
+        path = self.image_path(name)
+        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        ids = read_ids(self.folder / entry["file_name"])
+        if bgr is None or bgr.shape[:2] != ids.shape:
+            raise ValueError(f"{path}: picture unreadable, or its size is not that of its ids")
+        labels = np.full(ids.shape, IGNORE, np.uint16)
+        instance = 0
+        for segment in entry["segments_info"]:
+            value = self._train_id[segment["category_id"]]
+            if value in self.things and not segment.get("iscrowd", 0):
+                instance += 1
+                value += INSTANCE_STEP * instance
+            labels[ids == segment["id"]] = value
+        if instance > MAX_INSTANCES:
+            raise ValueError(f"{path}: {instance} things, expected at most {MAX_INSTANCES}")
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        shrink = self.long_side / max(rgb.shape[:2]) if self.long_side else 1.0
+        if shrink < 1.0:
+            size = (round(rgb.shape[1] * shrink), round(rgb.shape[0] * shrink))
+            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return Sample(np.asarray(rgb, np.uint8), labels, Path(name).stem)
+
+
+def coco_panoptic(root: Path, split: str) -> PanopticFolder:
+    """COCO 2017 as its site unpacks it: 133 classes, 80 of them things; split "train" or "val"."""
+    annotations = root / "annotations" / f"panoptic_{split}2017.json"
+    return PanopticFolder(annotations, lambda name: root / f"{split}2017" / name)
+
+
+def cityscapes_panoptic(root: Path, split: str) -> PanopticFolder:
+    """Cityscapes fine, 19 classes, 8 of them things; split "train" or "val".
+
+    The JSON file comes from cityscapesscripts' createPanopticImgs, with or without
+    --use-train-id. Its order of classes is that of the train ids.
+    """
+    annotations = root / "gtFine" / f"cityscapes_panoptic_{split}.json"
+
+    def picture(name: str) -> Path:
+        return root / "leftImg8bit" / split / name.partition("_")[0] / name
+
+    return PanopticFolder(annotations, picture)
+
+
+def town_panoptic(root: Path, split: str, long_side: int = 0) -> PanopticFolder:
+    """Pictures of `training.town.render`: CamVid's 11 classes, three of them things."""
+    return PanopticFolder(root / f"panoptic_{split}.json", lambda name: root / name, long_side)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Semantic flow made visible: python -m training.flow_figures RECIPE --checkpoint FILE --image
+PICTURE --output-dir DIR [--labels PNG]
+
+Writes flow.png, one row per warp of the network: where the flow points as arrows and by the colour
+wheel, and the map that it warps, before and after. Writes prediction.png and, with --labels, the
+errors and classes.md, the IoU of every class in that picture.
+Paper: SFNet, IJCV figures 6 (flow), 7 (maps before and after alignment) and 8 (errors).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sfseg_ros.imaging import color_mask, overlay, resized_labels, resized_rgb
+from sfseg_ros.manifest import SemanticClass, palette_rgb_of
+from sfseg_ros.metrics import ConfusionMatrix
+from training import checkpoint
+from training.config import load_recipe
+from training.networks.normalisation import images_from_rgb
+from training.networks.operators import flow_warp, resize
+from training.networks.sfnet import FlowAlignment
+from training.networks.sfnet_lite import GatedDualFlowAlignment
+
+Rgb = NDArray[np.uint8]
+
+CAPTION_PX = 22
+ARROW_SPACING_PX = 20
+UNLABELLED_RGB = (70, 70, 70)
+
+
+@dataclass(frozen=True)
+class Warp:
+    """One map before and after its flow.
+
+    Args:
+        what: which map, such as "coarse map 11x15".
+        flow_px: float32 (H, W, 2), x first: from each pixel to the place that its features are
+            taken from, in pixels of the (H, W) grid.
+        before: float32 (H, W), mean of the map's channels, resized to the grid without flow.
+        after: the same of the warped map.
+    """
+
+    what: str
+    flow_px: NDArray[np.float32]
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    recipe = load_recipe(arguments.recipe)
+    network = recipe.network().eval()
+    network.load_state_dict(checkpoint.load(arguments.checkpoint)["ema"])
+    picture = resized_rgb(read_rgb(arguments.image), tuple(arguments.size or recipe.input_size))
+    labels, warps = see(network, picture)
+    classes = [SemanticClass(i, name, rgb) for i, (name, rgb) in enumerate(recipe.classes)]
+    truth = None
+    if arguments.labels:
+        truth = resized_labels(read_labels(arguments.labels), labels.shape)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    write_rgb(arguments.output_dir / "flow.png", flow_figure(picture, warps))
+    figure = prediction_figure(picture, labels, palette_rgb_of(classes), truth)
+    write_rgb(arguments.output_dir / "prediction.png", figure)
+    if truth is not None:
+        table = class_table(labels, truth, [name for name, _ in recipe.classes])
+        (arguments.output_dir / "classes.md").write_text(table, encoding="utf-8")
+        print(table)
+    print(arguments.output_dir)
+
+
+def see(network: nn.Module, rgb: Rgb) -> tuple[NDArray[np.uint8], list[Warp]]:
+    """Labels uint8 (H, W) of uint8 (H, W, 3) RGB, and every warp on the way to them, in order.
+
+    Raises:
+        SystemExit: the network warps nothing.
+    """
+    warps: list[Warp] = []
+    flows: dict[nn.Module, Tensor] = {}
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, FlowAlignment | GatedDualFlowAlignment):
+
+            def keep_flow(
+                _: nn.Module, __: object, flow: Tensor, owner: nn.Module = module
+            ) -> None:
+                flows[owner] = flow
+
+            def keep_warps(owner: nn.Module, maps: tuple[Tensor, Tensor], _: object) -> None:
+                warps.extend(warps_of(*maps, flows[owner], bool(owner.align_corners)))
+
+            hooks += [module.flow_make.register_forward_hook(keep_flow)]
+            hooks += [module.register_forward_hook(keep_warps)]
+    if not hooks:
+        raise SystemExit("this network warps nothing; flow is in SFNet and SFNet-Lite with FAM")
+    with torch.inference_mode():
+        logits = network(images_from_rgb(torch.from_numpy(rgb)[None]))["logits"]
+    for hook in hooks:
+        hook.remove()
+    return logits[0].argmax(0).to(torch.uint8).numpy(), warps
+
+
+def warps_of(low: Tensor, high: Tensor, flow: Tensor, align_corners: bool) -> list[Warp]:
+    """The warp of the coarse map, and that of the fine map where `flow` has one for it."""
+    found = []
+    for name, source, part in (("coarse", high, flow[:, 0:2]), ("fine", low, flow[:, 2:4])):
+        if part.shape[1] == 0:
+            continue
+        height, width = part.shape[2:]
+        # flow / (W, H) in a grid from -1 to 1, whose pixels are 2 / (W - 1) apart
+        # (operators.flow_warp).
+        scale = torch.tensor([(width - 1) / (2 * width), (height - 1) / (2 * height)])
+        rows, columns = source.shape[2:]
+        found.append(
+            Warp(
+                what=f"{name} map {rows}x{columns} on {height}x{width}",
+                flow_px=(part[0].permute(1, 2, 0) * scale).numpy(),
+                before=resize(source, (height, width))[0].mean(0).numpy(),
+                after=flow_warp(source, part, align_corners)[0].mean(0).numpy(),
+            )
+        )
+    return found
+
+
+def flow_figure(rgb: Rgb, warps: Sequence[Warp]) -> Rgb:
+    """One row per warp: arrows on the picture, flow by colour, the map before and after."""
+    rows = []
+    for warp in warps:
+        size = (rgb.shape[0], rgb.shape[1])
+        per_px = np.array([size[1] / warp.before.shape[1], size[0] / warp.before.shape[0]])
+        flow = cv2.resize(warp.flow_px, size[::-1]) * per_px.astype(np.float32)
+        longest = max(float(np.percentile(np.hypot(flow[..., 0], flow[..., 1]), 99)), 1e-6)
+        low, high = np.percentile(warp.before, (1, 99))
+        panels = [
+            (f"{warp.what}: longest arrow {longest:.1f} px", arrows(rgb, flow, longest)),
+            (f"flow by colour, full colour is {longest:.1f} px", with_wheel(flow, longest)),
+            ("channel mean, without flow", heat(warp.before, low, high, size)),
+            ("channel mean, warped by the flow", heat(warp.after, low, high, size)),
+        ]
+        rows.append(np.hstack([captioned(panel, text) for text, panel in panels]))
+    return np.vstack(rows)
+
+
+def prediction_figure(
+    rgb: Rgb, labels: NDArray[np.uint8], palette: Rgb, truth: NDArray[np.uint8] | None
+) -> Rgb:
+    """The picture and what the network says; with the truth also that, and where they differ."""
+    panels = [("picture", rgb), ("prediction", overlay(rgb, labels, palette, 0.6))]
+    if truth is not None:
+        panels.append(("truth", overlay(rgb, truth, palette, 0.6)))
+        panels.append(("errors, in the true class's colour", errors(labels, truth, palette)))
+    return np.hstack([captioned(panel, text) for text, panel in panels])
+
+
+def colours_of_flow(flow: NDArray[np.float32], longest: float) -> Rgb:
+    """uint8 (H, W, 3) RGB of flow (H, W, 2): hue by direction (right red, down green-yellow, left
+    cyan, up violet), white where nothing moves, full colour from `longest` on."""
+    angle = np.degrees(np.arctan2(flow[..., 1], flow[..., 0])) % 360
+    length = np.clip(np.hypot(flow[..., 0], flow[..., 1]) / longest, 0, 1)
+    hsv = np.stack([angle / 2, 255 * length, np.full_like(length, 255)], axis=2)
+    return np.asarray(cv2.cvtColor(hsv.round().astype(np.uint8), cv2.COLOR_HSV2RGB), np.uint8)
+
+
+def with_wheel(flow: NDArray[np.float32], longest: float) -> Rgb:
+    """Flow in colours, and in the lower right corner the wheel that explains them."""
+    picture = colours_of_flow(flow, longest)
+    radius = min(picture.shape[:2]) // 8
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
+    wheel = colours_of_flow(np.stack([x, y], axis=2), float(radius))
+    inside = np.hypot(x, y) <= radius
+    wheel[(np.hypot(x, y) > radius - 1.5) & inside] = 0
+    corner = picture[-2 * radius - 1 :, -2 * radius - 1 :]
+    corner[inside] = wheel[inside]
+    return picture
+
+
+def arrows(rgb: Rgb, flow: NDArray[np.float32], longest: float) -> Rgb:
+    """Arrows on the dimmed picture, from each point towards the place its features are taken from;
+    the longest as long as the points are apart."""
+    picture = rgb // 2
+    stretch = ARROW_SPACING_PX / longest
+    height, width = picture.shape[:2]
+    for y in range(ARROW_SPACING_PX // 2, height, ARROW_SPACING_PX):
+        for x in range(ARROW_SPACING_PX // 2, width, ARROW_SPACING_PX):
+            dx, dy = np.clip(flow[y, x] * stretch, -1.5 * ARROW_SPACING_PX, 1.5 * ARROW_SPACING_PX)
+            end = (round(x + float(dx)), round(y + float(dy)))
+            cv2.arrowedLine(picture, (x, y), end, (255, 255, 0), 1, cv2.LINE_AA, tipLength=0.3)
+    return picture
+
+
+def heat(values: NDArray[np.float32], low: float, high: float, size: tuple[int, int]) -> Rgb:
+    """uint8 RGB at `size`: `low` black, `high` bright; the map's own pixels stay visible."""
+    scaled = np.clip(255 * (values - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
+    coloured = cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)[..., ::-1]
+    return np.asarray(cv2.resize(coloured, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def errors(labels: NDArray[np.uint8], truth: NDArray[np.uint8], palette: Rgb) -> Rgb:
+    """Right pixels black, wrong ones in the colour of the true class, unlabelled ones grey."""
+    picture = color_mask(truth, palette)
+    picture[labels == truth] = 0
+    picture[truth == 255] = UNLABELLED_RGB
+    return picture
+
+
+def class_table(labels: NDArray[np.uint8], truth: NDArray[np.uint8], names: Sequence[str]) -> str:
+    """IoU in percent and share of the truth's pixels per class, as Markdown; classes that neither
+    has are left out."""
+    matrix = ConfusionMatrix(len(names))
+    matrix.update(labels, truth)
+    lines = ["| Class | IoU, % | pixels, % |", "| --- | --- | --- |"]
+    shares = 100 * matrix.truth_pixels / max(int(matrix.truth_pixels.sum()), 1)
+    for name, iou, share in zip(names, matrix.iou(), shares, strict=True):
+        if not np.isnan(iou):
+            lines.append(f"| {name} | {100 * iou:.1f} | {share:.1f} |")
+    lines.append(f"| **mean** | **{100 * matrix.miou():.1f}** | |")
+    return "\n".join(lines) + "\n"
+
+
+def captioned(panel: Rgb, text: str) -> Rgb:
+    """`panel` under a line of text."""
+    line = np.full((CAPTION_PX, panel.shape[1], 3), 255, np.uint8)
+    cv2.putText(
+        line, text, (4, CAPTION_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
+    )
+    return np.vstack([line, panel])
+
+
+def read_rgb(path: Path) -> Rgb:
+    """Raises SystemExit when the file is no picture."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise SystemExit(f"{path} cannot be read as a picture")
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def read_labels(path: Path) -> NDArray[np.uint8]:
+    """Raises SystemExit when the file is no picture of one byte per pixel."""
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+        raise SystemExit(
+            f"{path} is no label map: expected a PNG of one byte per pixel, 255 = none"
+        )
+    return np.asarray(labels, np.uint8)
+
+
+def write_rgb(path: Path, rgb: Rgb) -> None:
+    if not cv2.imwrite(str(path), rgb[..., ::-1]):
+        raise SystemExit(f"{path} cannot be written")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="module:function in training/recipes")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of a training run")
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, help="PNG of class indices, 255 is not counted")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the recipe's"
+    )
+    parser.add_argument("--output-dir", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of ESeg."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from training.config import Recipe
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
+from training.data.street_folder import CAMVID_CLASSES
+from training.data.transforms import Augmentation
+from training.losses import ohem_cross_entropy
+from training.networks.eseg import eseg_l, eseg_lite_l, eseg_lite_m, eseg_lite_s, eseg_m, eseg_s
+from training.recipes.sfnet_lite import camvid_r18
+from training.schedules import cosine
+
+CLASSES = len(CITYSCAPES_CLASSES)
+
+
+def hard_pixels(output: dict[str, Any], labels: Tensor) -> Tensor:
+    """OHEM as HRNet's and OCR's code has it, which the paper says it uses: pixels whose true class
+    has at most 0.9, at least 131,072 of them."""
+    return ohem_cross_entropy(output["logits"], labels, threshold=0.9, keep=131_072)
+
+
+def cityscapes_s() -> Recipe:
+    """The paper's run (section 4.1): 90 000 steps of 16 crops, on a GPU.
+
+    The paper names no colour changes and no warm-up, and does not print the decay of its average.
+    """
+    return Recipe(
+        name="eseg_s_cityscapes",
+        network=partial(eseg_s, CLASSES),
+        classes=CITYSCAPES_CLASSES,
+        portions=train_portions,
+        validation=val_folder,
+        augmentation=Augmentation(
+            crop_size=(512, 1024),
+            scale=(0.5, 2.0),
+            jitter=0.0,
+            hue_degrees=0.0,
+            blur_probability=0.0,
+        ),
+        backbone_weights="efficientnet_b1_rwightman-bac287d4.pth",
+        optimiser="sgd",
+        learning_rate=0.08,
+        pretrained_factor=1.0,
+        weight_decay=5e-5,
+        batch_size=16,
+        epochs=484,
+        ema_decay=0.9998,
+        input_size=(1024, 2048),
+        loss=hard_pixels,
+        schedule=cosine,
+    )
+
+
+def cityscapes_m() -> Recipe:
+    """The same with ESeg-M."""
+    return replace(
+        cityscapes_s(),
+        name="eseg_m_cityscapes",
+        network=partial(eseg_m, CLASSES),
+        backbone_weights="efficientnet_b4_rwightman-23ab8bcd.pth",
+    )
+
+
+def cityscapes_l() -> Recipe:
+    """The same with ESeg-L."""
+    return replace(
+        cityscapes_s(),
+        name="eseg_l_cityscapes",
+        network=partial(eseg_l, CLASSES),
+        backbone_weights="efficientnet_b7_lukemelas-c5b4e57e.pth",
+    )
+
+
+def cityscapes_lite_s() -> Recipe:
+    """The same with ESeg-Lite-S, from random weights: nobody has published an ImageNet training of
+    its encoder.
+
+    Paper: section 4.3, "larger crop size", which it does not print: here DDRNet's, whose practice
+    it says it follows.
+    """
+    return replace(
+        cityscapes_s(),
+        name="eseg_lite_s_cityscapes",
+        network=partial(eseg_lite_s, CLASSES),
+        backbone_weights=None,
+        augmentation=replace(cityscapes_s().augmentation, crop_size=(1024, 1024)),
+    )
+
+
+def cityscapes_lite_m() -> Recipe:
+    """The same with ESeg-Lite-M."""
+    return replace(
+        cityscapes_lite_s(),
+        name="eseg_lite_m_cityscapes",
+        network=partial(eseg_lite_m, CLASSES),
+    )
+
+
+def cityscapes_lite_l() -> Recipe:
+    """The same with ESeg-Lite-L."""
+    return replace(
+        cityscapes_lite_s(),
+        name="eseg_lite_l_cityscapes",
+        network=partial(eseg_lite_l, CLASSES),
+    )
+
+
+def camvid_s() -> Recipe:
+    """ESeg-S on CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    return replace(
+        camvid_r18(),
+        name="eseg_s_camvid",
+        network=partial(eseg_s, len(CAMVID_CLASSES)),
+        backbone_weights="efficientnet_b1_rwightman-bac287d4.pth",
+        schedule=cosine,
+    )
+
+
+def camvid_lite_s() -> Recipe:
+    """The same with ESeg-Lite-S, from random weights."""
+    return replace(
+        camvid_s(),
+        name="eseg_lite_s_camvid",
+        network=partial(eseg_lite_s, len(CAMVID_CLASSES)),
+        backbone_weights=None,
+    )

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of PSPNet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from training.config import Recipe
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
+from training.data.street_folder import CAMVID_CLASSES
+from training.data.transforms import Augmentation
+from training.losses import cross_entropy, deeply_supervised
+from training.networks.pspnet import pspnet
+from training.recipes.sfnet_lite import camvid_r18
+from training.schedules import poly
+
+
+def cityscapes_r101() -> Recipe:
+    """The paper's run (section 5.1): 90 000 steps of 16 crops, about 480 epochs, on a GPU."""
+    return Recipe(
+        name="pspnet_r101_cityscapes",
+        network=partial(pspnet, len(CITYSCAPES_CLASSES), 101),
+        classes=CITYSCAPES_CLASSES,
+        portions=train_portions,
+        validation=val_folder,
+        augmentation=Augmentation(
+            crop_size=(713, 713),
+            scale=(0.5, 2.0),
+            jitter=0.0,
+            hue_degrees=0.0,
+            blur_probability=0.0,
+        ),
+        backbone_weights="resnet101-deep.pth",
+        optimiser="sgd",
+        learning_rate=0.01,
+        pretrained_factor=1.0,
+        weight_decay=1e-4,
+        batch_size=16,
+        epochs=480,
+        input_size=(1024, 2048),
+        loss=cross_entropy,
+    )
+
+
+def cityscapes_r50_sfnet() -> Recipe:
+    """The network that the SFNet authors compare theirs with, trained by their script.
+
+    Differs: their script samples classes uniformly and trains on four data sets.
+    """
+    return replace(
+        cityscapes_r101(),
+        name="pspnet_r50_cityscapes",
+        network=partial(pspnet, len(CITYSCAPES_CLASSES), 50, "sfnet"),
+        augmentation=Augmentation(crop_size=(832, 832), scale=(0.5, 2.0), blur_probability=1.0),
+        backbone_weights="resnet50-deep.pth",
+        epochs=160,
+        loss=deeply_supervised,
+        schedule=partial(poly, power=1.0),
+    )
+
+
+def camvid_r50() -> Recipe:
+    """On CamVid and LabelMeFacade, see sfnet_lite:camvid_r18; slow without a GPU."""
+    return replace(
+        camvid_r18(),
+        name="pspnet_r50_camvid",
+        network=partial(pspnet, len(CAMVID_CLASSES), 50),
+        backbone_weights="resnet50-deep.pth",
+        loss=cross_entropy,
+    )

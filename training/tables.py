@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every network costs, beside what the papers print: python -m training.tables
+
+Writes training/TABLES.md. The rows are the `PUBLISHED` of the files in training/networks; a network
+runs on PyTorch's meta device, where tensors have shapes and no values, so the largest takes a
+second and no memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from training import networks
+from training.published import Published
+
+TABLES = Path(__file__).with_name("TABLES.md")
+SIZES = ((1024, 2048), (1024, 1024), (480, 480))
+
+INTRODUCTION = """# Parameters and multiply-adds
+
+Written by `make tables` (`python -m training.tables`) from the code; a test holds this file to it.
+
+- **Parameters**, in millions: all that the network is built with; `+` what the authors' code
+  builds, never runs for the output and the paper counts, which ours leaves out. *Live*: those that
+  the output depends on; the others are heads that only training runs.
+- **GMAC**: thousand millions of multiply-adds of one image in convolutions and matrix products, by
+  PyTorch's own counter. Bias, batch norm, activation, pooling, resizing and warping do not count.
+  `–`: the network does not take that size.
+- **Printed** is the paper's figure, **its convention** what that figure counts and for which size,
+  which is not always what the paper says. **Ours** is our figure in that convention, and the
+  difference is ours to theirs.
+- ✔ marks a figure that follows from the layers: a test holds ours within 1 % of it. Without it the
+  difference is what it is, and the note says what is known about it.
+- A figure that several tables print alike for the same network stands here once.
+"""
+
+HEADER = [
+    *("Table", "Row", "Parameters, M", "live", "printed M", "difference"),
+    *("GMAC 1024×2048", "1024×1024", "480×480"),
+    *("printed G", "its convention", "ours", "difference", "Note"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=TABLES)
+    path = parser.parse_args().output
+    text = markdown()
+    path.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def published_rows() -> dict[str, tuple[Published, ...]]:
+    """The rows of every file in training/networks that has some, by the file's name."""
+    rows = {}
+    for module in pkgutil.iter_modules(networks.__path__):
+        file = importlib.import_module(f"{networks.__name__}.{module.name}")
+        if hasattr(file, "PUBLISHED"):
+            rows[module.name] = file.PUBLISHED
+    return rows
+
+
+@cache
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` makes, in eval, without memory for its weights."""
+    with torch.device("meta"):
+        return build().eval()
+
+
+def parameters(build: Callable[[], nn.Module]) -> int:
+    """All parameters that the network is built with."""
+    return sum(p.numel() for p in on_meta(build).parameters())
+
+
+@cache
+def live_parameters(build: Callable[[], nn.Module]) -> int:
+    """Those from which a path leads to the output in eval: the others get no gradient."""
+    network = on_meta(build)
+    side = 2 * int(network.size_multiple)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        output = network(torch.empty(1, 3, side, side))
+    sums = [x.sum() for x in _tensors(output) if x.requires_grad]
+    weights = list(network.parameters())
+    gradients = torch.autograd.grad(sums, weights, allow_unused=True)
+    return sum(w.numel() for w, g in zip(weights, gradients, strict=True) if g is not None)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Every tensor of a network's output, however it is nested."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict | list | tuple):
+        for value in output.values() if isinstance(output, dict) else output:
+            yield from _tensors(value)
+
+
+@cache
+def multiply_adds(build: Callable[[], nn.Module], size: tuple[int, int]) -> int | None:
+    """Multiply-adds of convolutions and matrix products for one image of `size` (height, width);
+    None where the network refuses the size."""
+    network = on_meta(build)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        try:
+            network(torch.empty(1, 3, *size))
+        except ValueError:
+            return None
+    return int(counter.get_total_flops()) // 2
+
+
+def parameters_beside_paper(row: Published) -> float:
+    """Millions of parameters, with those that only the authors' code builds."""
+    return (parameters(row.network) + row.not_built) / 1e6
+
+
+def gflops_beside_paper(row: Published) -> float:
+    """The cost at the row's size in what the row's figure counts.
+
+    Raises:
+        ValueError: the network does not take the row's size.
+    """
+    macs = multiply_adds(row.network, row.size)
+    if macs is None:
+        raise ValueError(f"{row.table} {row.name}: the network refuses the size {row.size}")
+    return macs * {"MAC": 1, "2 MAC": 2}[row.convention] / 1e9
+
+
+def markdown() -> str:
+    """The page: one table for each file of training/networks."""
+    return "\n".join([INTRODUCTION, *_sections()])
+
+
+def _sections() -> Iterator[str]:
+    for file, rows in published_rows().items():
+        yield f"## {file}\n\nNetworks of [networks/{file}.py](networks/{file}.py).\n"
+        lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in rows)]
+        yield "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cells(row: Published) -> list[str]:
+    total = f"{parameters(row.network) / 1e6:.3f}"
+    if row.not_built:
+        total += f" + {row.not_built / 1e6:.3f}"
+    return [
+        row.table,
+        row.name,
+        total,
+        f"{live_parameters(row.network) / 1e6:.3f}",
+        *_comparison(row.params_m, parameters_beside_paper(row), row.reproduced_params),
+        *(_giga(multiply_adds(row.network, size)) for size in SIZES),
+        *_cost_cells(row),
+        row.note,
+    ]
+
+
+def _cost_cells(row: Published) -> list[str]:
+    """Printed figure, its convention, ours, difference."""
+    if row.gflops is None:
+        return ["", "", "", ""]
+    ours = gflops_beside_paper(row)
+    printed, difference = _comparison(row.gflops, ours, row.reproduced_gflops)
+    height, width = row.size
+    return [printed, f"{row.convention}, {height}×{width}", f"{ours:.2f}", difference]
+
+
+def _comparison(printed: float | None, ours: float, reproduced: bool) -> list[str]:
+    if printed is None:
+        return ["", ""]
+    # Plus zero: what rounds to nothing is +0.0, never -0.0.
+    difference = f"{round(100 * (ours / printed - 1), 1) + 0.0:+.1f} %"
+    return [f"{printed:g}", f"{difference} ✔" if reproduced else difference]
+
+
+def _giga(macs: int | None) -> str:
+    return "–" if macs is None else f"{macs / 1e9:.2f}"
+
+
+if __name__ == "__main__":
+    main()
