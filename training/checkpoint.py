@@ -8,7 +8,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+# SFNet's authors save the mean IoU as a numpy number, which torch refuses unless it is told what
+# such a number is made of; their numpy had `scalar` in another module.
+_SCALAR = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(number)) for number in (np.float32, np.float64, np.int64)),
+]
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -19,13 +30,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU; only tensors and plain values are accepted.
+    """Reads a checkpoint onto the CPU; only tensors, numbers and plain values are accepted.
 
     Raises:
         SystemExit: the file is missing or no checkpoint.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged file
         message = str(error).splitlines()[0]
         raise SystemExit(f"checkpoint {path} cannot be read ({message})") from None

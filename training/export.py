@@ -79,8 +79,9 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     rows = torch.export.Dim("rows", min=MIN_SIZE[0] // multiple, max=MAX_SIZE[0] // multiple)
     columns = torch.export.Dim("columns", min=MIN_SIZE[1] // multiple, max=MAX_SIZE[1] // multiple)
     # Sizes that share no factor with each other or with the bins, so that nothing is specialised
-    # by accident.
-    example = torch.zeros((2, 11 * multiple, 13 * multiple, 3), dtype=torch.uint8)
+    # by accident; larger ones where these would be below the least size.
+    height, width = (11, 13) if 11 * multiple >= max(MIN_SIZE) else (67, 71)
+    example = torch.zeros((2, height * multiple, width * multiple, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         DeployedModel(network).eval(),
         (example,),

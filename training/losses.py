@@ -18,7 +18,7 @@ def ohem_cross_entropy(
     A pixel is hard when the probability of its true class is at most `threshold`; when fewer than
     `keep` pixels are, the `keep` hardest count. Batches with no more than `keep` valid pixels are
     not mined. Differs: the papers say "the 10 % hardest"; this is the rule of the authors'
-    OhemCrossEntropy2dTensor (models.md 3.1).
+    OhemCrossEntropy2dTensor.
 
     Args:
         logits: float (N, C, H, W).
@@ -41,7 +41,8 @@ def ohem_cross_entropy(
 
 
 def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> Tensor:
-    """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each (models.md 1.3)."""
+    """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each, as the
+    authors' code."""
     logits, aux = output["logits"], output["aux"]
     assert isinstance(logits, Tensor)
     assert isinstance(aux, list)

@@ -11,6 +11,7 @@ torchvision's ShuffleNet, and the ImageNet weights of STDC and DF as their autho
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from training import checkpoint
@@ -36,16 +38,22 @@ class Matches:
         left: our names of those that kept their values; batch norm's counters, which training does
             not read, are in neither.
         unused: the file's names of tensors that went nowhere.
+        misfits: of those left, the ones that the file has in another shape, and both shapes.
     """
 
     loaded: list[str]
     left: list[str]
     unused: list[str]
+    misfits: list[str]
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded, {len(self.left)} left as they were"]
         lines[0] += f", {len(self.unused)} of the file not used"
-        for title, names in (("left", self.left), ("not used", self.unused)):
+        for title, names in (
+            ("left", self.left),
+            ("not used", self.unused),
+            ("of another shape", self.misfits),
+        ):
             if names:
                 more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
                 lines.append(f"  {title}: {', '.join(names[:SHOWN])}{more}")
@@ -68,10 +76,12 @@ def main() -> None:
             "network or of its trunk"
         )
     if arguments.output:
-        if matches["network"].left:
+        training_only = names_of_training_only(network)
+        random = [name for name in matches["network"].left if name not in training_only]
+        if random:
             raise SystemExit(
-                f"{arguments.output} not written: {arguments.file} leaves "
-                f"{len(matches['network'].left)} tensors of {arguments.recipe} random"
+                f"{arguments.output} not written: {arguments.file} leaves {len(random)} tensors of "
+                f"{arguments.recipe} random that its scores come from, such as {random[0]}"
             )
         digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
         source = f"none here: published weights {arguments.file.name}, SHA-256 {digest}"
@@ -113,14 +123,17 @@ def load_matching(module: nn.Module, state: State) -> Matches:
     """
     own = module.state_dict()
     chosen: State = {}
+    misfits: list[str] = []
     for layout in _layouts(module):
-        candidate = {
-            name: value
-            for name, value in layout(state).items()
-            if name in own and own[name].shape == value.shape
-        }
+        known = {name: value for name, value in layout(state).items() if name in own}
+        candidate = {n: value for n, value in known.items() if own[n].shape == value.shape}
         if len(candidate) > len(chosen):
             chosen = candidate
+            misfits = [
+                f"{name} {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+                for name, value in known.items()
+                if name not in candidate
+            ]
     module.load_state_dict(chosen, strict=False)
     # A key map renames tensors, it does not copy them.
     used = {value.data_ptr() for value in chosen.values()}
@@ -128,7 +141,23 @@ def load_matching(module: nn.Module, state: State) -> Matches:
         loaded=[name for name in own if name in chosen and not _is_counter(name)],
         left=[name for name in own if name not in chosen and not _is_counter(name)],
         unused=[n for n, v in state.items() if v.data_ptr() not in used and not _is_counter(n)],
+        misfits=misfits,
     )
+
+
+def names_of_training_only(network: nn.Module) -> set[str]:
+    """Tensors of the layers that do not run in evaluation: a file for inference need not have them.
+
+    The network must take an image of twice its `size_multiple`.
+    """
+    twin = copy.deepcopy(network).to("meta").eval()
+    ran: set[str] = set()
+    for name, module in twin.named_modules():
+        module.register_forward_hook(lambda *_, name=name: ran.add(name))
+    side = 2 * int(network.size_multiple)  # type: ignore[arg-type]
+    with torch.no_grad():
+        twin(torch.empty(1, 3, side, side, device="meta"))
+    return {name for name in network.state_dict() if name.rpartition(".")[0] not in ran}
 
 
 def _layouts(module: nn.Module) -> list[Callable[[State], State]]:

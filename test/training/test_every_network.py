@@ -227,4 +227,5 @@ def test_tensorrt_rtx_builds_an_engine(case: Case) -> None:
         timeout=800,
     )
     assert build.returncode == 0, build.stderr
-    assert int(build.stdout.rsplit(maxsplit=1)[-1]) > 1_000_000
+    # An engine holds the weights, which are nearly all of the model.
+    assert int(build.stdout.rsplit(maxsplit=1)[-1]) > case.model.ByteSize() // 4

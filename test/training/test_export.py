@@ -17,6 +17,17 @@ from training.onnx_functions import DOMAIN, OPSET, functions
 from training.recipes.sfnet_lite import camvid_r18, camvid_r18_paper
 
 
+class Shallow(torch.nn.Module):
+    """Class scores at a quarter of the size; takes finer sizes than any network of the papers."""
+
+    output_stride = 4
+    size_multiple = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = torch.nn.Conv2d(3, 5, 4, stride=4)
+
+
 @pytest.fixture(scope="module")
 def network() -> SFNetLite:
     """Random weights whose batch norms are not the identity, so that folding has something to
@@ -56,6 +67,16 @@ def test_one_file_gives_torchs_labels_at_every_size(
     assert labels.shape == confidence.shape == shape
     assert (labels == expected.numpy()).mean() >= 0.999
     assert np.abs(confidence.astype(int) - expected_confidence.numpy().astype(int)).max() <= 1
+
+
+def test_a_network_of_small_stride_exports_down_to_the_least_size() -> None:
+    torch.manual_seed(0)
+    network = Shallow().eval()
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 68, 3), dtype=np.uint8)
+    labels, _ = session(onnx_from_network(network)).run(None, {"image": images})
+    with torch.inference_mode():
+        expected, _ = DeployedModel(network)(torch.from_numpy(images))
+    assert (labels == expected.numpy()).mean() >= 0.999
 
 
 def test_the_graph_is_small_and_its_norms_are_folded(model: onnx.ModelProto) -> None:

@@ -2,14 +2,17 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from training import checkpoint, weights
 from training.backbones.shufflenet import ShuffleNetV2
+from training.config import load_recipe
 from training.export import training_record
 from training.networks.df_seg import df1_seg
+from training.networks.sfnet import sfnet_df1
 from training.weights import load_matching, read_state, renamed
 
 
@@ -39,12 +42,13 @@ def test_tensors_of_another_name_or_shape_are_reported_and_not_copied() -> None:
         "2 tensors loaded, 2 left as they were, 2 of the file not used",
         "  left: second.weight, second.bias",
         "  not used: second.weight, classifier.weight",
+        "  of another shape: second.weight (1, 4), expected (1, 3)",
     ]
 
 
 def test_report_shortens_long_lists() -> None:
     names = [f"layer{i}.weight" for i in range(11)]
-    report = str(weights.Matches(loaded=[], left=names, unused=[]))
+    report = str(weights.Matches(loaded=[], left=names, unused=[], misfits=[]))
     assert report.endswith("layer7.weight and 3 more")
 
 
@@ -80,6 +84,27 @@ def test_torch_files_are_unpacked(tmp_path: Path, key: str | None) -> None:
     path = tmp_path / "weights.tar"
     torch.save({key: tensors, "epoch": 3} if key else tensors, path)
     assert list(read_state(path)) == ["first.bias"]
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_file_with_a_numpy_number_as_the_authors_save_it_is_read(
+    tmp_path: Path, module: str
+) -> None:
+    path = tmp_path / "best_epoch_3_mean-iu_0.78000.pth"
+    content = {"state_dict": {"module.first.bias": torch.ones(3)}, "mean_iu": np.float64(0.78)}
+    # The form without a checksum, as old as the module's old name.
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    written = f"c{np.float64(0).__reduce__()[0].__module__}\nscalar\n".encode()
+    assert written in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(written, f"c{module}\nscalar\n".encode()))
+    assert list(read_state(path)) == ["first.bias"]
+    assert checkpoint.load(path)["mean_iu"] == 0.78
+
+
+def test_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "path": tmp_path}, tmp_path / "weights.pth")
+    with pytest.raises(SystemExit, match="cannot be read"):
+        read_state(tmp_path / "weights.pth")
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -147,6 +172,21 @@ def test_checkpoint_with_random_tensors_is_not_written(
     with pytest.raises(SystemExit, match="not written: .* tensors of df_seg:camvid_df1 random"):
         run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
     assert not output.exists()
+
+
+def test_heads_that_only_training_runs_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "sfnet_df1.pth", tmp_path / "ours.pt"
+    published = sfnet_df1(19)
+    torch.save(published.state_dict(), path)
+    run(monkeypatch, "sfnet:cityscapes_df1", str(path), "--output", str(output))
+    network = load_recipe("sfnet:cityscapes_df1").network()
+    network.load_state_dict(checkpoint.load(output)["ema"])
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        ours, theirs = network.eval()(images), published.eval()(images)
+    assert torch.equal(ours["logits"], theirs["logits"])
 
 
 def test_command_refuses_weights_of_another_network(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Backbone(Protocol):
@@ -26,3 +26,14 @@ class Backbone(Protocol):
     def __call__(self, images: Tensor) -> list[Tensor]:
         """The feature maps of images float (N, 3, H, W), RGB, normalised with the ImageNet mean and
         deviation."""
+
+
+def initialise_convolutions(module: nn.Module) -> None:
+    """Random weights that keep the size of gradients through ReLUs.
+
+    Paper: He et al., "Delving Deep into Rectifiers", section 2.2; by the outputs of a layer, as the
+    authors of SFNet and of STDC have it.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
 from training.backbones.resnet import BasicBlock
 
 
@@ -48,9 +49,7 @@ class DFNet(nn.Module):
             shapes[stage] = (channels, total_stride)
         self.channels = tuple(shapes[stage][0] for stage in outputs)
         self.strides = tuple(shapes[stage][1] for stage in outputs)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """One map per entry of `channels` and `strides`.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ResNet-18, 50 and 101 as SFNet uses them: feature maps at strides 4, 8, 16 and 32.
 
-Paper: He et al., "Deep Residual Learning", table 1; the deep stem is the one of the SFNet authors'
-code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1).
+Paper: He et al., "Deep Residual Learning", table 1. Differs: the deep stem is the one of the SFNet
+authors' code (three 3x3 convolutions in place of one 7x7, 128 channels into layer1), and a
+bottleneck's stride is on its 3x3, as in torchvision.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
+
+from training.backbones import initialise_convolutions
 
 Depth = Literal[18, 50, 101]
 Stem = Literal["deep", "plain"]
@@ -128,9 +131,7 @@ class ResNet(nn.Module):
                 in_channels, in_stride = channels * block.expansion, stride
             layers.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Four maps with `channels` channels at `strides`.

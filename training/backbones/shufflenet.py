@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
+
 STAGES = ((116, 4), (232, 8), (464, 4))  # channels and number of units at strides 8, 16, 32
 
 
@@ -70,9 +72,7 @@ class ShuffleNetV2(nn.Module):
             in_channels = channels
         self.stage2, self.stage3, self.stage4 = stages
         self.conv5 = nn.Sequential(*_pointwise(in_channels, self.channels[3]))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Four maps, strides 4, 8, 16, 32, channels 24, 116, 232, 1024.

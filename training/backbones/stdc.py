@@ -2,7 +2,7 @@
 """STDC1 and STDC2, short-term dense concatenation networks.
 
 Paper: Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation", CVPR 2021, section 3.1,
-figure 3 and table 1 (models.md 1.1).
+figure 3 and table 1.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
+
 
 class ConvBatchNormReLU(nn.Module):
-    """Convolution that keeps the size at stride 1, batch norm, ReLU."""
+    """Convolution that keeps the size at stride 1, batch norm, ReLU.
+
+    Not networks/layers.conv_bn_relu: the authors' checkpoints name its parts conv and bn.
+    """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -106,9 +111,7 @@ class STDCNet(nn.Module):
         self.features = nn.ModuleList(layers)
         # A map is given out after each of these layers.
         self.last_layers = tuple(end - 1 for end in ends)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Four maps, strides 4, 8, 16, 32, channels 64, 256, 512, 1024 at width 64.

@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
+
 Projection = Literal["1x1", "separable"]
 
 
@@ -95,9 +97,7 @@ class Xception39(nn.Module):
         self.layer1 = stage(8, 16, 4, "separable")
         self.layer2 = stage(64, 32, 8, "separable")
         self.layer3 = stage(128, 64, 4, "separable")
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Three maps, strides 8, 16, 32, of normalised images float (N, 3, H, W)."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.data.mixture import Portion
 from training.data.street_folder import StreetFolder
 
-# The order is the train id (models.md 4.1).
+# The order is the train id.
 CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("road", (128, 64, 128)),
     ("sidewalk", (244, 35, 232)),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 IGNORE = 255
 
-# Paper: SegNet's 11-class reduction of CamVid (models.md 4.6); the order is the train id.
+# Paper: SegNet's 11-class reduction of CamVid; the order is the train id.
 CAMVID_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("Sky", (128, 128, 128)),
     ("Building", (128, 0, 0)),

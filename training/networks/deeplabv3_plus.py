@@ -56,11 +56,7 @@ class DeepLabV3Plus(nn.Module):
         self.size_multiple = trunk.strides[-1]
         self.description = f"DeepLabV3+ with {trunk.name} at output stride {trunk.strides[-1]}"
         self.context = ASPP(trunk.channels[-1], CHANNELS, rates)
-        self.lateral = nn.Sequential(
-            nn.Conv2d(trunk.channels[0], FINE_CHANNELS, 1, bias=False),
-            nn.BatchNorm2d(FINE_CHANNELS),
-            nn.ReLU(inplace=True),
-        )
+        self.lateral = conv_bn_relu(trunk.channels[0], FINE_CHANNELS, 1)
         convolution = _separable_convolution if separable else partial(conv_bn_relu, kernel=3)
         self.decoder = nn.Sequential(
             *convolution(CHANNELS + FINE_CHANNELS, CHANNELS),

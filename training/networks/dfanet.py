@@ -3,7 +3,7 @@
 
 Paper: Li et al., "DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation", section 3,
 table 1 and figure 3. The authors published no code and the paper leaves layers open; this is the
-reading that follows its FLOPs tables (A within 5 %, B within 12 %): see models.md 1.7.
+reading that follows its FLOPs tables (A within 5 %, B within 12 %): see ../TABLES.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from training.backbones import initialise_convolutions
 from training.backbones.xception import stage, stem
 from training.networks.layers import conv_bn_relu
 from training.networks.operators import resize
@@ -49,7 +50,7 @@ class FullyConnectedAttention(nn.Module):
         return x * factors[:, :, None, None]
 
 
-class Backbone(nn.Module):
+class SubNetwork(nn.Module):
     """Stages enc2, enc3 and enc4 of the modified Xception, and the attention behind them.
 
     Args:
@@ -120,7 +121,7 @@ class DFANet(nn.Module):
         later = (shallow + deep, shallow + middle, middle + deep)
         self.conv1 = stem(8)
         self.backbones = nn.ModuleList(
-            Backbone(later if copy else first, widths, attention) for copy in range(backbones)
+            SubNetwork(later if copy else first, widths, attention) for copy in range(backbones)
         )
         if decoder == "none":
             self.output_stride = 16 * 2 ** (backbones - 1)
@@ -136,9 +137,8 @@ class DFANet(nn.Module):
             self.low = _projections(shallow, backbones)
             self.smooth = conv_bn_relu(DECODER_CHANNELS, DECODER_CHANNELS, 3)
         self.decoder = decoder
-        for module in [*self.conv1.modules(), *self.backbones.modules()]:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self.conv1)
+        initialise_convolutions(self.backbones)
 
     def scores(self, images: Tensor) -> Tensor:
         """Class scores (N, num_classes, H/output_stride, W/output_stride) of normalised images (N,

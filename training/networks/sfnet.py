@@ -47,7 +47,8 @@ class FlowAlignment(nn.Module):
     """FAM and the addition after it: low + warp(high, flow).
 
     Paper: equations 1 to 3. Differs: one 3x3 flow convolution after two 1x1 reductions, where the
-    text has two 3x3; what is warped is the unreduced map.
+    text has two 3x3; what is warped is the unreduced map. The names of the layers are the authors',
+    whose h is `high` and l is `low`.
 
     Args:
         channels: of both maps.
@@ -173,6 +174,9 @@ class BilinearAddition(nn.Module):
         return low + resize(high, (low.shape[2], low.shape[3]))
 
 
+DEEPEST = 5  # the papers' number of the last map, at stride 2^5
+
+
 class SFNet(nn.Module):
     """Encoder, context module, feature pyramid with flow alignment, and a head on all its levels.
 
@@ -255,9 +259,6 @@ class SFNet(nn.Module):
         return self.head(torch.cat([smooth[0], *others], dim=1))  # type: ignore[no-any-return]
 
 
-DEEPEST = 5  # the papers' number of the last map, at stride 2^5
-
-
 class FCN(nn.Module):
     """The baseline of the papers' first ablation: class scores from the deepest map alone.
 
@@ -300,7 +301,8 @@ def score_head(in_channels: int, channels: int, num_classes: int) -> nn.Sequenti
 
 def supervision_head(channels: int, num_classes: int) -> nn.Sequential:
     """Class scores of one level, for training. Paper: ECCV section 3.3, "cascaded deeply
-    supervised learning"."""
+    supervised learning". Differs: ECCV's code has one more such head, on layer3 of the trunk; the
+    authors' later code, which this follows, has not."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
         nn.BatchNorm2d(channels),
@@ -316,7 +318,8 @@ def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 
 # The named models. `options` are arguments of SFNet: context, align, aligned_levels,
-# deep_supervision. Differs: the dilations are those of the authors' code, the papers have none.
+# deep_supervision. Differs: the deep stem and the dilations are those of the authors' code; the
+# papers name a ResNet and no more.
 
 
 def sfnet_r18(

@@ -158,14 +158,13 @@ class SFNetLite(nn.Module):
         return self.head(torch.cat([aligned, middle], dim=1))  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite has no auxiliary head
-        (models.md 1.4)."""
+        """{"logits": (N, num_classes, H, W), "aux": []}; SFNet-Lite trains no auxiliary head."""
         logits = resize(self.scores(images), (images.shape[2], images.shape[3]))
         return {"logits": logits, "aux": []}
 
 
-# The named models. `options` are arguments of SFNetLite: context, align. Differs: the dilations are
-# those of the authors' code, the paper has none.
+# The named models. `options` are arguments of SFNetLite: context, align. Differs: the deep stem and
+# the dilations are those of the authors' code; the paper names a ResNet and no more.
 
 
 def sfnet_lite_r18(

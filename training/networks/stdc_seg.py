@@ -2,7 +2,7 @@
 """STDC-Seg: BiSeNet's decoder on an STDC trunk, with detail guidance in training.
 
 Paper: Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation", CVPR 2021, section 3.2
-and figure 4 (models.md 1.6). SFNet's papers measure it beside SFNet on the same trunks.
+and figure 4. SFNet's papers measure it beside SFNet on the same trunks.
 """
 
 from __future__ import annotations

@@ -35,6 +35,21 @@ def cityscapes_df2() -> Recipe:
     return _cityscapes("df2", sfnet.sfnet_df2, "df2_imagenet.pth")
 
 
+def released_df1() -> Recipe:
+    """The width of the checkpoints that the authors give away, half of what the papers' GFLOPs
+    need.
+
+    Their checkpoints from before July 2022 may have been trained with align_corners=False in the
+    warp, by the version of torch that they used: `align=partial(sfnet.FlowAlignment,
+    align_corners=False)`. The one that scores better is right.
+    """
+    return _cityscapes("df1_released", sfnet.sfnet_df1, "df1_imagenet.pth", channels=64)
+
+
+def released_df2() -> Recipe:
+    return _cityscapes("df2_released", sfnet.sfnet_df2, "df2_imagenet.pth", channels=64)
+
+
 def cityscapes_stdc1() -> Recipe:
     return _cityscapes("stdc1", sfnet.sfnet_stdc1, "STDCNet813M_73.91.tar")
 
@@ -43,12 +58,14 @@ def cityscapes_stdc2() -> Recipe:
     return _cityscapes("stdc2", sfnet.sfnet_stdc2, "STDCNet1446_76.47.tar")
 
 
-def _cityscapes(trunk: str, network: Callable[..., nn.Module], weights: str) -> Recipe:
+def _cityscapes(
+    trunk: str, network: Callable[..., nn.Module], weights: str, **options: int
+) -> Recipe:
     run = sfnet_lite.cityscapes_r18()
     return replace(
         run,
         name=f"sfnet_{trunk}_cityscapes",
-        network=partial(network, len(run.classes), deep_supervision=True),
+        network=partial(network, len(run.classes), deep_supervision=True, **options),
         backbone_weights=weights,
         epochs=269,
     )

@@ -15,7 +15,7 @@ from training.recipes.sfnet_lite import camvid_r18
 
 
 def cityscapes_stdc1() -> Recipe:
-    """The authors' run (models.md 3.4): 60 000 steps of 48 crops, about 970 epochs, on a GPU.
+    """The authors' run: 60 000 steps of 48 crops, about 970 epochs, on a GPU.
 
     Differs: the scale is drawn evenly, not in steps of an eighth; the warm-up is linear; every
     layer without ImageNet weights learns ten times as fast, the authors' only from the fusion on.

@@ -12,7 +12,7 @@ from training.backbones.dfnet import DFNet, df1, df2
 def test_parameters_and_multiply_adds_are_the_published_networks(
     build: Callable[[], DFNet], millions: float, giga: float
 ) -> None:
-    # models.md 1.1, measured on the authors' code at 1024x1024
+    # Measured on the authors' code at 1024x1024
     with torch.device("meta"):
         trunk = build()
         images = torch.empty(1, 3, 1024, 1024)

@@ -12,7 +12,7 @@ from training.backbones.stdc import ShortTermDenseConcatenation, STDCNet, stdc1,
 def test_multiply_adds_are_the_published_networks(
     build: Callable[[], STDCNet], giga: float
 ) -> None:
-    # models.md section 2, measured on the authors' code at 1024x2048
+    # Measured on the authors' code at 1024x2048
     with torch.device("meta"):
         trunk, images = build(), torch.empty(1, 3, 1024, 2048)
     with FlopCounterMode(display=False) as counter:

@@ -10,7 +10,7 @@ from training.networks.dfanet import DFANet, FullyConnectedAttention, dfanet_a, 
 
 @pytest.mark.parametrize(
     ("backbone", "copies", "decoder", "giga", "millions"),
-    # The reading of models.md 1.7, which the paper's FLOPs tables led to.
+    # Counted by hand for the reading that the paper's FLOPs tables led to.
     [
         ("A", 4, "none", 2.66, 2.41),
         ("A", 3, "HL+LL", 3.42, 1.82),

@@ -72,7 +72,7 @@ def small(**arguments: object) -> ESeg:
 
 @pytest.mark.parametrize(
     ("factory", "millions", "gmac"),
-    [  # models.md 1.8, counted from the layers before this code was written
+    [  # Counted by hand from the layers before this code was written
         (partial(eseg_s, deepest=5), 6.41, 33.7),
         (eseg_s, 6.86, 33.8),
         (eseg_m, 19.99, 110.3),

@@ -20,8 +20,7 @@ def network() -> SFNetLite:
 
 
 def test_deep_stem_network_has_the_live_parameters_of_the_papers_table(network: SFNetLite) -> None:
-    # Paper: SFNet IJCV table 7 says 12.3 M, of which 0.216 M are layers that are never run
-    # (models.md section 2).
+    # Paper: SFNet IJCV table 7 says 12.3 M, of which 0.216 M are layers that are never run.
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(12.080e6, abs=0.0005e6)
 
 

@@ -24,7 +24,7 @@ def network() -> STDCSeg:
 
 @pytest.mark.parametrize(("build", "millions"), [(stdc1_seg, 8.275), (stdc2_seg, 12.306)])
 def test_live_parameters_are_the_authors(build: Callable[[int], STDCSeg], millions: float) -> None:
-    # models.md section 2: what is left when the heads of training and the classifier are taken out
+    # Of the authors' code, what is left when the heads of training and the classifier are taken out
     with torch.device("meta"):
         network = build(19)
     live = sum(
