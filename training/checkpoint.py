@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 # SFNet's authors save the mean IoU as a numpy number, which torch refuses unless it is told what
 # such a number is made of; their numpy had `scalar` in another module.
@@ -40,8 +42,50 @@ def load(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged file
         message = str(error).splitlines()[0]
-        raise SystemExit(f"checkpoint {path} cannot be read ({message})") from None
+        if isinstance(error, pickle.UnpicklingError):  # its advice is to run what the file says
+            message = "it holds other things than tensors and plain values"
+        raise SystemExit(
+            f"checkpoint {path} cannot be read ({message}); expected what torch.save wrote"
+        ) from None
     return state
+
+
+def load_network(network: nn.Module, path: Path) -> dict[str, Any]:
+    """Fills `network` with the averaged weights of a checkpoint; returns the checkpoint.
+
+    Raises:
+        SystemExit: the file is no checkpoint of a run, or one of another network.
+    """
+    state = load(path)
+    fill(network, state, path)
+    return state
+
+
+def fill(network: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Copies the averaged weights of `state`, which was read from `path`.
+
+    Raises:
+        SystemExit: they are not there, or not those of this network.
+    """
+    weights = state.get("ema") if isinstance(state, dict) else None
+    if not isinstance(weights, dict):
+        raise SystemExit(
+            f"{path} is no checkpoint of a run: expected what training.train or "
+            "`python -m training.weights RECIPE FILE --output OURS.pt` writes"
+        )
+    own = network.state_dict()
+    wrong = [
+        name
+        for name in sorted(own.keys() | weights.keys())
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    ]
+    if wrong:
+        trained = f" (it was trained with {state['recipe']})" if "recipe" in state else ""
+        raise SystemExit(
+            f"{path} holds another network{trained}: {len(wrong)} tensors are missing, left over "
+            f"or of another shape, the first is {wrong[0]}; expected a checkpoint of this recipe"
+        )
+    network.load_state_dict(weights)
 
 
 def commit() -> str:

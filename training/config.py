@@ -73,10 +73,11 @@ def load_recipe(path: str) -> Recipe:
     module_name, _, function = path.partition(":")
     try:
         recipe = getattr(importlib.import_module(f"training.recipes.{module_name}"), function)()
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+    except (ModuleNotFoundError, AttributeError, TypeError, ValueError) as error:
         raise SystemExit(
             f"recipe {path!r} not found ({error}); "
             "expected module:function, e.g. sfnet_lite:camvid_r18"
         ) from None
-    assert isinstance(recipe, Recipe)
+    if not isinstance(recipe, Recipe):
+        raise SystemExit(f"{path!r} is no recipe: expected a function that returns a Recipe")
     return recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from sfseg_ros.errors import SfsegError
 from sfseg_ros.metrics import ConfusionMatrix
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from training import checkpoint
@@ -75,21 +77,37 @@ def record(
 
 def main() -> None:
     arguments = parse_arguments()
-    data = StreetFolder(arguments.data, tuple(arguments.lists))
     recipe = load_recipe(arguments.recipe)
+    try:
+        data = StreetFolder(arguments.data, tuple(arguments.lists))
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     names = [name for name, _ in recipe.classes]
     if arguments.model:
-        segmenter = open_segmenter(
-            arguments.model, backend=arguments.backend, precision=arguments.precision
-        )
+        try:
+            segmenter = open_segmenter(
+                arguments.model, backend=arguments.backend, precision=arguments.precision
+            )
+        except SfsegError as error:
+            raise SystemExit(str(error)) from None
+        deployed = [c.name for c in segmenter.manifest.classes]
+        if deployed != names:
+            raise SystemExit(
+                f"{arguments.model} has {len(deployed)} classes ({', '.join(deployed[:3])}, ...), "
+                f"{arguments.recipe} {len(names)} ({', '.join(names[:3])}, ...): expected its own"
+            )
         what = f"exported model, {segmenter.backend.description}"
-        matrix = evaluate_segmenter(segmenter, data)
+        measure = partial(evaluate_segmenter, segmenter, data)
     else:
         network = recipe.network()
-        network.load_state_dict(checkpoint.load(arguments.checkpoint)["ema"])
+        checkpoint.load_network(network, arguments.checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         what = "checkpoint, torch fp32, pictures at their own size"
-        matrix = evaluate(network.to(device), data, len(names), device)
+        measure = partial(evaluate, network.to(device), data, len(names), device)
+    try:
+        matrix = measure()
+    except ValueError as error:  # an unreadable picture, raw ids, a size that the network refuses
+        raise SystemExit(str(error)) from None
     print(what)
     print(report(matrix, names))
     if arguments.json:

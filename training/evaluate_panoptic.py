@@ -138,7 +138,7 @@ def predict(
     if not isinstance(network, KNet):
         raise SystemExit(f"{arguments.recipe} builds no KNet: nothing to merge")
     if arguments.checkpoint:
-        network.load_state_dict(checkpoint.load(arguments.checkpoint)["ema"])
+        checkpoint.load_network(network, arguments.checkpoint)
     else:
         print("no --checkpoint: random weights")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -54,16 +54,15 @@ def main() -> None:
     network = recipe.network().eval()
     provenance: dict[str, Any] = {"recipe": arguments.recipe, "training": "none: random weights"}
     if arguments.checkpoint:
-        state = checkpoint.load(arguments.checkpoint)
-        network.load_state_dict(state["ema"])
-        provenance |= training_record(state)
+        provenance |= training_record(checkpoint.load_network(network, arguments.checkpoint))
     else:
         print("no --checkpoint: the model gets random weights")
+    pictures = parity_images(arguments, recipe)
     model = halved_weights(onnx_from_network(network))
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     onnx_path = arguments.output_dir / "model.onnx"
     onnx.save(model, onnx_path)
-    parity = check_parity(network, onnx_path, parity_images(arguments, recipe))
+    parity = check_parity(network, onnx_path, pictures)
     manifest = manifest_of(recipe, network, onnx_path, parity, provenance, arguments.evaluation)
     save_manifest(manifest)
     (arguments.output_dir / "README.md").write_text(model_card(manifest), encoding="utf-8")
@@ -247,7 +246,10 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
         rng = np.random.default_rng(0)
         coarse = rng.integers(0, 256, (2, height // 16, width // 16, 3), np.uint8)
         return [np.kron(c, np.ones((16, 16, 1), np.uint8)) for c in coarse]
-    data = StreetFolder(arguments.parity_data, tuple(arguments.parity_lists))
+    try:
+        data = StreetFolder(arguments.parity_data, tuple(arguments.parity_lists))
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     chosen = np.linspace(0, len(data) - 1, min(len(data), 24)).astype(int)
     return [np.asarray(cv2.resize(data[int(i)].image, (width, height)), np.uint8) for i in chosen]
 

@@ -60,8 +60,11 @@ def main() -> None:
     arguments = parse_arguments()
     recipe = load_recipe(arguments.recipe)
     network = recipe.network().eval()
-    network.load_state_dict(checkpoint.load(arguments.checkpoint)["ema"])
-    picture = resized_rgb(read_rgb(arguments.image), tuple(arguments.size or recipe.input_size))
+    checkpoint.load_network(network, arguments.checkpoint)
+    size = tuple(arguments.size or recipe.input_size)
+    if min(size) < int(network.size_multiple):  # type: ignore[arg-type]
+        raise SystemExit(f"--size is {size}, expected sides of {network.size_multiple} or more")
+    picture = resized_rgb(read_rgb(arguments.image), size)
     labels, warps = see(network, picture)
     classes = [SemanticClass(i, name, rgb) for i, (name, rgb) in enumerate(recipe.classes)]
     truth = None
@@ -69,7 +72,7 @@ def main() -> None:
         truth = resized_labels(read_labels(arguments.labels), labels.shape)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     write_rgb(arguments.output_dir / "flow.png", flow_figure(picture, warps))
-    figure = prediction_figure(picture, labels, palette_rgb_of(classes), truth)
+    figure = prediction_figure(picture, labels, classes, truth)
     write_rgb(arguments.output_dir / "prediction.png", figure)
     if truth is not None:
         table = class_table(labels, truth, [name for name, _ in recipe.classes])
@@ -151,14 +154,39 @@ def flow_figure(rgb: Rgb, warps: Sequence[Warp]) -> Rgb:
 
 
 def prediction_figure(
-    rgb: Rgb, labels: NDArray[np.uint8], palette: Rgb, truth: NDArray[np.uint8] | None
+    rgb: Rgb,
+    labels: NDArray[np.uint8],
+    classes: Sequence[SemanticClass],
+    truth: NDArray[np.uint8] | None,
 ) -> Rgb:
-    """The picture and what the network says; with the truth also that, and where they differ."""
+    """The picture and what the network says; with the truth also that, and where they differ.
+    Below them the colours of the classes that appear."""
+    palette = palette_rgb_of(classes)
     panels = [("picture", rgb), ("prediction", overlay(rgb, labels, palette, 0.6))]
     if truth is not None:
         panels.append(("truth", overlay(rgb, truth, palette, 0.6)))
         panels.append(("errors, in the true class's colour", errors(labels, truth, palette)))
-    return np.hstack([captioned(panel, text) for text, panel in panels])
+    row = np.hstack([captioned(panel, text) for text, panel in panels])
+    present = set(np.unique(labels if truth is None else np.stack([labels, truth])).tolist())
+    return np.vstack([row, legend([c for c in classes if c.index in present], row.shape[1])])
+
+
+def legend(classes: Sequence[SemanticClass], width: int) -> Rgb:
+    """The names of the classes beside their colours, in as many lines as they need."""
+    lines: list[Rgb] = []
+    x = width
+    for c in classes:
+        (text_px, _), _ = cv2.getTextSize(c.name, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
+        if x + CAPTION_PX + text_px > width:
+            lines.append(np.full((CAPTION_PX, width, 3), 255, np.uint8))
+            x = 4
+        cv2.rectangle(lines[-1], (x, 5), (x + 12, CAPTION_PX - 5), c.color_rgb, cv2.FILLED)
+        cv2.putText(
+            lines[-1], c.name, (x + 17, CAPTION_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0),
+            1, cv2.LINE_AA,
+        )  # fmt: skip
+        x += CAPTION_PX + text_px + 12
+    return np.vstack(lines)
 
 
 def colours_of_flow(flow: NDArray[np.float32], longest: float) -> Rgb:

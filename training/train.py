@@ -23,6 +23,8 @@ from tqdm import tqdm
 from training import checkpoint
 from training.config import Recipe, load_recipe
 from training.data.mixture import Mixture, Portion
+from training.data.panoptic_folder import INSTANCE_STEP
+from training.data.street_folder import IGNORE, DataError
 from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
 from training.weights import load_matching, read_state
@@ -58,7 +60,10 @@ def main() -> None:
     epochs = arguments.epochs or recipe.epochs
     writer = SummaryWriter(str(arguments.output_dir))
     for epoch in range(run.epoch, min(epochs, arguments.stop_after or epochs)):
-        train_epoch(run, recipe, portions, epochs, device, arguments.workers, writer)
+        try:
+            train_epoch(run, recipe, portions, epochs, device, arguments.workers, writer)
+        except DataError as error:  # from a loader's process it comes below that one's traceback
+            raise SystemExit(str(error).strip().splitlines()[-1]) from None
         run.epoch = epoch + 1
         save(run, arguments.output_dir / "last.pt", arguments.recipe)
         if validation is not None and (run.epoch % 4 == 0 or run.epoch == epochs):
@@ -88,7 +93,7 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
                 "`python -m training.weights` says what a file gives"
             )
     if arguments.init:
-        network.load_state_dict(checkpoint.load(arguments.init)["ema"])
+        checkpoint.load_network(network, arguments.init)
     network.to(device, memory_format=torch.channels_last)
     ema = AveragedModel(network, multi_avg_fn=averaging(recipe.ema_decay), use_buffers=True)
     run = Run(network, ema, optimiser(recipe, network, set(loaded)), arguments.seed)
@@ -163,12 +168,24 @@ def train_epoch(
     started = time.monotonic()
     with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
         for rgb, labels in bar:
+            check_classes(labels, len(recipe.classes))
             factor = recipe.schedule(run.step, total, warmup=recipe.warmup_steps)
             loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             writer.add_scalar("loss", loss, run.step)
             writer.add_scalar("learning_rate", recipe.learning_rate * factor, run.step)
     run.seconds += time.monotonic() - started
+
+
+def check_classes(labels: Tensor, num_classes: int) -> None:
+    """Ends the program where label maps hold what is neither a class nor ignored."""
+    train_ids = labels.to(torch.int64) % INSTANCE_STEP
+    wrong = train_ids[(train_ids >= num_classes) & (train_ids != IGNORE)]
+    if wrong.numel():
+        raise SystemExit(
+            f"a label map holds {int(wrong[0])}: expected 0 to {num_classes - 1}, or {IGNORE} for "
+            "what is not to be learned"
+        )
 
 
 def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:
@@ -209,9 +226,8 @@ def save(run: Run, path: Path, recipe: str) -> None:
 
 
 def restore(run: Run, path: Path) -> None:
-    state = checkpoint.load(path)
+    state = checkpoint.load_network(run.ema.module, path)
     run.network.load_state_dict(state["network"])
-    run.ema.module.load_state_dict(state["ema"])
     run.ema.n_averaged.fill_(state["ema_updates"])
     run.optimiser.load_state_dict(state["optimiser"])
     run.seed, run.epoch, run.step = state["seed"], state["epoch"], state["step"]

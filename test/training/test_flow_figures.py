@@ -98,7 +98,7 @@ def test_one_command_writes_the_figures(
     figures.main()
     caption = figures.CAPTION_PX
     assert cv2.imread(str(tmp_path / "out/flow.png")).shape == (2 * (64 + caption), 4 * 96, 3)
-    assert cv2.imread(str(tmp_path / "out/prediction.png")).shape == (64 + caption, 4 * 96, 3)
+    assert cv2.imread(str(tmp_path / "out/prediction.png")).shape == (64 + 2 * caption, 4 * 96, 3)
     table = (tmp_path / "out/classes.md").read_text().splitlines()
     assert table[0] == "| Class | IoU, % | pixels, % |"
     assert [line.split(" | ")[0] for line in table[2:]] == [

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from training import checkpoint
 from training.config import Recipe, load_recipe
 from training.evaluate import evaluate
-from training.train import Run, averaging, save, start, train_epoch
+from training.train import Run, averaging, check_classes, main, save, start, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -122,7 +122,39 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize("path", ["sfnet_lite:nothing", "nowhere:camvid_r18", "sfnet_lite"])
+def test_a_checkpoint_of_another_network_is_one_line(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    network = tiny_recipe.network()
+    state = network.state_dict()
+    torch.save({"ema": {**state, "extra": torch.ones(1)}, "recipe": "a:b"}, tmp_path / "other.pt")
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(SystemExit, match=r"other.pt holds another network \(.* a:b\): 1 .* extra"):
+        checkpoint.load_network(network, tmp_path / "other.pt")
+    with pytest.raises(SystemExit, match=r"bare.pt is no checkpoint of a run.*training\.weights"):
+        checkpoint.load_network(network, tmp_path / "bare.pt")
+
+
+def test_label_maps_with_raw_ids_are_refused() -> None:
+    check_classes(torch.tensor([[0, 2, 255, 2 + 256 * 7]]), 3)
+    with pytest.raises(SystemExit, match="holds 3: expected 0 to 2, or 255"):
+        check_classes(torch.tensor([[0, 3]], dtype=torch.uint8), 3)
+
+
+def test_an_unreadable_picture_ends_the_run_with_its_name(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for picture in street.glob("images/*/*"):
+        picture.write_text("no picture")
+    monkeypatch.setattr("training.train.load_recipe", lambda _: tiny_recipe)
+    command = ["", "tiny", "--data-root", f"street={street}", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match=r"^(?!Traceback).*unreadable") as failure:
+        main()
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["sfnet_lite:nothing", "nowhere:camvid_r18", "sfnet_lite", "sfnet_lite:_trainval"]
+)
 def test_an_unknown_recipe_is_named(path: str) -> None:
     with pytest.raises(SystemExit, match="module:function"):
         load_recipe(path)

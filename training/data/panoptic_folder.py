@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.data.street_folder import IGNORE, Sample
+from training.data.street_folder import IGNORE, DataError, Sample
 from training.panoptic_quality import read_ids
 
 INSTANCE_STEP = 256
@@ -67,7 +67,7 @@ class PanopticFolder:
         """Image uint8 (H, W, 3) RGB and labels uint16 (H, W) as the module describes them.
 
         Raises:
-            ValueError: the picture is unreadable, its size is not that of the ids, or it holds
+            DataError: the picture is unreadable, its size is not that of the ids, or it holds
                 more things than a label map can.
         """
         name, entry = self.entries[index]
@@ -75,7 +75,7 @@ class PanopticFolder:
         bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
         ids = read_ids(self.folder / entry["file_name"])
         if bgr is None or bgr.shape[:2] != ids.shape:
-            raise ValueError(f"{path}: picture unreadable, or its size is not that of its ids")
+            raise DataError(f"{path}: picture unreadable, or its size is not that of its ids")
         labels = np.full(ids.shape, IGNORE, np.uint16)
         instance = 0
         for segment in entry["segments_info"]:
@@ -85,7 +85,7 @@ class PanopticFolder:
                 value += INSTANCE_STEP * instance
             labels[ids == segment["id"]] = value
         if instance > MAX_INSTANCES:
-            raise ValueError(f"{path}: {instance} things, expected at most {MAX_INSTANCES}")
+            raise DataError(f"{path}: {instance} things, expected at most {MAX_INSTANCES}")
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         shrink = self.long_side / max(rgb.shape[:2]) if self.long_side else 1.0
         if shrink < 1.0:

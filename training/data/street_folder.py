@@ -35,6 +35,10 @@ CAMVID_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
 LABELMEFACADE_TO_CAMVID = {0: 1, 1: 8, 2: 1, 3: 4, 4: 3, 5: 0, 6: 5, 7: 1}
 
 
+class DataError(ValueError):
+    """A picture or label map of a data set cannot be used; the message is one line."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture: image uint8 (H, W, 3) RGB, labels uint8 (H, W) train ids with 255 = ignore
@@ -93,9 +97,14 @@ class StreetFolder:
         path = self.root / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: expected a list of 'image label' lines; check --data-root"
+                f"{path} is missing: expected a list of 'image label' lines; check the folder"
             )
         lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        for number, words in enumerate(lines, 1):
+            if len(words) != 2:
+                raise FileNotFoundError(
+                    f"{path}: entry {number} is {' '.join(words)!r}, expected 'image label'"
+                )
         return [(image, label) for image, label in lines]
 
     def __len__(self) -> int:
@@ -106,7 +115,7 @@ class StreetFolder:
         bgr = cv2.imread(str(self.root / image_name), cv2.IMREAD_COLOR)
         labels = cv2.imread(str(self.root / label_name), cv2.IMREAD_UNCHANGED)
         if bgr is None or labels is None or bgr.shape[:2] != labels.shape[:2]:
-            raise ValueError(
+            raise DataError(
                 f"{self.root / image_name}: picture or label map unreadable, or their sizes differ"
             )
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -272,7 +272,8 @@ class KNet(nn.Module):
 
     def _reading(self, masks: Tensor, classes: Tensor) -> Tensor:
         # Logarithms from the start: they keep a gradient where the product is almost zero.
-        inside, score = F.logsigmoid(masks.float()), F.logsigmoid(classes.float())
+        # The exporter makes Log(Sigmoid) of logsigmoid, and ONNX Runtime's Sigmoid is 0 below -18.
+        inside, score = -F.softplus(-masks.float()), -F.softplus(-classes.float())
         count = len(self.kernels)
         planes: list[Tensor] = []
         for c in range(self.num_classes):

@@ -27,7 +27,7 @@ def test_lists_are_joined(street: Path) -> None:
 
 
 def test_a_missing_list_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"val.txt is missing.*--data-root"):
+    with pytest.raises(FileNotFoundError, match=r"val.txt is missing.*check the folder"):
         camvid(tmp_path, ("val.txt",))
 
 

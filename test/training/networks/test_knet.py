@@ -194,6 +194,20 @@ def test_the_exported_reading_is_torchs(
         assert np.abs(difference).max() <= 2
 
 
+def test_the_exported_reading_stays_finite_where_a_mask_is_sure(
+    exported: tuple[KNet, onnx.ModelProto],
+) -> None:
+    operators = {node.op_type for node in exported[1].graph.node}
+    for function in exported[1].functions:
+        operators |= {node.op_type for node in function.node}
+
+    # ONNX Runtime's Sigmoid is 0 below -18, so its logarithm is infinite and the confidence 0.
+    assert "Softplus" in operators
+    assert "Log" not in operators
+    scores = exported[0]._reading(torch.full((1, 8, 2, 2), -60.0), torch.full((1, 8, 4), -60.0))
+    assert scores.tolist() == torch.full((1, 4, 2, 2), -120.0).tolist()
+
+
 def test_cityscapes_has_eight_things() -> None:
     network = knet_stdc1(19, CITYSCAPES_THINGS, kernels=4, channels=32, feedforward=32)
 
