@@ -67,7 +67,10 @@ def main() -> None:
     save_manifest(manifest)
     (arguments.output_dir / "README.md").write_text(model_card(manifest), encoding="utf-8")
     print(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB, {len(model.graph.node)} nodes")
-    print(f"agreement with torch: {100 * parity['pixel_agreement']:.3f} % of pixels")
+    print(
+        f"agreement with torch: {100 * parity['pixel_agreement']:.3f} % of pixels, "
+        f"confidence within {parity['largest_confidence_difference']} of 255"
+    )
     if parity["pixel_agreement"] < MIN_AGREEMENT:
         raise SystemExit(f"{onnx_path} disagrees with torch: do not use it")
 
