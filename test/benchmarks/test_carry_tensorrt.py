@@ -41,8 +41,7 @@ def test_parts_fit_beside_the_repository_in_one_transfer():
         pytest.skip("not a git checkout")
     files = [ROOT / name for name in tracked.stdout.split("\0") if name]
     repository = sum(file.stat().st_size for file in files if file.is_file())
-    assert PART_BYTES < 31 * 2**20
-    assert repository + PART_BYTES < 63 * 2**20
+    assert repository + PART_BYTES < 60 * 2**20  # of 64, with what is not tracked
 
 
 def test_what_was_packed_is_there_again_with_the_link_and_can_be_imported(parts, tmp_path):
