@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from training import tables
 from training.export import DeployedModel, onnx_from_network
 from training.losses import deeply_supervised
+from training.networks.knet import KNet
 from training.networks.normalisation import images_from_rgb
 from training.published import Published
 
@@ -211,7 +212,9 @@ def test_openvino_agrees_with_torch(case: Case) -> None:
 
 def assert_agreement(case: Case, rgb: Tensor, labels: np.ndarray, confidence: np.ndarray) -> None:
     expected, expected_confidence = case.deployed(rgb)
-    assert len(np.unique(expected_confidence)) > 1  # the same everywhere would prove nothing
+    # The same everywhere would prove nothing. K-Net learns just that from the loss of class scores
+    # alone; networks/test_knet.py has its own.
+    assert len(np.unique(expected_confidence)) > 1 or isinstance(case.network, KNet)
     assert (labels == expected).mean() >= 0.999
     assert np.abs(confidence.astype(int) - expected_confidence.astype(int)).max() <= 2
 
