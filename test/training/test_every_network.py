@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from training import tables
 from training.export import DeployedModel, onnx_from_network
 from training.losses import deeply_supervised
+from training.networks.knet import KNet
 from training.networks.normalisation import images_from_rgb
-from training.networks.operators import upsample_argmax
 from training.published import Published
 
 STEPS = 8
@@ -104,6 +104,10 @@ class Case:
             norm.reset_running_stats()
         with torch.no_grad():
             network(images_from_rgb(self.pictures(2, self.size)[0]))
+        for norm in norms:
+            # A channel that varies by nearly nothing would blow rounding up until it decides the
+            # labels: then torch in fp32 is no nearer to torch in fp64 than to the others.
+            norm.running_var.clamp_(min=0.1)
         return network.eval()
 
     @cached_property
@@ -117,13 +121,6 @@ class Case:
         network = DeployedModel(self.trained)
         with torch.inference_mode():
             labels, confidence = network(rgb)
-        return labels.numpy(), confidence.numpy()
-
-    def deployed_in_fp64(self, rgb: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        network = deepcopy(self.trained).double()
-        with torch.inference_mode():
-            scores = network.scores(images_from_rgb(rgb).double())
-            labels, confidence = upsample_argmax(scores, int(network.output_stride))
         return labels.numpy(), confidence.numpy()
 
 
@@ -214,25 +211,12 @@ def test_openvino_agrees_with_torch(case: Case) -> None:
 
 
 def assert_agreement(case: Case, rgb: Tensor, labels: np.ndarray, confidence: np.ndarray) -> None:
-    expected = case.deployed(rgb)
-    assert len(np.unique(expected[1])) > 1  # the same everywhere would prove nothing
-    wrong, difference = distance((labels, confidence), expected)
-    if wrong <= 0.001 and difference <= 2:
-        return
-    # A deep network after a few steps can blow rounding up: torch in fp32 is then as far from
-    # torch in fp64 as we are from torch, and no further is right.
-    own_wrong, own_difference = distance(expected, case.deployed_in_fp64(rgb))
-    assert wrong <= 2 * own_wrong
-    assert difference <= 2 * own_difference
-
-
-def distance(
-    found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray]
-) -> tuple[float, int]:
-    """Share of the pixels with another label, and largest difference in confidence."""
-    (labels, confidence), (expected_labels, expected_confidence) = found, expected
-    difference = np.abs(confidence.astype(int) - expected_confidence.astype(int)).max()
-    return float((labels != expected_labels).mean()), int(difference)
+    expected, expected_confidence = case.deployed(rgb)
+    # The same everywhere would prove nothing. K-Net learns just that from the loss of class scores
+    # alone; networks/test_knet.py has its own.
+    assert len(np.unique(expected_confidence)) > 1 or isinstance(case.network, KNet)
+    assert (labels == expected).mean() >= 0.999
+    assert np.abs(confidence.astype(int) - expected_confidence.astype(int)).max() <= 2
 
 
 @pytest.mark.slow
