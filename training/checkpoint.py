@@ -57,16 +57,6 @@ def load_network(network: nn.Module, path: Path) -> dict[str, Any]:
         SystemExit: the file is no checkpoint of a run, or one of another network.
     """
     state = load(path)
-    fill(network, state, path)
-    return state
-
-
-def fill(network: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Copies the averaged weights of `state`, which was read from `path`.
-
-    Raises:
-        SystemExit: they are not there, or not those of this network.
-    """
     weights = state.get("ema") if isinstance(state, dict) else None
     if not isinstance(weights, dict):
         raise SystemExit(
@@ -86,6 +76,7 @@ def fill(network: nn.Module, state: dict[str, Any], path: Path) -> None:
             f"or of another shape, the first is {wrong[0]}; expected a checkpoint of this recipe"
         )
     network.load_state_dict(weights)
+    return state
 
 
 def commit() -> str:

@@ -29,12 +29,12 @@ from training.data.panoptic_folder import (
     town_panoptic,
 )
 from training.data.street_folder import IGNORE
+from training.data.transforms import PADDING_RGB
 from training.networks.knet import KNet, merge
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import resize
 from training.panoptic_quality import quality_of_files, write_ids
 
-PADDING = (124, 116, 104)
 LAYOUTS = {"town": town_panoptic, "cityscapes": cityscapes_panoptic, "coco": coco_panoptic}
 
 
@@ -53,7 +53,7 @@ def segments_of(
     quality = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     multiple = network.size_multiple
     size = (-(-rows // multiple) * multiple, -(-columns // multiple) * multiple)
-    padded = np.full((*size, 3), PADDING, np.uint8)
+    padded = np.full((*size, 3), PADDING_RGB, np.uint8)
     padded[:rows, :columns] = cv2.resize(image, (columns, rows), interpolation=quality)
     output = network(images_from_rgb(torch.from_numpy(padded)[None].to(device)))
     masks = resize(output["masks"][-1], size)[0, :, :rows, :columns]

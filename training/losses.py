@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.networks.operators import resize
+
 IGNORE = 255
 
 
@@ -49,8 +51,7 @@ def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) 
     total = ohem_cross_entropy(logits, labels)
     for scores in aux:
         size = (labels.shape[1], labels.shape[2])
-        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
-        total = total + ohem_cross_entropy(scores, labels)
+        total = total + ohem_cross_entropy(resize(scores, size), labels)
     return total
 
 
@@ -68,7 +69,7 @@ def cross_entropy(
     valid = (labels != IGNORE).sum().clamp(min=1)
     total = logits.new_zeros((), dtype=torch.float32)
     for scores, weight in ((logits, 1.0), *((scores, aux_weight) for scores in aux)):
-        scores = F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=True)
-        losses = F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="sum")
+        full = resize(scores.float(), size)
+        losses = F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="sum")
         total = total + weight * losses / valid
     return total

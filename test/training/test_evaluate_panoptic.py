@@ -18,7 +18,8 @@ from training.evaluate_panoptic import most_frequent_classes, segments_of, write
 from training.networks.knet import KNet
 from training.networks.sfnet import SFNet
 from training.panoptic_quality import quality_of_files, read_ids
-from training.recipes.knet import TOWN_THINGS, cityscapes_stdc1, knet_steps, town_r18
+from training.recipes.knet import TOWN_THINGS, cityscapes_stdc1, town_r18
+from training.schedules import two_drops
 from training.town.labels import Label
 from training.town.panoptic import add_to_split
 from training.train import optimiser, train_epoch
@@ -124,5 +125,5 @@ def test_the_papers_recipe_steps_down_at_nine_and_eleven_twelfths() -> None:
     recipe = cityscapes_stdc1()
 
     assert recipe.network().things == tuple(range(11, 19))
-    factors = [knet_steps(step, 1200, warmup=100) for step in (0, 100, 899, 900, 1100)]
+    factors = [two_drops(step, 1200, warmup=100) for step in (0, 100, 899, 900, 1100)]
     assert [round(math.log10(f), 6) for f in factors] == [-2, 0, 0, -1, -2]

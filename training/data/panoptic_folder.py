@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.data.street_folder import IGNORE, DataError, Sample
+from training.data.street_folder import IGNORE, DataError, Sample, rgb_and_labels
 from training.panoptic_quality import read_ids
 
 INSTANCE_STEP = 256
@@ -86,13 +86,8 @@ class PanopticFolder:
             labels[ids == segment["id"]] = value
         if instance > MAX_INSTANCES:
             raise DataError(f"{path}: {instance} things, expected at most {MAX_INSTANCES}")
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        shrink = self.long_side / max(rgb.shape[:2]) if self.long_side else 1.0
-        if shrink < 1.0:
-            size = (round(rgb.shape[1] * shrink), round(rgb.shape[0] * shrink))
-            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return Sample(np.asarray(rgb, np.uint8), labels, Path(name).stem)
+        rgb, labels = rgb_and_labels(bgr, labels, self.long_side)
+        return Sample(rgb, labels, Path(name).stem)
 
 
 def coco_panoptic(root: Path, split: str) -> PanopticFolder:

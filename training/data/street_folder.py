@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -118,13 +119,22 @@ class StreetFolder:
             raise DataError(
                 f"{self.root / image_name}: picture or label map unreadable, or their sizes differ"
             )
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        shrink = self.long_side / max(rgb.shape[:2]) if self.long_side else 1.0
-        if shrink < 1.0:
-            size = (round(rgb.shape[1] * shrink), round(rgb.shape[0] * shrink))
-            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return Sample(np.asarray(rgb, dtype=np.uint8), self.table[labels], Path(image_name).stem)
+        rgb, labels = rgb_and_labels(bgr, labels, self.long_side)
+        return Sample(rgb, self.table[labels], Path(image_name).stem)
+
+
+def rgb_and_labels(
+    bgr: NDArray[Any], labels: NDArray[Any], long_side: int
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """A picture uint8 (H, W, 3) as RGB and its label map (H, W), both shrunk to `long_side` where
+    they are larger; 0 keeps their size."""
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    shrink = long_side / max(rgb.shape[:2]) if long_side else 1.0
+    if shrink < 1.0:
+        size = (round(rgb.shape[1] * shrink), round(rgb.shape[0] * shrink))
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(rgb, np.uint8), labels
 
 
 def camvid(root: Path, lists: tuple[str, ...], drop: tuple[str, ...] = ()) -> StreetFolder:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from training.data.street_folder import IGNORE, Sample
 
+PADDING_RGB = (124, 116, 104)
+"""What stands beside the picture: about ImageNet's mean, which normalising makes nearly 0."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -62,7 +65,7 @@ class Augmentation:
             source = cv2.GaussianBlur(source, (0, 0), 0.4 / scale)
         image = cv2.warpAffine(
             source, matrix, (crop_width, crop_height), flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=(124, 116, 104),
+            borderMode=cv2.BORDER_CONSTANT, borderValue=PADDING_RGB,
         )  # fmt: skip
         labels = cv2.warpAffine(
             sample.labels, matrix, (crop_width, crop_height), flags=cv2.INTER_NEAREST,

@@ -17,6 +17,7 @@ from training.data.street_folder import CAMVID_CLASSES
 from training.data.transforms import Augmentation
 from training.networks.knet import CITYSCAPES_THINGS, knet_r18, knet_stdc1, knet_stdc2
 from training.panoptic_losses import knet_loss
+from training.schedules import two_drops
 
 TOWN_THINGS = (8, 9, 10)  # cars, pedestrians, bicyclists
 
@@ -88,16 +89,10 @@ def _cityscapes(trunk: str, network: Callable[..., nn.Module], weights: str) -> 
         clip_norm=1.0,
         input_size=(1024, 2048),
         loss=partial(knet_loss, things=CITYSCAPES_THINGS),
-        schedule=knet_steps,
+        schedule=two_drops,
     )
 
 
 def _cityscapes_train(roots: dict[str, Path]) -> list[Portion]:
     data = cityscapes_panoptic(roots["cityscapes"], "train")
     return [Portion(data, len(data))]
-
-
-def knet_steps(step: int, total: int, warmup: int) -> float:
-    """A tenth from 9/12 of the run, a hundredth from 11/12, as in the K-Net authors' code."""
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return rise * 0.1 ** ((12 * step >= 9 * total) + (12 * step >= 11 * total))
