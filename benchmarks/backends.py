@@ -23,7 +23,7 @@ import openvino as ov
 
 from sfseg_ros.backends import Backend, Uint8Array, open_backend
 from sfseg_ros.backends.graph import split_model_of
-from sfseg_ros.backends.openvino_backend import upsample_argmax
+from sfseg_ros.backends.openvino_backend import new_core, upsample_argmax
 from sfseg_ros.backends.processor import bf16_unit
 from sfseg_ros.manifest import Manifest, load_manifest
 from sfseg_ros.share import find_model
@@ -108,7 +108,7 @@ def infer_one_by_one(backend: Backend, rgb: Uint8Array) -> None:
 
 def openvino_batch(manifest: Manifest, rgb: Uint8Array, precision: str) -> Callable[[], object]:
     """A call that infers labels of uint8 (N, H, W, 3) with trunk and tail compiled for its N."""
-    core = ov.Core()
+    core = new_core()
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     trunk_options = options | {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     model = core.read_model(split_model_of(manifest).trunk.SerializeToString())
@@ -133,7 +133,7 @@ def tail_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list
     shape = [1, len(manifest.classes), height // 4, width // 4]
     scores = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     model = split_model_of(manifest)
-    core = ov.Core()
+    core = new_core()
     rows: list[Row] = []
     for confidence, body in ((False, model.labels_tail), (True, model.confidence_tail)):
         name = f"{height}x{width} labels{' + confidence' * confidence}"

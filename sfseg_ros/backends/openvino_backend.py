@@ -5,6 +5,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -59,7 +60,7 @@ class OpenVinoBackend:
         threads = thread_count(threads)
         self._manifest = manifest
         self.precision = "bf16" if use_bf16 else "fp32"
-        self._core: ov.Core | None = ov.Core()
+        self._core: ov.Core | None = new_core()
         self._trunk_options = _options("bf16" if use_bf16 else "f32", threads)
         # Interpolation, arg-max and softmax stay fp32 whatever the trunk does.
         self._tail_options = _options("f32", threads)
@@ -165,6 +166,24 @@ class _Pipeline:
             request.set_input_tensor(scores)  # no copy between the two
             self._tails[confidence] = request
         return self._tails[confidence]
+
+
+def new_core() -> ov.Core:
+    """A core with its CPU plugin, loaded in a thread that ends here.
+
+    On a processor with AMX the plugin gives the thread that loads it a signal stack of its own
+    (openvinotoolkit/openvino#11894), and frees it with the core. Of two cores that one thread opens
+    and closes in this order, the second puts back the stack that the first has freed: the next
+    signal, Ctrl-C or the end of a child, then kills the process without a word.
+    """
+
+    def load() -> ov.Core:
+        core = ov.Core()
+        core.get_versions("CPU")
+        return core
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(load).result()
 
 
 def upsample_argmax(scores_shape: list[int], stride: int, confidence: bool) -> ov.Model:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ov = pytest.importorskip("openvino")
+pytest.importorskip("openvino")
 ort = pytest.importorskip("onnxruntime")
 
 from sfseg_ros.backends.graph import split_model_of  # noqa: E402
 from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     MAX_COMPILED_SIZES,
     OpenVinoBackend,
+    new_core,
     upsample_argmax,
 )
 from sfseg_ros.errors import BackendError  # noqa: E402
@@ -33,7 +34,8 @@ def onnx_body(tiny_manifest):
 def compiled_tail():
     def run(scores, confidence=True):
         model = upsample_argmax(list(scores.shape), 4, confidence)
-        results = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(scores)
+        options = {"INFERENCE_PRECISION_HINT": "f32"}
+        results = new_core().compile_model(model, "CPU", options)(scores)
         return [results[index] for index in range(len(results))]
 
     return run
@@ -150,6 +152,28 @@ def output_of(program):
     """What the program prints about the shipped model, in a process of its own."""
     command = [sys.executable, "-c", program, str(find_model(DEFAULT_MODEL))]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+SIGNALS = """
+import faulthandler, os, signal, sys
+from sfseg_ros.backends.openvino_backend import OpenVinoBackend
+from sfseg_ros.manifest import load_manifest
+import numpy as np
+
+faulthandler.enable()  # as pytest and many programs do
+manifest = load_manifest(sys.argv[1])
+backends = [OpenVinoBackend(manifest) for _ in range(2)]
+for backend in backends:
+    backend.infer(np.zeros((1, 64, 96, 3), np.uint8), confidence=False)
+while backends:
+    backends.pop(0).close()
+signal.signal(signal.SIGINT, lambda *_: print("interrupted"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_signals_arrive_after_two_models_followed_each_other():
+    assert output_of(SIGNALS) == "interrupted\n"
 
 
 THREADS = """

@@ -197,9 +197,10 @@ def test_onnx_runtime_agrees_with_torch(case: Case) -> None:
 
 def test_openvino_agrees_with_torch(case: Case) -> None:
     import onnx.inliner
-    import openvino
 
-    core = openvino.Core()
+    from sfseg_ros.backends.openvino_backend import new_core
+
+    core = new_core()
     inlined = onnx.inliner.inline_local_functions(case.model)
     compiled = core.compile_model(
         core.read_model(inlined.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}

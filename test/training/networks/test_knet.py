@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnxruntime
-import openvino
 import pytest
 import torch
 
+from sfseg_ros.backends.openvino_backend import new_core
 from training.backbones.resnet import ResNet
 from training.export import DeployedModel, onnx_from_network
 from training.networks.knet import CITYSCAPES_THINGS, KNet, gather, knet_stdc1, merge, position_code
@@ -180,7 +180,7 @@ def test_the_exported_reading_is_torchs(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     inlined = onnx.inliner.inline_local_functions(model).SerializeToString()
-    core = openvino.Core()
+    core = new_core()
     compiled = core.compile_model(
         core.read_model(inlined), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )(image)
