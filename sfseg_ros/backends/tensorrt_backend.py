@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorRT on an NVIDIA GPU: host image to host labels as one CUDA graph.
 
-One upload, the engine, one download of a byte per pixel and output, one synchronisation. The rules
-of TensorRT's execution API are those of its headers from 10.3 to 11, and of TensorRT-RTX 1.7.
+One upload, the engine, one download of a byte per pixel and output, one synchronisation.
 """
 
-import contextlib
 import math
-import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -23,12 +17,16 @@ from sfseg_ros.backends.cuda_memory import (
     NO_GPU,
     OUT_OF_MEMORY,
     CudaError,
-    DeviceBuffer,
     Gpu,
-    Graph,
-    PinnedBuffer,
-    launch_kernel,
     load_kernels,
+)
+from sfseg_ros.backends.tensorrt_pipeline import (
+    CONFIDENCE,
+    LABELS,
+    CameraInput,
+    OpenEngine,
+    Pipeline,
+    PipelineKey,
 )
 from sfseg_ros.engine_store import EngineStore, StoredEngine
 from sfseg_ros.engines import (
@@ -40,13 +38,10 @@ from sfseg_ros.engines import (
     is_for_one_size,
 )
 from sfseg_ros.errors import BackendError, BackendUnavailableError
-from sfseg_ros.finish import PAINTS, PLAIN, Finish
+from sfseg_ros.finish import PLAIN, Finish
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes
 from sfseg_ros.kernels import plugin
-from sfseg_ros.kernels.camera_image import camera_image_launch
-from sfseg_ros.kernels.launch import Launch
-from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
 from sfseg_ros.manifest import Manifest
 
 MAX_PIPELINES = 16
@@ -61,11 +56,6 @@ LONGEST_SIDE = 2.0
 """Such an engine takes sides up to this many times that of a square with the model's usual pixel
 count, which is an aspect ratio of 4 (`Manifest.network_size_for` keeps the pixel count). A larger
 range would only make the engine slower to build and its memory larger."""
-IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
-SOURCE = "source"
-"""What is uploaded: the image itself, or the camera's bytes that it is made of."""
-TABLES, TABLE_BYTES, PALETTE_BYTES = "tables", 256, 3 * 256
-"""Of a finish, uploaded when it changes: the published label of each label, then its colour."""
 
 
 class TensorRtBackend:
@@ -92,13 +82,13 @@ class TensorRtBackend:
         if only is not None:
             self.precision, library = only.key.precision, only.key.library_name
             usual_size = only.key.shapes[1][1:3]
-        self._pipelines: OrderedDict[_PipelineKey, _Pipeline] = OrderedDict()
-        self._engines: dict[tuple[int, int], _Engine] = {}  # by the size of images
+        self._pipelines: OrderedDict[PipelineKey, Pipeline] = OrderedDict()
+        self._engines: dict[tuple[int, int], OpenEngine] = {}  # by the size of images
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
         self._closed = self._told = False
         # Those that had to go, until one of them comes back; not more than could be of use.
-        self._pushed_out: deque[_PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
+        self._pushed_out: deque[PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
         try:
             self._gpu = Gpu(wait=gpu.wait)
         except CudaError as error:
@@ -134,7 +124,7 @@ class TensorRtBackend:
         if not self._plugins:
             return False  # there is no compiler for the kernel either
         try:
-            _CameraInput.of(camera, geometry).launch()
+            CameraInput.of(camera, geometry).launch()
         except BackendError:  # of sizes that there is no kernel for; the processor does them
             return False
         return True
@@ -152,13 +142,13 @@ class TensorRtBackend:
         paints: Collection[str] = (),
     ) -> Inferred:
         """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
-        kinds: dict[_CameraInput | None, list[int]] = {}
+        kinds: dict[CameraInput | None, list[int]] = {}
         images: list[Uint8Array] = []
         for index, frame in enumerate(frames):
             if isinstance(frame, np.ndarray):
                 kind, image, size = None, frame, frame.shape[:2]
             else:
-                kind, image, size = _CameraInput.of(*frame), frame[0].data, frame[1].network_size
+                kind, image, size = CameraInput.of(*frame), frame[0].data, frame[1].network_size
             kinds.setdefault(kind, []).append(index)
             images.append(image)
         maps = (LABELS, CONFIDENCE) if confidence else (LABELS,)
@@ -195,8 +185,8 @@ class TensorRtBackend:
 
     def _run(
         self,
-        engine: "_Engine",
-        key: "_PipelineKey",
+        engine: OpenEngine,
+        key: PipelineKey,
         images: Sequence[Uint8Array],
         finish: Finish,
         results: Mapping[str, Uint8Array],
@@ -210,14 +200,14 @@ class TensorRtBackend:
                 pipeline.run(images, finish, results, places)
                 return
 
-    def _pipeline(self, engine: "_Engine", key: "_PipelineKey") -> "_Pipeline":
+    def _pipeline(self, engine: OpenEngine, key: PipelineKey) -> Pipeline:
         pushed_out, comes_back = None, False
         with self._lock:
             self._check_usable()
             if key not in self._pipelines:
                 if self._pushed_out is not None and key in self._pushed_out:
                     comes_back, self._pushed_out = True, None
-                self._pipelines[key] = _Pipeline(engine, self._gpu, *key, self._tell_once)
+                self._pipelines[key] = Pipeline(engine, self._gpu, *key, self._tell_once)
             self._pipelines.move_to_end(key)
             if len(self._pipelines) > MAX_PIPELINES:
                 old, pushed_out = self._pipelines.popitem(last=False)
@@ -235,7 +225,7 @@ class TensorRtBackend:
                 pushed_out.free()
         return pipeline
 
-    def _engine_for(self, size: tuple[int, int]) -> "_Engine":
+    def _engine_for(self, size: tuple[int, int]) -> OpenEngine:
         """The engine for images of `size`, chosen when the first of them comes."""
         if size not in self._engines:
             with self._building:
@@ -244,7 +234,7 @@ class TensorRtBackend:
                     self._engines = {**self._engines, size: self._chosen_engine(size)}
         return self._engines[size]
 
-    def _chosen_engine(self, size: tuple[int, int]) -> "_Engine":
+    def _chosen_engine(self, size: tuple[int, int]) -> OpenEngine:
         """A stored engine for `size` alone, else one that is open and takes it, else another stored
         one or one built now."""
         opened = next((e for e in self._engines.values() if e.takes(size)), None)
@@ -293,12 +283,12 @@ class TensorRtBackend:
             library=self._library.name,
         )
 
-    def _loaded(self, stored: StoredEngine, data: bytes) -> "_Engine":
+    def _loaded(self, stored: StoredEngine, data: bytes) -> OpenEngine:
         if stored.key.form == "plugins":
             self._library.register(plugin.creators(self._library.module))
         with self._gpu.current():
             plugins = stored.key.form == "plugins"
-            return _Engine(self._library, self._log, stored.path, data, plugins)
+            return OpenEngine(self._library, self._log, stored.path, data, plugins)
 
     def _our_kernels_run(self) -> bool:
         """Whether this machine can compile them and its driver takes them; else the engine is built
@@ -330,343 +320,6 @@ class TensorRtBackend:
             self._options.warn(text)
 
 
-class _Engine:
-    """A deserialised engine. Its context is current in the thread that makes one."""
-
-    def __init__(
-        self, library: trt.TensorRt, log: Any, path: Path, data: bytes, has_plugins: bool
-    ) -> None:
-        self.library, self.log, self.has_plugins = library, log, has_plugins
-        self._runtime = library.module.Runtime(log)
-        self.engine = self._runtime.deserialize_cuda_engine(data)
-        plugin.raise_noted()
-        if self.engine is None:
-            raise BackendError(f"{library.title} refuses {path}: {_reason(log)}")
-        self._check_contract(path)
-        low, _, high = self.engine.get_tensor_profile_shape(IMAGE, 0)
-        self._low, self._high = tuple(low), tuple(high)
-        self.max_batch = self._high[0]
-        self._cache_path = path.with_suffix(".runtime_cache")
-        self._cache: Any = None
-        self._cache_size = 0
-
-    def takes(self, size: tuple[int, int]) -> bool:
-        """Whether images of (height, width) are within the profile."""
-        return all(
-            low <= side <= high for low, side, high in zip(self._low[1:3], size, self._high[1:3])
-        )
-
-    def context(self, whole_graph: bool) -> Any:
-        """An execution context that has no memory yet. `whole_graph`: TensorRT-RTX captures its
-        part in a graph of its own, for where we cannot."""
-        module = self.library.module
-        own_memory = module.ExecutionContextAllocationStrategy.USER_MANAGED
-        if self.library.is_rtx:
-            config = self.engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(own_memory)
-            strategy = module.CudaGraphStrategy
-            config.cuda_graph_strategy = (
-                strategy.WHOLE_GRAPH_CAPTURE if whole_graph else strategy.DISABLED
-            )
-            # Lazy ones would be exchanged behind the back of a captured graph.
-            config.dynamic_shapes_kernel_specialization_strategy = (
-                module.DynamicShapesKernelSpecializationStrategy.EAGER
-            )
-            config.set_runtime_cache(self._runtime_cache(config))
-            context = self.engine.create_execution_context(config)
-        else:
-            context = self.engine.create_execution_context(own_memory)
-        if context is None:
-            raise BackendError(f"{self.library.title} makes no context: {_reason(self.log)}")
-        return context
-
-    def save_runtime_cache(self) -> None:
-        """TensorRT-RTX compiles kernels when it first meets a shape; the next start finds them."""
-        if self._cache is None:
-            return
-        data = bytes(self._cache.serialize())
-        if len(data) != self._cache_size:
-            self._cache_size = len(data)
-            # With the process's number: two may write. EngineStore removes what one left behind.
-            temporary = self._cache_path.with_name(
-                f".{self._cache_path.stem}.{os.getpid()}.runtime_cache"
-            )
-            with contextlib.suppress(OSError):  # a cache: the next start compiles again
-                temporary.write_bytes(data)
-                temporary.replace(self._cache_path)
-
-    def _runtime_cache(self, config: Any) -> Any:
-        if self._cache is None:
-            self._cache = config.create_runtime_cache()
-            with contextlib.suppress(OSError):
-                # It refuses what is damaged or from another machine, and is empty then.
-                self._cache.deserialize(self._cache_path.read_bytes())
-        return self._cache
-
-    def _check_contract(self, path: Path) -> None:
-        names = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
-        if names != {IMAGE, LABELS, CONFIDENCE}:
-            raise BackendError(f"{path}: its tensors are {', '.join(sorted(names))}")
-        kinds = self.library.module.DataType
-        for name in names:
-            # Plugins have no uint8 outputs: theirs are int8 with the same bytes.
-            if self.engine.get_tensor_dtype(name) not in (kinds.UINT8, kinds.INT8):
-                raise BackendError(f"{path}: {name} is not of bytes")
-
-
-@dataclass(frozen=True)
-class _CameraInput:
-    """Images of a camera's bytes that become the network's input in the same way."""
-
-    encoding: str
-    step: int
-    is_bigendian: bool
-    geometry: FrameGeometry
-
-    @classmethod
-    def of(cls, camera: CameraBytes, geometry: FrameGeometry) -> "_CameraInput":
-        return cls(camera.encoding, camera.step, camera.is_bigendian, geometry)
-
-    @property
-    def image_bytes(self) -> int:
-        return self.step * self.geometry.image_size[0]
-
-    def launch(self) -> Launch:
-        """From the camera's bytes to uint8 (H, W, 3). Raises BackendError where no kernel does."""
-        return camera_image_launch(self.encoding, self.step, self.geometry, self.is_bigendian)
-
-
-_PipelineKey = tuple[_CameraInput | None, tuple[int, int], int]
-
-
-class _Pipeline:
-    """All that one input shape needs, made when it first runs: `count` images of network `size`,
-    which come as RGB of that size or, with `camera`, as that camera's bytes.
-
-    The lock is the caller's to hold, and the GPU's context to make current.
-    """
-
-    def __init__(
-        self,
-        engine: _Engine,
-        gpu: Gpu,
-        camera: _CameraInput | None,
-        size: tuple[int, int],
-        count: int,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._engine, self._gpu, self._camera, self._tell = engine, gpu, camera, tell
-        self._shape = (count, *size, 3)
-        self._pixels = count * size[0] * size[1]
-        self._image_bytes = camera.image_bytes if camera else 3 * size[0] * size[1]
-        self.lock = threading.Lock()
-        self.freed = False
-        self._context: Any = None
-        self._owned: list[Any] = []
-        self._host: dict[str, PinnedBuffer] = {}
-        self._device: dict[str, DeviceBuffer] = {}
-        self._graphs: dict[tuple[str, ...], Graph] = {}  # by the names of what is downloaded
-        self._finish = PLAIN  # of the graphs and of the context
-        self._finished = False  # the context was seen to take it up
-        self._tables_of: Finish | None = None
-        self._tables_are_new = False  # and not on the device
-        self._capturable, self._whole_graph = True, False
-
-    def run(
-        self,
-        images: Sequence[Uint8Array],
-        finish: Finish,
-        results: Mapping[str, Uint8Array],
-        places: Sequence[int],
-    ) -> None:
-        """From host memory, one image for each of `places` in the results, to host memory: labels
-        and others by name, uint8 (more, H, W) or of paints (more, H, W, 3)."""
-        names = tuple(results)
-        try:
-            self._make_ready(names, finish)
-        except BaseException:
-            self._release()
-            raise
-        for index, image in enumerate(images):
-            pinned = self._host[SOURCE].array((len(images), self._image_bytes))[index]
-            pinned.reshape(image.shape)[...] = image
-        try:
-            if self._tables_are_new:
-                device, host = self._device[TABLES], self._host[TABLES]
-                self._stream.upload(device, host, host.size)
-                self._tables_are_new = False
-            if names in self._graphs:
-                self._stream.launch(self._graphs[names])
-            else:
-                self._enqueue(names)
-        finally:
-            self._stream.wait()  # where the device failed, this knows the reason
-        for name, result in results.items():
-            result[places] = self._host[name].array((len(images), *result.shape[1:]))
-        if names not in self._graphs:
-            self._capture(names)
-
-    def free(self) -> None:
-        """Waits for the run under way; then nothing may run any more."""
-        with self.lock:
-            self.freed = True
-            if self._gpu.lost:  # what belongs to a lost context goes with it
-                self._graphs.clear()
-                self._owned.clear()
-            self._release()
-
-    def _make_ready(self, names: Sequence[str], finish: Finish) -> None:
-        """All memory that a run needs: in a capture none can be had."""
-        if finish != self._finish:
-            if self._whole_graph:
-                self._release()  # the context may hold a graph with the old one
-            self._free_graphs()
-            self._finish, self._finished = finish, False
-        if self._context is None:
-            self._set_up()
-        paints = [name for name in names if name in PAINTS]
-        for name in paints:
-            if name not in self._host:
-                self._add(name, 3 * self._pixels)
-        if (paints or finish.changes_labels) and self._tables_of != finish:
-            size = TABLE_BYTES + PALETTE_BYTES
-            if TABLES not in self._host:
-                self._add(TABLES, size)
-            tables = self._host[TABLES].array((size,))
-            tables[:TABLE_BYTES] = finish.mapping.table
-            tables[TABLE_BYTES:] = finish.mapping.palette_rgb.reshape(-1)
-            self._tables_of, self._tables_are_new = finish, True
-
-    def _set_up(self) -> None:
-        self._stream = self._own(self._gpu.stream())
-        self._add(SOURCE, self._shape[0] * self._image_bytes)
-        self._add(LABELS, self._pixels)
-        self._add(CONFIDENCE, self._pixels)
-        if self._camera is None:
-            self._device[IMAGE] = self._device[SOURCE]
-        else:
-            self._device[IMAGE] = self._own(self._gpu.memory(3 * self._pixels))
-        self._context = self._new_context()
-
-    def _add(self, name: str, size: int) -> None:
-        """A buffer here and one on the device."""
-        self._host[name] = self._own(self._gpu.pinned(size))
-        self._device[name] = self._own(self._gpu.memory(size))
-
-    def _release(self) -> None:
-        """What runs and captures have made; nothing of it is in use."""
-        self._free_graphs()
-        self._context = None  # TensorRT's, before the memory that it was given
-        self._host.clear()
-        self._device.clear()
-        self._finished, self._tables_of, self._tables_are_new = False, None, False
-        while self._owned:
-            self._owned.pop().free()
-
-    def _free_graphs(self) -> None:
-        while self._graphs:
-            self._graphs.popitem()[1].free()
-
-    def _new_context(self) -> Any:
-        context = self._engine.context(whole_graph=self._whole_graph)
-        self._check(context.set_input_shape(IMAGE, self._shape), "the input's shape")
-        missing = context.infer_shapes()
-        self._check(not missing, f"its tensors {', '.join(missing)}")
-        for name in (LABELS, CONFIDENCE):
-            shape = tuple(context.get_tensor_shape(name))
-            self._check(shape == self._shape[:3], f"{name} of {shape}")
-        # Memory for this shape, not for the largest that the engine takes.
-        size = context.update_device_memory_size_for_shapes()
-        if size:
-            memory = self._own(self._gpu.memory(size))
-            context.set_device_memory(memory.address, size)
-        for name in (IMAGE, LABELS, CONFIDENCE):
-            address = self._device[name].address
-            self._check(context.set_tensor_address(name, address), f"{name}'s address")
-        return context
-
-    def _enqueue(self, names: Sequence[str]) -> None:
-        """Everything from the pinned images to the pinned results, in the stream."""
-        count = self._shape[0]
-        source, image = self._device[SOURCE], self._device[IMAGE]
-        self._stream.upload(source, self._host[SOURCE], count * self._image_bytes)
-        if self._camera is not None:
-            launch = self._camera.launch()
-            for index in range(count):
-                launch_kernel(
-                    launch,
-                    [source.address + index * self._image_bytes],
-                    [image.address + index * 3 * self._pixels // count],
-                    self._stream.handle,
-                )
-        accepted = self._execute()
-        plugin.raise_noted()  # also where the library goes on after what a callback raised
-        if not accepted:
-            raise BackendError(f"{self._engine.library.title} failed: {_reason(self._engine.log)}")
-        for name in names:
-            if name in PAINTS:
-                self._paint(name)
-            self._stream.download(self._host[name], self._device[name], self._host[name].size)
-
-    def _execute(self) -> bool:
-        if not self._finish.changes_labels:
-            return bool(self._context.execute_async_v3(self._stream.handle))
-        table = self._device[TABLES].address
-        with plugin.finishing(self._finish.least_confidence, table):
-            accepted = bool(self._context.execute_async_v3(self._stream.handle))
-        self._finished = self._finished or plugin.finished_nodes() > 0
-        if accepted and not self._finished:
-            raise BackendError(
-                f"{self._engine.library.title} did not ask our UpsampleArgmax: threshold and class "
-                "groups had no effect, a bug in sfseg_ros"
-            )
-        return accepted
-
-    def _paint(self, name: str) -> None:
-        """Of the labels and the network's input of this run."""
-        labels, palette = self._device[LABELS].address, self._device[TABLES].address + TABLE_BYTES
-        if name == "overlay":
-            launch = overlay_launch(self._shape[:3], self._finish.alpha)
-            inputs = [self._device[IMAGE].address, labels, palette]
-        else:
-            launch, inputs = color_mask_launch(self._shape[:3]), [labels, palette]
-        launch_kernel(launch, inputs, [self._device[name].address], self._stream.handle)
-
-    def _capture(self, names: tuple[str, ...]) -> None:
-        """After a run, which is when TensorRT has loaded what it needs."""
-        if not self._capturable:
-            return
-        try:
-            if self._engine.library.is_rtx and not self._context.is_stream_capturable(
-                self._stream.handle
-            ):
-                raise BackendError("this engine cannot be captured")
-            self._graphs[names] = self._stream.captured(lambda: self._enqueue(names))
-        except BackendError as error:
-            if error.lost:
-                raise
-            self._capturable = False
-            self._tell(f"no CUDA graph, frames cost some launches more: {error}")
-            if self._engine.library.is_rtx:
-                # The next run makes a context that captures its own part. Both at once would need
-                # twice the memory.
-                self._whole_graph = True
-                self._release()
-        self._engine.save_runtime_cache()
-
-    def _own(self, resource: Any) -> Any:
-        self._owned.append(resource)
-        return resource
-
-    def _check(self, accepted: bool, what: str) -> None:
-        if not accepted:
-            batch, height, width, _ = self._shape
-            raise BackendError(
-                f"{self._engine.library.title} refuses {what} for {batch} images of "
-                f"{height}x{width}: {_reason(self._engine.log)}"
-            )
-
-
 def usual_sizes(
     manifest: Manifest,
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -679,7 +332,3 @@ def usual_sizes(
         max(at_usual, min(side, most)) for at_usual, most in zip(usual, manifest.max_size)
     )
     return manifest.min_size, usual, (height, width)
-
-
-def _reason(log: Any) -> str:
-    return "; ".join(log.errors)[:500] or "it gives no reason"

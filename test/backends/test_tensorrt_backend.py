@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sfseg_ros import engine_builder, trt
-from sfseg_ros.backends import GpuOptions, open_backend, tensorrt_backend
+from sfseg_ros.backends import GpuOptions, open_backend, tensorrt_pipeline
 from sfseg_ros.backends.tensorrt_backend import MAX_PIPELINES, TensorRtBackend
 from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.engine_builder import BuildResult
@@ -604,7 +604,7 @@ def camera_kernels(cuda, monkeypatch):
         cuda.kernels[name] = kernel
         return replace(found, kernel=name)
 
-    monkeypatch.setattr(tensorrt_backend, "camera_image_launch", launch)
+    monkeypatch.setattr(tensorrt_pipeline, "camera_image_launch", launch)
     return launches
 
 
@@ -692,7 +692,7 @@ def test_without_the_kernel_the_processor_makes_the_input(
     def refuse(*_):
         raise BackendError("image of 128x192: expected sides up to 100 pixels")
 
-    monkeypatch.setattr(tensorrt_backend, "camera_image_launch", refuse)
+    monkeypatch.setattr(tensorrt_pipeline, "camera_image_launch", refuse)
     assert not backend.takes_camera(frame.camera, geometry)
     (result,) = Segmenter(tiny_manifest, backend).segment_batch([(frame, WHOLE_IMAGE)], True)
     labels, _ = network(frame.rgb_of(geometry.network_input(frame.pixels))[None])
