@@ -378,7 +378,7 @@ def test_an_exception_in_a_callback_never_becomes_an_engine(tiny_model, tmp_path
     assert "built" not in child.stdout.split()
     assert not (tmp_path / "engine").exists()
     if child.returncode:  # RTX 1.7.1 spoils its heap after some of them
-        assert child.returncode == -signal.SIGABRT, said
+        assert child.returncode in (-signal.SIGABRT, -signal.SIGSEGV), said
         assert re.search(rf"Exception .* {name}\(\):? ZeroDivisionError: sabotage", child.stderr)
         assert name in ("supports_format_combination", "configure_plugin")
     else:
