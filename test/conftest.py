@@ -7,6 +7,7 @@ bodies.
 """
 
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argma
 # The same examples on every machine, and no time limit for one: other programs may be running.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+# What a script starts in the background ignores SIGINT, and so would every program that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("sfseg", 1)]

@@ -21,6 +21,12 @@ if find_spec("torch") is None:  # a robot, where `colcon test` runs all that it 
         stacklevel=1,
     )
 else:
+    import torch
+
+    # Tiny networks: a second thread is won back in nothing, and where other processes want the
+    # cores, OpenMP's threads wait for each other by spinning, which took ten times as long.
+    torch.set_num_threads(1)
+
     from training.config import Recipe
     from training.data.mixture import Portion
     from training.data.street_folder import StreetFolder, camvid

@@ -58,6 +58,12 @@ def cityscapes_stdc2() -> Recipe:
     return _cityscapes("stdc2", sfnet.sfnet_stdc2, "STDCNet1446_76.47.tar")
 
 
+def cityscapes_shufflenet() -> Recipe:
+    """ECCV table 4's smallest trunk, with torchvision's ImageNet weights."""
+    weights = "shufflenetv2_x1-5666bf0f80.pth"
+    return _cityscapes("shufflenet", sfnet.sfnet_shufflenet, weights)
+
+
 def _cityscapes(
     trunk: str, network: Callable[..., nn.Module], weights: str, **options: int
 ) -> Recipe:
