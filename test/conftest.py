@@ -25,7 +25,7 @@ from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argma
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
-# What a script starts in the background ignores SIGINT, and so would every program that tests start.
+# A job that a script starts in the background ignores SIGINT, and so does all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
