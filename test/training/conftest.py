@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A street of coloured blocks on disk, in CamVid's layout, and a recipe small enough to train in
-seconds."""
+"""A street of coloured blocks on disk, in CamVid's layout, a recipe small enough to train in
+seconds, and the build of an engine on a machine without a GPU."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -34,6 +38,24 @@ else:
     from training.networks.sfnet_lite import sfnet_lite_r18
     from training.recipes.sfnet_lite import camvid_r18
 
+# In a process of its own: the library's parser and builder can abort instead of raising.
+BUILD_ENGINE = """
+import json
+import sys
+import tensorrt_rtx as trt
+logger = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(logger)
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, logger)
+if not parser.parse(open(sys.argv[1], "rb").read()):
+    sys.exit("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
+config = builder.create_builder_config()
+profile = builder.create_optimization_profile()
+profile.set_shape("image", *json.loads(sys.argv[2]))
+config.add_optimization_profile(profile)
+engine = builder.build_serialized_network(network, config)
+print("engine", None if engine is None else engine.nbytes)
+"""
 CLASSES = (("Sky", (200, 220, 255)), ("Road", (90, 90, 90)), ("Car", (180, 30, 30)))
 
 
@@ -85,3 +107,23 @@ def tiny_recipe() -> Recipe:
         ema_decay=0.5,
         input_size=(64, 96),
     )
+
+
+@pytest.fixture(scope="session")
+def tensorrt_rtx_engine_bytes() -> Callable[..., int]:
+    """(ONNX file, smallest, usual and largest shape of "image") -> size of the engine that
+    TensorRT-RTX builds of it, in bytes."""
+    if find_spec("tensorrt_rtx") is None:
+        pytest.skip("TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)")
+
+    def engine_bytes(onnx_path: Path, *shapes: tuple[int, int, int, int]) -> int:
+        build = subprocess.run(
+            [sys.executable, "-c", BUILD_ENGINE, str(onnx_path), json.dumps(shapes)],
+            capture_output=True,
+            text=True,
+            timeout=800,
+        )
+        assert build.returncode == 0, build.stderr
+        return int(build.stdout.rsplit(maxsplit=1)[-1])
+
+    return engine_bytes

@@ -8,10 +8,7 @@ them: `make zoo`.
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -33,25 +30,6 @@ from training.published import Published
 STEPS = 8
 # Files whose own tests train and export their networks: here only `make zoo` does.
 SELF_TESTED = ("eseg", "knet")
-# In a process of its own: the library's parser and builder can abort instead of raising.
-BUILD_ENGINE = """
-import sys
-import tensorrt_rtx as trt
-logger = trt.Logger(trt.Logger.ERROR)
-builder = trt.Builder(logger)
-network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-parser = trt.OnnxParser(network, logger)
-if not parser.parse(open(sys.argv[1], "rb").read()):
-    sys.exit("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
-multiple = int(sys.argv[2])
-config = builder.create_builder_config()
-profile = builder.create_optimization_profile()
-shapes = [(1, n * multiple, 2 * n * multiple, 3) for n in (max(1, 64 // multiple), 2, 3)]
-profile.set_shape("image", shapes[0], max(shapes[:2]), max(shapes))
-config.add_optimization_profile(profile)
-engine = builder.build_serialized_network(network, config)
-print("engine", None if engine is None else engine.nbytes)
-"""
 
 
 class Case:
@@ -221,19 +199,12 @@ def assert_agreement(case: Case, rgb: Tensor, labels: np.ndarray, confidence: np
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
-)
-def test_tensorrt_rtx_builds_an_engine(case: Case) -> None:
-    assert case.model.ByteSize()
-    multiple = str(case.network.size_multiple)
-    build = subprocess.run(
-        [sys.executable, "-c", BUILD_ENGINE, str(case.onnx_path), multiple],
-        capture_output=True,
-        text=True,
-        timeout=800,
-    )
-    assert build.returncode == 0, build.stderr
+def test_tensorrt_rtx_builds_an_engine(
+    tensorrt_rtx_engine_bytes: Callable[..., int], case: Case
+) -> None:
+    size = case.model.ByteSize()
+    multiple = int(case.network.size_multiple)
+    shapes = [(1, n * multiple, 2 * n * multiple, 3) for n in (max(1, 64 // multiple), 2, 3)]
+    profile = (shapes[0], max(shapes[:2]), max(shapes))
     # An engine holds the weights, which are nearly all of the model.
-    assert int(build.stdout.rsplit(maxsplit=1)[-1]) > case.model.ByteSize() // 4
+    assert tensorrt_rtx_engine_bytes(case.onnx_path, *profile) > size // 4
