@@ -15,19 +15,6 @@ def test_the_trunk_has_half_the_channels_of_resnet_50(network: ICNet) -> None:
     assert network.trunk.channels == (128, 256, 512, 1024)
 
 
-def test_scores_are_at_stride_4_and_logits_at_the_images_size(network: ICNet) -> None:
-    size = (33, 57)
-    network.eval()
-    with torch.inference_mode():
-        assert network.scores(torch.randn(1, 3, *size)).shape == (
-            *(1, 5),
-            *(-(-side // 4) for side in size),
-        )
-        output = network(torch.randn(1, 3, *size))
-    assert output["logits"].shape == (1, 5, *size)
-    assert output["aux"] == []
-
-
 def test_each_branch_sees_its_own_resolution(network: ICNet) -> None:
     """Paper: figure 2: 1/8 of the whole picture, 1/16 of the half, 1/32 of the quarter."""
     sizes = {}
@@ -44,17 +31,3 @@ def test_each_branch_sees_its_own_resolution(network: ICNet) -> None:
     for hook in hooks:
         hook.remove()
     assert sizes == {"detail": (8, 16), "trunk.layer2.0": (4, 8), "trunk.layer4": (2, 4)}
-
-
-def test_training_reaches_every_parameter_and_gives_two_coarser_scores(network: ICNet) -> None:
-    network.train()
-    output = network(torch.randn(2, 3, 64, 96))
-    assert [tuple(aux.shape) for aux in output["aux"]] == [(2, 5, 4, 6), (2, 5, 8, 12)]
-    loss = sum(scores.square().mean() for scores in (output["logits"], *output["aux"]))
-    assert isinstance(loss, torch.Tensor)
-    loss.backward()
-    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_without_auxiliary_heads_training_gives_none() -> None:
-    assert ICNet(5, auxiliary=False)(torch.randn(2, 3, 64, 64))["aux"] == []

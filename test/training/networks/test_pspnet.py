@@ -7,12 +7,6 @@ from training.backbones.resnet import ResNet
 from training.networks.pspnet import PSPNet, PyramidPooling, pspnet
 
 
-@pytest.fixture(scope="module")
-def network() -> PSPNet:
-    torch.manual_seed(0)
-    return pspnet(5, 50)
-
-
 def test_pooled_levels_follow_the_map_itself() -> None:
     pooling = PyramidPooling(8).eval()
     x = torch.randn(1, 8, 6, 12)
@@ -25,31 +19,6 @@ def test_pooled_levels_follow_the_map_itself() -> None:
         torch.testing.assert_close(levels[:, 8:10], pooling.stages[0](mean))
 
 
-def test_scores_are_at_stride_8_and_logits_at_the_images_size(network: PSPNet) -> None:
-    size = (33, 57)
-    network.eval()
-    with torch.inference_mode():
-        scores = network.scores(torch.randn(1, 3, *size))
-        output = network(torch.randn(1, 3, *size))
-    assert scores.shape == (1, 5, -(-size[0] // 8), -(-size[1] // 8))
-    assert output["logits"].shape == (1, 5, *size)
-    assert output["aux"] == []
-
-
-def test_training_reaches_every_parameter_and_gives_one_auxiliary_score(network: PSPNet) -> None:
-    network.train()
-    output = network(torch.randn(2, 3, 64, 64))
-    (aux,) = output["aux"]
-    assert aux.shape == (2, 5, 8, 8)
-    (output["logits"].square().mean() + aux.square().mean()).backward()
-    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_the_head_of_the_sfnet_authors_has_no_auxiliary_score() -> None:
-    network = pspnet(5, 50, "sfnet")
-    assert network(torch.randn(2, 3, 64, 64))["aux"] == []
-
-
 def test_a_trunk_that_is_not_dilated_is_refused() -> None:
     with pytest.raises(ValueError, match="output stride 32, expected 8"):
         PSPNet(ResNet(50), 5)
@@ -60,7 +29,8 @@ def test_an_unknown_head_is_named() -> None:
         pspnet(5, 50, "fcn")  # type: ignore[arg-type]
 
 
-def test_layer3_and_layer4_are_dilated(network: PSPNet) -> None:
+def test_layer3_and_layer4_are_dilated() -> None:
+    network = pspnet(5, 50)
     dilations = [
         [
             m.dilation[0]

@@ -178,15 +178,5 @@ def test_scores_are_at_the_output_stride_and_logits_at_any_size(build: Any, stri
     assert output["aux"] == []
 
 
-def test_supervision_is_a_head_per_step_and_only_in_training() -> None:
-    network = sfnet_r18(5, 16, deep_supervision=True)
-    output = network.train()(torch.randn(2, 3, 64, 96))
-    assert [tuple(x.shape[2:]) for x in output["aux"]] == [(16, 24), (8, 12), (4, 6)]
-    total = output["logits"].square().mean() + sum(x.square().mean() for x in output["aux"])
-    total.backward()
-    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
-    assert network.eval()(torch.randn(1, 3, 64, 96))["aux"] == []
-
-
 def test_the_description_names_the_trunk() -> None:
     assert sfnet_r50(5, 16).description == "SFNet with ResNet-50 (deep stem)"
