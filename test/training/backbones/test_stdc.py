@@ -16,22 +16,6 @@ def test_multiply_adds_are_the_published_networks(
     assert multiply_adds(build, (1024, 2048)) == pytest.approx(giga * 1e9, rel=2e-3)
 
 
-@pytest.mark.parametrize("width", [64, 32, 6])
-@pytest.mark.parametrize("size", [(64, 96), (70, 90)])
-def test_maps_have_the_channels_and_strides_that_the_trunk_says(
-    width: int, size: tuple[int, int]
-) -> None:
-    trunk = stdc1(width).eval()
-    assert trunk.channels == (width, 4 * width, 8 * width, 16 * width)
-    with torch.inference_mode():
-        maps = trunk(torch.randn(1, 3, *size))
-    expected = [
-        (1, channels, -(-size[0] // stride), -(-size[1] // stride))
-        for channels, stride in zip(trunk.channels, (4, 8, 16, 32), strict=True)
-    ]
-    assert [tuple(m.shape) for m in maps] == expected
-
-
 def test_block_of_stride_two_pools_the_copy_that_it_concatenates() -> None:
     block = ShortTermDenseConcatenation(8, 16, stride=2).eval()
     x = torch.randn(1, 8, 6, 6)
