@@ -18,6 +18,8 @@ import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
+from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels import host
 from sfseg_ros.manifest import Manifest, SemanticClass, load_manifest, save_manifest, sha256_of_file
 from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argmax
 
@@ -119,6 +121,17 @@ def tiny_onnx() -> onnx.ModelProto:
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+@pytest.fixture(scope="session")
+def cxx_compiler() -> None:
+    """Skips without a C++ compiler for the kernels; one that fails is a failure."""
+    try:
+        host.kernels()
+    except BackendError as error:
+        if "no C++ compiler" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 # --- models that nobody has seen ----------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
 ROOT = Path(__file__).resolve().parents[2]
 PRETEND = """
 import contextlib, ctypes, sys
@@ -86,17 +87,6 @@ def pretend(fault, *arguments):
         text=True,
         timeout=300,
     )
-
-
-@pytest.fixture(autouse=True)
-def _compiler():
-    from sfseg_ros.errors import BackendError
-    from sfseg_ros.kernels import host
-
-    try:
-        host.kernels()
-    except BackendError as error:
-        pytest.skip(str(error))
 
 
 def test_the_tests_of_the_kernels_hold_there():

@@ -4,7 +4,6 @@
 import numpy as np
 import pytest
 
-from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import host
 
 POISON = 0xA5
@@ -12,14 +11,8 @@ GUARD_BYTES = 64
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiler():
-    """Skips without a C++ compiler; one that fails is a failure."""
-    try:
-        host.kernels()
-    except BackendError as error:
-        if "no C++ compiler" in str(error):
-            pytest.skip(str(error))
-        raise
+def _compiler(cxx_compiler):
+    """Nothing below this folder runs without it."""
 
 
 def _displaced(array, offset):

@@ -8,26 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import host
 from training.networks import operators
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
 SIZES = st.integers(1, 24)
 LAYOUTS = st.sampled_from(["linear", "hwc"])
 DTYPES = st.sampled_from(["float32", "float16"])
 SEEDS = st.integers(0, 2**32 - 1)
 # Of values about 1: rounding of the weighted sum, and for float16 of the result.
 TOLERANCE = {"float32": 2e-6, "float16": 2e-3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiler():
-    try:
-        host.kernels()
-    except BackendError as error:
-        if "no C++ compiler" in str(error):
-            pytest.skip(str(error))
-        raise
 
 
 @settings(max_examples=200, deadline=None)
