@@ -66,19 +66,6 @@ def test_each_ingredient_makes_another_key(tiny_manifest, monkeypatch):
     assert len({key.digest for key in keys}) == 11
 
 
-def test_an_engine_of_tensorrt_is_of_one_gpu(tiny_manifest, monkeypatch):
-    class Gpu:
-        name, architecture = "NVIDIA Orin", 87
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(cuda_memory, "Gpu", Gpu)
-    use_library(monkeypatch, "tensorrt", (10, 3, 0))
-    key = engine_key(tiny_manifest, REQUEST)
-    assert (key.library, key.gpu) == ("TensorRT 10.3.0", "NVIDIA Orin, 8.7")
-
-
 @pytest.fixture
 def tensorrt_10_9(monkeypatch):
     class Gpu:
@@ -89,6 +76,11 @@ def tensorrt_10_9(monkeypatch):
 
     monkeypatch.setattr(cuda_memory, "Gpu", Gpu)
     use_library(monkeypatch, "tensorrt", (10, 9, 0))
+
+
+def test_an_engine_of_tensorrt_is_of_one_gpu(tiny_manifest, tensorrt_10_9):
+    key = engine_key(tiny_manifest, REQUEST)
+    assert (key.library, key.gpu) == ("TensorRT 10.9.0", "NVIDIA Orin, 8.7")
 
 
 def test_stored_kernels_are_an_engine_of_their_own(
