@@ -81,3 +81,21 @@ def load_recipe(path: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise SystemExit(f"{path!r} is no recipe: expected a function that returns a Recipe")
     return recipe
+
+
+def built_network(recipe: Recipe) -> nn.Module:
+    """`recipe.network()`, where the number of classes that it says it scores (`num_classes`) is
+    the recipe's; a network that says none is not checked.
+
+    Raises:
+        SystemExit: the network scores another number of classes.
+    """
+    network = recipe.network()
+    scored = getattr(network, "num_classes", len(recipe.classes))
+    if scored != len(recipe.classes):
+        raise SystemExit(
+            f"recipe {recipe.name!r} has {len(recipe.classes)} classes, but its network scores "
+            f"{scored}: expected the same number; give the recipe's `network` "
+            f"{len(recipe.classes)} classes"
+        )
+    return network

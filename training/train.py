@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import checkpoint
-from training.config import Recipe, load_recipe
+from training.config import Recipe, built_network, load_recipe
 from training.data.mixture import Mixture, Portion
 from training.data.panoptic_folder import INSTANCE_STEP
 from training.data.street_folder import IGNORE, DataError
@@ -80,7 +80,7 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
-    network = recipe.network()
+    network = built_network(recipe)
     loaded: list[str] = []
     if recipe.backbone_weights:
         path = arguments.data_root["weights"] / recipe.backbone_weights

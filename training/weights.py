@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.config import load_recipe
+from training.config import built_network, load_recipe
 
 State = dict[str, Tensor]
 SHOWN = 8  # names per line of a report
@@ -62,7 +62,7 @@ class Matches:
 
 def main() -> None:
     arguments = parse_arguments()
-    network = load_recipe(arguments.recipe).network()
+    network = built_network(load_recipe(arguments.recipe))
     state = read_state(arguments.file)
     # A file for the trunk alone fills nothing of the network by name, and the other way round.
     matches = {"network": load_matching(network, state)}

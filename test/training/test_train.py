@@ -152,6 +152,16 @@ def test_an_unreadable_picture_ends_the_run_with_its_name(
     assert "\n" not in str(failure.value)
 
 
+def test_network_with_other_classes_than_the_recipe_is_refused_before_the_run(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe, classes=tiny_recipe.classes[:2])
+    with pytest.raises(SystemExit, match=r"'tiny' has 2 classes, but its network scores 3") as end:
+        start(recipe, arguments(tmp_path / "run"), CPU)
+    assert "\n" not in str(end.value)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "path", ["sfnet_lite:nothing", "nowhere:camvid_r18", "sfnet_lite", "sfnet_lite:_trainval"]
 )
