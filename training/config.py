@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from training.data.mixture import Portion
-from training.data.street_folder import StreetFolder
+from training.data.street_folder import DataError, StreetFolder
 from training.data.transforms import Augmentation
 from training.losses import deeply_supervised
 from training.schedules import poly
@@ -81,6 +81,33 @@ def load_recipe(path: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise SystemExit(f"{path!r} is no recipe: expected a function that returns a Recipe")
     return recipe
+
+
+def training_data(recipe: Recipe, roots: dict[str, Path]) -> list[Portion]:
+    """`recipe.portions(roots)`, where every data set knows how many classes there are.
+
+    Raises:
+        SystemExit: a data set is missing or has other classes.
+    """
+    try:
+        portions = recipe.portions(roots)
+        for portion in portions:
+            portion.data.expect_classes(len(recipe.classes))
+    except (FileNotFoundError, DataError) as error:
+        raise SystemExit(str(error)) from None
+    return portions
+
+
+def validation_data(recipe: Recipe, roots: dict[str, Path]) -> StreetFolder | None:
+    """`recipe.validation(roots)`, likewise; None where the recipe has none."""
+    if recipe.validation is None:
+        return None
+    try:
+        data = recipe.validation(roots)
+        data.expect_classes(len(recipe.classes))
+    except (FileNotFoundError, DataError) as error:
+        raise SystemExit(str(error)) from None
+    return data
 
 
 def built_network(recipe: Recipe) -> nn.Module:

@@ -21,10 +21,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import checkpoint
-from training.config import Recipe, built_network, load_recipe
+from training.config import Recipe, built_network, load_recipe, training_data, validation_data
 from training.data.mixture import Mixture, Portion
-from training.data.panoptic_folder import INSTANCE_STEP
-from training.data.street_folder import IGNORE, DataError
+from training.data.street_folder import DataError
 from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
 from training.weights import load_matching, read_state
@@ -52,22 +51,23 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start(recipe, arguments, device)
-    try:
-        portions = recipe.portions(arguments.data_root)
-        validation = recipe.validation(arguments.data_root) if recipe.validation else None
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from None
+    portions = training_data(recipe, arguments.data_root)
+    validation = validation_data(recipe, arguments.data_root)
     epochs = arguments.epochs or recipe.epochs
     writer = SummaryWriter(str(arguments.output_dir))
     for epoch in range(run.epoch, min(epochs, arguments.stop_after or epochs)):
         try:
             train_epoch(run, recipe, portions, epochs, device, arguments.workers, writer)
         except DataError as error:  # from a loader's process it comes below that one's traceback
-            raise SystemExit(str(error).strip().splitlines()[-1]) from None
+            line = str(error).strip().splitlines()[-1]
+            raise SystemExit(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
         run.epoch = epoch + 1
         save(run, arguments.output_dir / "last.pt", arguments.recipe)
         if validation is not None and (run.epoch % 4 == 0 or run.epoch == epochs):
-            matrix = evaluate(run.ema.module, validation, len(recipe.classes), device)
+            try:
+                matrix = evaluate(run.ema.module, validation, len(recipe.classes), device)
+            except ValueError as error:  # a DataError, or a size that the network refuses
+                raise SystemExit(f"validation: {error}") from None
             writer.add_scalar("miou/held_out", matrix.miou(), run.step)
             print(report(matrix, [name for name, _ in recipe.classes]), flush=True)
     writer.close()
@@ -168,24 +168,12 @@ def train_epoch(
     started = time.monotonic()
     with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
         for rgb, labels in bar:
-            check_classes(labels, len(recipe.classes))
             factor = recipe.schedule(run.step, total, warmup=recipe.warmup_steps)
             loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             writer.add_scalar("loss", loss, run.step)
             writer.add_scalar("learning_rate", recipe.learning_rate * factor, run.step)
     run.seconds += time.monotonic() - started
-
-
-def check_classes(labels: Tensor, num_classes: int) -> None:
-    """Ends the program where label maps hold what is neither a class nor ignored."""
-    train_ids = labels.to(torch.int64) % INSTANCE_STEP
-    wrong = train_ids[(train_ids >= num_classes) & (train_ids != IGNORE)]
-    if wrong.numel():
-        raise SystemExit(
-            f"a label map holds {int(wrong[0])}: expected 0 to {num_classes - 1}, or {IGNORE} for "
-            "what is not to be learned"
-        )
 
 
 def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:

@@ -63,23 +63,41 @@ class PanopticFolder:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def expect_classes(self, num_classes: int) -> None:
+        """Raises DataError where the file has another number of categories: a train id is a place
+        in their list."""
+        if len(self.categories) != num_classes:
+            raise DataError(
+                f"{self.annotations} has {len(self.categories)} categories, expected the recipe's "
+                f"{num_classes} classes in their order"
+            )
+
     def __getitem__(self, index: int) -> Sample:
         """Image uint8 (H, W, 3) RGB and labels uint16 (H, W) as the module describes them.
 
         Raises:
-            DataError: the picture is unreadable, its size is not that of the ids, or it holds
-                more things than a label map can.
+            DataError: the picture or its ids are unreadable, their sizes differ, a category is not
+                in the file's list, or there are more things than a label map can hold.
         """
         name, entry = self.entries[index]
         path = self.image_path(name)
         bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        ids = read_ids(self.folder / entry["file_name"])
+        try:
+            ids = read_ids(self.folder / entry["file_name"])
+        except FileNotFoundError as error:
+            raise DataError(str(error)) from None
         if bgr is None or bgr.shape[:2] != ids.shape:
             raise DataError(f"{path}: picture unreadable, or its size is not that of its ids")
         labels = np.full(ids.shape, IGNORE, np.uint16)
         instance = 0
         for segment in entry["segments_info"]:
-            value = self._train_id[segment["category_id"]]
+            category = segment["category_id"]
+            if category not in self._train_id:
+                raise DataError(
+                    f"{self.annotations}: {entry['file_name']} has a segment of category "
+                    f'{category}, expected one of "categories"'
+                )
+            value = self._train_id[category]
             if value in self.things and not segment.get("iscrowd", 0):
                 instance += 1
                 value += INSTANCE_STEP * instance

@@ -62,6 +62,8 @@ class StreetFolder:
         keep: drives to keep, as prefixes of the file stem; empty keeps all.
         drop: drives to leave out, likewise.
         long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
+        num_classes: train ids are 0 to num_classes - 1, or 255; a recipe's data is told by
+            `config.training_data` and `config.validation_data`.
 
     Raises:
         FileNotFoundError: a list file is missing or names no pictures.
@@ -75,6 +77,7 @@ class StreetFolder:
         keep: tuple[str, ...] = (),
         drop: tuple[str, ...] = (),
         long_side: int = 0,
+        num_classes: int = IGNORE,
     ) -> None:
         self.root = Path(root)
         pairs = [pair for name in lists for pair in self._pairs(name)]
@@ -87,6 +90,7 @@ class StreetFolder:
         if not self.pairs:
             raise FileNotFoundError(f"{self.root}: the lists {lists} name no pictures")
         self.long_side = long_side
+        self.num_classes = num_classes
         self.table = np.arange(256, dtype=np.uint8)
         if raw_to_train is not None:
             self.table = np.full(256, IGNORE, dtype=np.uint8)
@@ -111,16 +115,68 @@ class StreetFolder:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def expect_classes(self, num_classes: int) -> None:
+        """From now on a label map with another train id than these, or 255, is refused."""
+        self.num_classes = num_classes
+
     def __getitem__(self, index: int) -> Sample:
-        image_name, label_name = self.pairs[index]
-        bgr = cv2.imread(str(self.root / image_name), cv2.IMREAD_COLOR)
-        labels = cv2.imread(str(self.root / label_name), cv2.IMREAD_UNCHANGED)
-        if bgr is None or labels is None or bgr.shape[:2] != labels.shape[:2]:
+        """Image uint8 (H, W, 3) RGB and labels uint8 (H, W).
+
+        Raises:
+            DataError: the picture or its label map is unreadable, their sizes differ, the label map
+                is not one byte a pixel, or it holds an id that is neither a class nor 255.
+        """
+        image_path, label_path = (self.root / name for name in self.pairs[index])
+        bgr = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise DataError(f"{image_path}: picture missing or unreadable")
+        ids = read_label_ids(label_path)
+        if bgr.shape[:2] != ids.shape:
             raise DataError(
-                f"{self.root / image_name}: picture or label map unreadable, or their sizes differ"
+                f"{image_path} is {bgr.shape[0]}x{bgr.shape[1]} and its label map {label_path} "
+                f"{ids.shape[0]}x{ids.shape[1]}: their sizes differ"
+            )
+        labels = self.table[ids]
+        wrong = (labels >= self.num_classes) & (labels != IGNORE)
+        if wrong.any():
+            raise DataError(
+                f"{label_path} holds {labels[wrong][0]}: expected 0 to {self.num_classes - 1}, or "
+                f"{IGNORE} for what is not to be learned; StreetFolder's raw_to_train maps other "
+                "ids"
             )
         rgb, labels = rgb_and_labels(bgr, labels, self.long_side)
-        return Sample(rgb, self.table[labels], Path(image_name).stem)
+        return Sample(rgb, labels, image_path.stem)
+
+
+def read_label_ids(path: Path) -> NDArray[np.uint8]:
+    """Ids uint8 (H, W) of a label map: of a grey picture its values, of a palette's its indices.
+
+    Raises:
+        DataError: the file is unreadable, or has more than one byte a pixel.
+    """
+    ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if ids is None:
+        raise DataError(f"{path}: label map missing or unreadable")
+    if ids.ndim == 3:
+        ids = _palette_indices(path, ids)
+    if ids.ndim == 3 or ids.dtype != np.uint8:
+        channels = ids.shape[2] if ids.ndim == 3 else 1
+        raise DataError(
+            f"{path}: label map of {channels} x {ids.dtype} a pixel, expected one uint8, the id of "
+            "its class: write cv2.imwrite(path, ids) with ids uint8 (H, W), or a palette PNG"
+        )
+    return np.asarray(ids, np.uint8)
+
+
+def _palette_indices(path: Path, colours: NDArray[Any]) -> NDArray[Any]:
+    """The indices of a palette PNG, which OpenCV reads as colours; other files' `colours`."""
+    from PIL import Image  # tensorboard brings it
+
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture) if picture.mode == "P" else colours
+    except (OSError, SyntaxError):  # a format that OpenCV alone reads
+        return colours
 
 
 def rgb_and_labels(

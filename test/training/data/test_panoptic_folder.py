@@ -10,6 +10,7 @@ import pytest
 
 from training.data.mixture import Mixture, Portion
 from training.data.panoptic_folder import cityscapes_panoptic, coco_panoptic, town_panoptic
+from training.data.street_folder import DataError
 from training.data.transforms import Augmentation
 from training.panoptic_quality import write_ids
 
@@ -112,6 +113,26 @@ def test_large_pictures_are_shrunk_when_read(town: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"panoptic_val\.json is missing"):
         town_panoptic(tmp_path, "val")
+
+
+def test_other_classes_than_the_recipes_are_refused(town: Path) -> None:
+    data = town_panoptic(town, "val")
+    data.expect_classes(3)
+    with pytest.raises(DataError, match=r"panoptic_val\.json has 3 categories, expected .* 19"):
+        data.expect_classes(19)
+
+
+def test_a_category_that_is_not_listed_is_named(town: Path) -> None:
+    file = town / "panoptic_val.json"
+    file.write_text(file.read_text().replace(f'"category_id": {CAR}', '"category_id": 99'))
+    with pytest.raises(DataError, match=r"ids\.png has a segment of category 99"):
+        town_panoptic(town, "val")[0]
+
+
+def test_missing_ids_are_an_error_of_the_data(town: Path) -> None:
+    (town / "panoptic_val/ids.png").unlink()
+    with pytest.raises(DataError, match=r"ids\.png: no readable PNG"):
+        town_panoptic(town, "val")[0]
 
 
 def test_a_picture_of_another_size_is_refused(town: Path) -> None:

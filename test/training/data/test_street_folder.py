@@ -4,8 +4,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from training.data.street_folder import LABELMEFACADE_TO_CAMVID, StreetFolder, camvid, labelmefacade
+from training.data.street_folder import (
+    LABELMEFACADE_TO_CAMVID,
+    DataError,
+    StreetFolder,
+    camvid,
+    labelmefacade,
+)
 
 
 def test_pictures_come_as_rgb_with_their_train_ids(street: Path) -> None:
@@ -35,6 +42,43 @@ def test_picture_and_labels_of_different_size_are_refused(street: Path) -> None:
     cv2.imwrite(str(street / "labels/train/A_000.png"), np.zeros((3, 3), np.uint8))
     with pytest.raises(ValueError, match=r"A_000.*sizes differ"):
         camvid(street, ("train.txt",))[0]
+
+
+def test_palette_png_is_read_as_its_indices(street: Path) -> None:
+    path = street / "labels/train/A_000.png"
+    ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    palette = Image.fromarray(ids).convert("P")
+    palette.putpalette([value for i in range(256) for value in (255 - i, i, 7)])
+    palette.save(path)
+    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim == 3  # what OpenCV makes of it
+    labels = camvid(street, ("train.txt",))[0].labels
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.zeros((64, 96, 3), np.uint8), r"label map of 3 x uint8 a pixel, expected one uint8"),
+        (np.zeros((64, 96), np.uint16), r"label map of 1 x uint16 a pixel, expected one uint8"),
+        (np.full((64, 96), 3, np.uint8), r"holds 3: expected 0 to 2, or 255"),
+        (np.full((64, 96), 254, np.uint8), r"holds 254: expected 0 to 2, or 255"),
+        (None, r"label map missing or unreadable"),
+    ],
+)
+def test_label_map_that_cannot_be_learned_from_is_named(
+    street: Path, ids: np.ndarray | None, message: str
+) -> None:
+    path = street / "labels/train/A_000.png"
+    if ids is None:
+        path.write_text("no picture")
+    else:
+        cv2.imwrite(str(path), ids)
+    data = camvid(street, ("train.txt",))
+    data.expect_classes(3)
+    with pytest.raises(DataError, match=r"labels/train/A_000\.png:? " + message) as error:
+        data[0]
+    assert "\n" not in str(error.value)
 
 
 def test_facade_ids_become_camvid_ids_and_the_rest_is_ignored(tmp_path: Path) -> None:
