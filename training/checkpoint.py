@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # SFNet's authors save the mean IoU as a numpy number, which torch refuses unless it is told what
 # such a number is made of; their numpy had `scalar` in another module.
@@ -31,12 +31,17 @@ def save(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, kind: str = "checkpoint") -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; only tensors, numbers and plain values are accepted.
+
+    Args:
+        kind: what the file is, for the words of an error.
 
     Raises:
         SystemExit: the file is missing or no checkpoint.
     """
+    if not path.exists():
+        raise SystemExit(f"{kind} {path} is missing: expected a file that torch.save wrote")
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -45,7 +50,7 @@ def load(path: Path) -> dict[str, Any]:
         if isinstance(error, pickle.UnpicklingError):  # its advice is to run what the file says
             message = "it holds other things than tensors and plain values"
         raise SystemExit(
-            f"checkpoint {path} cannot be read ({message}); expected what torch.save wrote"
+            f"{kind} {path} cannot be read ({message}); expected what torch.save wrote"
         ) from None
     return state
 
@@ -57,26 +62,68 @@ def load_network(network: nn.Module, path: Path) -> dict[str, Any]:
         SystemExit: the file is no checkpoint of a run, or one of another network.
     """
     state = load(path)
+    weights = _averaged_weights(state, path)
+    wrong = _misfits(network.state_dict(), weights)
+    if wrong:
+        raise _another_network(state, path, wrong)
+    network.load_state_dict(weights)
+    return state
+
+
+def load_all_but_classes(network: nn.Module, path: Path, num_classes: int) -> list[str]:
+    """Fills `network` with the averaged weights of a checkpoint of the same network, which may be
+    trained for another number of classes.
+
+    Returns the names of the tensors that keep their values: those whose first axis is the classes,
+    where the checkpoint has more or fewer than `num_classes`.
+
+    Raises:
+        SystemExit: the file is no checkpoint of a run, or one of another network.
+    """
+    state = load(path)
+    weights = _averaged_weights(state, path)
+    own = network.state_dict()
+    wrong = _misfits(own, weights)
+    anew = [
+        name
+        for name in wrong
+        if name in own
+        and name in weights
+        and own[name].shape[:1] == (num_classes,)
+        and own[name].shape[1:] == weights[name].shape[1:]
+    ]
+    others = [name for name in wrong if name not in anew]
+    if others or len({weights[name].shape[0] for name in anew}) > 1:
+        raise _another_network(state, path, others or anew)
+    network.load_state_dict({n: v for n, v in weights.items() if n not in anew}, strict=False)
+    return anew
+
+
+def _averaged_weights(state: Any, path: Path) -> dict[str, Tensor]:
     weights = state.get("ema") if isinstance(state, dict) else None
     if not isinstance(weights, dict):
         raise SystemExit(
             f"{path} is no checkpoint of a run: expected what training.train or "
             "`python -m training.weights RECIPE FILE --output OURS.pt` writes"
         )
-    own = network.state_dict()
-    wrong = [
+    return weights
+
+
+def _misfits(own: dict[str, Tensor], weights: dict[str, Tensor]) -> list[str]:
+    """Names that only one of them has, or that have another shape."""
+    return [
         name
         for name in sorted(own.keys() | weights.keys())
         if name not in own or name not in weights or own[name].shape != weights[name].shape
     ]
-    if wrong:
-        trained = f" (it was trained with {state['recipe']})" if "recipe" in state else ""
-        raise SystemExit(
-            f"{path} holds another network{trained}: {len(wrong)} tensors are missing, left over "
-            f"or of another shape, the first is {wrong[0]}; expected a checkpoint of this recipe"
-        )
-    network.load_state_dict(weights)
-    return state
+
+
+def _another_network(state: dict[str, Any], path: Path, wrong: list[str]) -> SystemExit:
+    trained = f" (it was trained with {state['recipe']})" if "recipe" in state else ""
+    return SystemExit(
+        f"{path} holds another network{trained}: {len(wrong)} tensors are missing, left over "
+        f"or of another shape, the first is {wrong[0]}; expected a checkpoint of this recipe"
+    )
 
 
 def commit() -> str:

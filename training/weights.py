@@ -75,6 +75,12 @@ def main() -> None:
             f"{arguments.file} has no tensor of {arguments.recipe}: expected weights of the same "
             "network or of its trunk"
         )
+    if arguments.output and part == "trunk":
+        raise SystemExit(
+            f"{arguments.output} not written: --output wants a file of a whole network, and "
+            f"{arguments.file} is one of a trunk: name it in the recipe's backbone_weights and "
+            "give training.train its folder, --data-root weights=FOLDER"
+        )
     if arguments.output:
         training_only = names_of_training_only(network)
         random = [name for name in matches["network"].left if name not in training_only]
@@ -97,6 +103,11 @@ def read_state(path: Path) -> State:
     Raises:
         SystemExit: the file is missing or holds no tensors.
     """
+    if not path.exists():
+        raise SystemExit(
+            f"weights {path} are missing: expected a published file, .safetensors, .pth, .pt or "
+            '.tar; training/README.md, "Published weights", says which files fit'
+        )
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -105,7 +116,7 @@ def read_state(path: Path) -> State:
         except Exception as error:  # the library raises its own type for a damaged file
             raise SystemExit(f"weights {path} cannot be read ({error})") from None
     else:
-        content = checkpoint.load(path)
+        content = checkpoint.load(path, "weights")
     for key in ("state_dict", "model", "ema"):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -161,10 +172,16 @@ def names_of_training_only(network: nn.Module) -> set[str]:
 
 
 def _layouts(module: nn.Module) -> list[Callable[[State], State]]:
-    """Our own names, and the key maps in the file that defines the module's class."""
+    """Our own names, those of a network around a trunk, and the key maps in the file that defines
+    the module's class."""
     file = vars(sys.modules[type(module).__module__])
     maps = [_tolerant(value) for name, value in file.items() if name.startswith("state_from_")]
-    return [dict, *maps]
+    return [dict, _state_from_trunk, *maps]
+
+
+def _state_from_trunk(state: State) -> State:
+    """The trunk of one of our networks, such as a run's checkpoint holds."""
+    return renamed(state, (("trunk.", ""),))
 
 
 def _tolerant(key_map: Callable[[State], State]) -> Callable[[State], State]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint, weights
+from training.backbones.resnet import ResNet, Stem
 from training.backbones.shufflenet import ShuffleNetV2
 from training.config import load_recipe
 from training.export import training_record
@@ -122,7 +123,7 @@ def test_files_that_are_no_weights_end_with_a_line(tmp_path: Path) -> None:
     for name, message in (
         ("weights.safetensors", "cannot be read"),
         ("weights.pth", "cannot be read"),
-        ("missing.pth", "cannot be read"),
+        ("missing.pth", "weights .* are missing: expected a published file"),
         ("empty.pth", "holds no tensors by name"),
     ):
         with pytest.raises(SystemExit, match=message):
@@ -168,10 +169,46 @@ def test_checkpoint_with_random_tensors_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, output = tmp_path / "df1.pth", tmp_path / "ours.pt"
-    torch.save(df1_seg(11).trunk.state_dict(), path)
+    headless = {n: v for n, v in df1_seg(11).state_dict().items() if not n.startswith("head.")}
+    torch.save({**headless, "head.0.weight": df1_seg(11).head[0].weight.detach()}, path)
     with pytest.raises(SystemExit, match="not written: .* tensors of df_seg:camvid_df1 random"):
         run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
     assert not output.exists()
+
+
+def test_a_file_of_a_trunk_is_no_checkpoint_and_the_words_say_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "df1.pth", tmp_path / "ours.pt"
+    torch.save(df1_seg(11).trunk.state_dict(), path)
+    with pytest.raises(
+        SystemExit, match=r"is one of a trunk: .* backbone_weights .* weights="
+    ) as e:
+        run(monkeypatch, "df_seg:camvid_df1", str(path), "--output", str(output))
+    assert "\n" not in str(e.value)
+    assert not output.exists()
+
+
+def test_trunk_is_filled_from_a_run_of_ours_with_other_classes(tmp_path: Path) -> None:
+    run_of_ours, trunk = df1_seg(11), df1_seg(5).trunk
+    torch.save({"network": {}, "ema": run_of_ours.state_dict()}, tmp_path / "last.pt")
+    matches = load_matching(trunk, read_state(tmp_path / "last.pt"))
+    assert matches.left == []
+    assert torch.equal(trunk.stage1[0].weight, run_of_ours.trunk.stage1[0].weight)
+
+
+@pytest.mark.parametrize("stem", ["deep", "plain"])
+def test_trunk_is_filled_with_its_stem_from_a_published_sfnet(stem: Stem) -> None:
+    theirs, trunk = ResNet(18, stem), ResNet(18, stem)
+    stems = {"conv1": "layer0.0", "bn1": "layer0.1"}
+    published = {}
+    for name, value in theirs.state_dict().items():
+        first, _, rest = name.partition(".")
+        published[f"{stems.get(first, first)}.{rest}"] = value
+    matches = load_matching(trunk, {**published, "head.conv_last.1.weight": torch.ones(19, 128)})
+    assert matches.left == []
+    assert matches.unused == ["head.conv_last.1.weight"]
+    assert torch.equal(trunk.bn1.weight, theirs.bn1.weight)
 
 
 def test_heads_that_only_training_runs_may_be_missing(

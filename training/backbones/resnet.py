@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from training.backbones import initialise_convolutions
+from training.weights import renamed
 
 Depth = Literal[18, 50, 101]
 Stem = Literal["deep", "plain"]
@@ -145,6 +146,12 @@ class ResNet(nn.Module):
             x = layer(x)
             maps.append(x)
         return maps
+
+
+def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the trunk in a SFSegNets checkpoint of any network on a ResNet to our trunk's."""
+    stem = (("layer0.0.", "conv1."), ("layer0.1.", "bn1."))
+    return renamed(state, (*stem, ("layer", "layer")))
 
 
 def _deep_stem(width: int) -> nn.Sequential:
