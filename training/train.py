@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,6 +40,7 @@ class Run:
     ema: AveragedModel
     optimiser: torch.optim.Optimizer
     seed: int
+    pretrained: tuple[str, ...] = ()  # tensors of the trunk that a published file filled
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -81,26 +83,44 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     network = built_network(recipe)
-    loaded: list[str] = []
-    if recipe.backbone_weights:
-        path = arguments.data_root["weights"] / recipe.backbone_weights
-        matches = load_matching(network.get_submodule("trunk"), read_state(path))
-        loaded = matches.loaded
-        print(f"{path.name}: {matches}")
-        if not loaded:
-            raise SystemExit(
-                f"{path} fits no layer of the trunk, expected weights of {network.description}; "
-                "`python -m training.weights` says what a file gives"
-            )
+    last = arguments.output_dir / "last.pt"
+    if arguments.resume:
+        state = checkpoint.load_network(network, last)
+        check_resumable(recipe, state, last)
+    if arguments.resume and "pretrained" in state:
+        pretrained = tuple(state["pretrained"])
+    else:  # also a checkpoint of a version that did not write it
+        pretrained = load_trunk(recipe, network, arguments.data_root)
     if arguments.init:
-        checkpoint.load_network(network, arguments.init)
+        anew = checkpoint.load_all_but_classes(network, arguments.init, len(recipe.classes))
+        if anew:
+            print(
+                f"{arguments.init}: all loaded but {len(anew)} tensors, which start anew for "
+                f"{len(recipe.classes)} classes: {', '.join(anew)}"
+            )
     network.to(device, memory_format=torch.channels_last)
     ema = AveragedModel(network, multi_avg_fn=averaging(recipe.ema_decay), use_buffers=True)
-    run = Run(network, ema, optimiser(recipe, network, set(loaded)), arguments.seed)
+    run = Run(network, ema, optimiser(recipe, network, set(pretrained)), arguments.seed, pretrained)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     if arguments.resume:
-        restore(run, arguments.output_dir / "last.pt")
+        restore(run, state)
     return run
+
+
+def load_trunk(recipe: Recipe, network: nn.Module, roots: dict[str, Path]) -> tuple[str, ...]:
+    """Fills the trunk from the recipe's file, where it names one; returns the names of the
+    trunk's tensors that the file had."""
+    if not recipe.backbone_weights:
+        return ()
+    path = roots["weights"] / recipe.backbone_weights
+    matches = load_matching(network.get_submodule("trunk"), read_state(path))
+    print(f"{path.name}: {matches}")
+    if not matches.loaded:
+        raise SystemExit(
+            f"{path} fits no layer of the trunk, expected weights of {network.description}; "
+            "`python -m training.weights` says what a file gives"
+        )
+    return tuple(matches.loaded)
 
 
 def averaging(decay: float) -> AveragingFunction:
@@ -181,7 +201,7 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     with torch.autocast(rgb.device.type, torch.bfloat16):
-        output = run.network(images_from_rgb(rgb))
+        output = _output(run.network, rgb)
     loss = recipe.loss(output, labels)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -196,12 +216,29 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
     return float(loss.detach())
 
 
+def _output(network: nn.Module, rgb: Tensor) -> dict[str, Any]:
+    """What the network returns in training.
+
+    Raises:
+        SystemExit: it refuses the pictures' size, or batch normalisation has one value a channel.
+    """
+    try:
+        return network(images_from_rgb(rgb))  # type: ignore[no-any-return]
+    except ValueError as error:
+        count, height, width = rgb.shape[:3]
+        raise SystemExit(
+            f"the network refuses a batch of {count} pictures {height}x{width} ({error}); change "
+            "the recipe's batch_size or its augmentation's crop_size"
+        ) from None
+
+
 def save(run: Run, path: Path, recipe: str) -> None:
     state = {
         "network": run.network.state_dict(),
         "ema": run.ema.module.state_dict(),
         "ema_updates": int(run.ema.n_averaged),
         "optimiser": run.optimiser.state_dict(),
+        "pretrained": list(run.pretrained),
         "seed": run.seed,
         "epoch": run.epoch,
         "step": run.step,
@@ -213,11 +250,33 @@ def save(run: Run, path: Path, recipe: str) -> None:
     checkpoint.save(path, state)
 
 
-def restore(run: Run, path: Path) -> None:
-    state = checkpoint.load_network(run.ema.module, path)
+def check_resumable(recipe: Recipe, state: dict[str, Any], path: Path) -> None:
+    """Ends the program where a checkpoint of this network is not one of a run of this recipe."""
+    if "optimiser" not in state:
+        raise SystemExit(
+            f"{path} holds weights but no run that can go on: start one from them with --init"
+        )
+    groups = state["optimiser"]["param_groups"]
+    kind = "sgd" if "momentum" in groups[0] else "adamw"
+    if kind != recipe.optimiser:
+        raise SystemExit(
+            f"{path} was trained with the optimiser {kind!r}, expected the recipe's "
+            f"{recipe.optimiser!r}: resume with the recipe of the run, or start one with --init"
+        )
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Puts the run where its checkpoint was written."""
+    run.ema.module.load_state_dict(state["ema"])
     run.network.load_state_dict(state["network"])
     run.ema.n_averaged.fill_(state["ema_updates"])
-    run.optimiser.load_state_dict(state["optimiser"])
+    try:
+        run.optimiser.load_state_dict(state["optimiser"])
+    except ValueError as error:
+        raise SystemExit(
+            f"last.pt cannot go on ({error}): expected the backbone_weights that the run began "
+            "with; resume with the recipe of the run, or start one with --init"
+        ) from None
     run.seed, run.epoch, run.step = state["seed"], state["epoch"], state["step"]
     run.seconds = state["seconds"]
 

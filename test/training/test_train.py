@@ -13,13 +13,16 @@ from training import checkpoint
 from training.config import Recipe, load_recipe
 from training.data.street_folder import camvid
 from training.evaluate import evaluate
-from training.train import Run, averaging, main, save, start, train_epoch
+from training.networks.sfnet_lite import sfnet_lite_r18
+from training.train import Roots, Run, averaging, main, save, start, train_epoch
 
 CPU = torch.device("cpu")
 
 
 def arguments(folder: Path, resume: bool = False) -> argparse.Namespace:
-    return argparse.Namespace(seed=3, data_root={}, init=None, resume=resume, output_dir=folder)
+    return argparse.Namespace(
+        seed=3, data_root=Roots(), init=None, resume=resume, output_dir=folder
+    )
 
 
 def train(run: Run, recipe: Recipe, street: Path, log: Path, until: int) -> None:
@@ -99,6 +102,109 @@ def test_backbone_file_of_another_network_ends_the_run(tiny_recipe: Recipe, tmp_
     given.data_root = {"weights": tmp_path}
     with pytest.raises(SystemExit, match="stdc.pth fits no layer of the trunk"):
         start(replace(tiny_recipe, backbone_weights="stdc.pth"), given, CPU)
+
+
+def published_trunk(recipe: Recipe, folder: Path) -> Recipe:
+    """`recipe` that begins with a file of its trunk, which is written to `folder`."""
+    torch.save(recipe.network().get_submodule("trunk").state_dict(), folder / "trunk.pth")
+    return replace(recipe, backbone_weights="trunk.pth")
+
+
+def test_missing_trunk_file_is_named_as_weights(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    given = arguments(tmp_path / "run")
+    given.data_root["weights"] = tmp_path
+    for name in ("trunk.pth", "trunk.safetensors"):
+        with pytest.raises(SystemExit, match=rf"^weights .*{name} are missing") as end:
+            start(replace(tiny_recipe, backbone_weights=name), given, CPU)
+        assert "\n" not in str(end.value)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_run_goes_on_without_the_file_that_filled_its_trunk(
+    tiny_recipe: Recipe, tmp_path: Path, changed: bool
+) -> None:
+    recipe = published_trunk(tiny_recipe, tmp_path)
+    given = arguments(tmp_path / "run")
+    given.data_root["weights"] = tmp_path
+    run = start(recipe, given, CPU)
+    save(run, tmp_path / "run/last.pt", "tiny")
+    (tmp_path / "trunk.pth").unlink()
+    going_on = replace(recipe, backbone_weights=None) if changed else recipe
+    resumed = start(going_on, arguments(tmp_path / "run", resume=True), CPU)
+    rates = [(g["lr"], len(g["params"])) for g in resumed.optimiser.param_groups]
+    assert rates == [(g["lr"], len(g["params"])) for g in run.optimiser.param_groups]
+    assert len(rates) == 4
+
+
+def test_what_cannot_be_resumed_is_one_line(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    assert tiny_recipe.optimiser == "adamw"
+    run = start(tiny_recipe, arguments(tmp_path), CPU)
+    save(run, tmp_path / "last.pt", "tiny")
+    resume = arguments(tmp_path, resume=True)
+    with pytest.raises(SystemExit, match="with the optimiser 'adamw', expected .* 'sgd'"):
+        start(replace(tiny_recipe, optimiser="sgd"), resume, CPU)
+    # An older version did not write which tensors a published file had filled.
+    state = checkpoint.load(tmp_path / "last.pt")
+    del state["pretrained"]
+    torch.save(state, tmp_path / "last.pt")
+    resume.data_root["weights"] = tmp_path
+    with pytest.raises(SystemExit, match="expected the backbone_weights that the run began with"):
+        start(published_trunk(tiny_recipe, tmp_path), resume, CPU)
+    assert start(tiny_recipe, resume, CPU).step == 0
+    torch.save({"ema": run.network.state_dict(), "published": "here"}, tmp_path / "last.pt")
+    with pytest.raises(SystemExit, match="holds weights but no run that can go on"):
+        start(tiny_recipe, resume, CPU)
+
+
+def test_init_takes_all_but_the_classes_of_another_recipe(
+    tiny_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eleven = sfnet_lite_r18(11, "plain", (1, 1))
+    torch.save({"ema": eleven.state_dict()}, tmp_path / "eleven.pt")
+    given = arguments(tmp_path / "run")
+    given.init = tmp_path / "eleven.pt"
+    run = start(tiny_recipe, given, CPU)
+    assert capsys.readouterr().out == (
+        f"{given.init}: all loaded but 2 tensors, which start anew for 3 classes: "
+        "head.3.bias, head.3.weight\n"
+    )
+    own, theirs = run.network.state_dict(), eleven.state_dict()
+    differing = [name for name in own if not torch.equal(own[name], theirs[name])]
+    assert differing == ["head.3.weight", "head.3.bias"]
+
+
+@pytest.mark.parametrize("classes", [3, 11])
+def test_init_refuses_another_network_whatever_its_classes(
+    tiny_recipe: Recipe, tmp_path: Path, classes: int
+) -> None:
+    deep = sfnet_lite_r18(classes, "deep", (1, 1))
+    torch.save({"ema": deep.state_dict()}, tmp_path / "deep.pt")
+    given = arguments(tmp_path / "run")
+    given.init = tmp_path / "deep.pt"
+    with pytest.raises(SystemExit, match=r"deep\.pt holds another network: .* first is trunk"):
+        start(tiny_recipe, given, CPU)
+
+
+def test_init_refuses_tensors_of_another_size_that_is_no_number_of_classes(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    state = tiny_recipe.network().state_dict()
+    state["trunk.bn1.weight"] = torch.ones(32)
+    torch.save({"ema": state}, tmp_path / "narrow.pt")
+    given = arguments(tmp_path / "run")
+    given.init = tmp_path / "narrow.pt"
+    with pytest.raises(SystemExit, match=r"another network: 1 tensors .* trunk\.bn1\.weight"):
+        start(tiny_recipe, given, CPU)
+
+
+def test_a_batch_that_the_network_refuses_is_one_line(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tiny_command: list[str]
+) -> None:
+    alone = replace(tiny_recipe, batch_size=1)  # the pyramid pools to one value a channel
+    monkeypatch.setattr("training.train.load_recipe", lambda _: alone)
+    with pytest.raises(SystemExit, match=r"refuses a batch of 1 pictures 64x64 .* batch_size") as e:
+        main()
+    assert "\n" not in str(e.value)
 
 
 def _without_dropout(run: Run) -> None:
