@@ -29,7 +29,8 @@ class Recipe:
         portions: data roots by name -> what an epoch holds.
         validation: data roots by name -> pictures for choosing; None when the run uses everything.
         augmentation: paired transforms.
-        backbone_weights: file in the `weights` root to start the trunk from, or None.
+        backbone_weights: file in the `weights` root to start the trunk from, or None: a published
+            trunk or network, or the checkpoint of a run.
         optimiser: "sgd" (momentum 0.9) or "adamw".
         learning_rate: of layers that start from random values.
         pretrained_factor: learning-rate factor of layers that were loaded.

@@ -302,7 +302,10 @@ def parse_arguments() -> argparse.Namespace:
     start_from = parser.add_mutually_exclusive_group()
     start_from.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pt")
     start_from.add_argument(
-        "--init", type=Path, help="checkpoint whose averaged weights to start from"
+        "--init",
+        type=Path,
+        help="checkpoint of the same network whose averaged weights to start from; where it has "
+        "other classes, the layers that score them start anew",
     )
     arguments = parser.parse_args()
     arguments.data_root = Roots(arguments.data_root or {})
