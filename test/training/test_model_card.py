@@ -48,26 +48,64 @@ def test_the_card_has_each_measured_number_and_a_dash_where_there_is_none(
     assert "99.950 %" in card
 
 
-def test_a_model_without_measurements_says_so(manifest: Manifest) -> None:
-    assert "Not measured." in model_card(manifest)
+def test_a_model_without_measurements_says_so_and_how_it_agrees_with_torch(
+    manifest: Manifest,
+) -> None:
+    card = model_card(manifest)
+    assert "Not measured." in card
+    assert "99.950 % of the pixels of 3 pictures have the same label (b against r).\n" in card
+
+
+def test_the_card_tells_the_graphs_agreement_from_that_of_the_rounded_weights(
+    manifest: Manifest,
+) -> None:
+    parity = {**manifest.parity, "pixel_agreement_before_rounding": 1.0}
+    card = model_card(replace(manifest, parity=parity))
+    assert "(b against r); 100.000 % with weights that are not rounded.\n" in card
 
 
 def test_the_card_names_the_network_of_its_manifest(manifest: Manifest) -> None:
     assert "SomeNet (a trunk), 2 classes, 1.50 M parameters" in model_card(manifest)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "ours"), [("sfnet_lite:camvid_town_r18", True), ("my_recipes:warehouse", False)]
-)
-def test_terms_and_limits_of_our_data_are_claimed_for_our_recipes_only(
-    manifest: Manifest, recipe: str, ours: bool
-) -> None:
+def card_of_run(manifest: Manifest, recipe: str) -> str:
     facts = {"seed": 0, "epochs": 1, "steps": 2, "minutes": 3, "hardware": "h", "commit": "c"}
     provenance = {**manifest.provenance, "training": {"recipe": recipe, **facts}}
-    card = model_card(replace(manifest, provenance=provenance))
-    assert ("trained on\n\n- CamVid" in card) == ours
-    assert ("one English town" in card) == ours
-    assert ("To be written by who trained it" in card) == (not ours)
+    return model_card(replace(manifest, provenance=provenance))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "towns"), [("sfnet_lite:camvid_town_r18", True), ("sfnet_lite:camvid_r18", False)]
+)
+def test_the_cards_of_our_runs_claim_the_data_of_that_run(
+    manifest: Manifest, recipe: str, towns: bool
+) -> None:
+    card = card_of_run(manifest, recipe)
+    assert "trained on\n\n- CamVid" in card
+    assert "LabelMeFacade" in card
+    assert "torchvision" in card
+    assert "one English town" in card
+    assert ("training/town" in card) == ("and on rendered ones" in card) == towns
+    assert "](../../training/README.md)" in card
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "my_recipes:warehouse",
+        "sfnet_lite:camvid_r18_paper",
+        "sfnet_lite:camvid_stdc1_half",
+        "sfnet_lite:camvid_with_data_of_mine",
+    ],
+)
+def test_other_recipes_claim_none_of_our_data_and_link_to_no_page(
+    manifest: Manifest, recipe: str
+) -> None:
+    card = card_of_run(manifest, recipe)
+    assert "LabelMeFacade" not in card
+    assert "one English town" not in card
+    assert card.count("To be written by who trained it") == 2
+    assert "](" not in card
 
 
 def test_the_committed_card_is_what_its_manifest_says() -> None:
