@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from sfseg_ros.errors import ManifestError
 from sfseg_ros.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
-from training.config import Recipe, load_recipe
-from training.data.street_folder import StreetFolder
+from training.config import Recipe, built_network, load_recipe
+from training.data.street_folder import DataError, StreetFolder
 from training.model_card import model_card
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import upsample_argmax
@@ -33,6 +36,8 @@ from training.onnx_functions import DOMAIN, OPSET, functions
 MIN_SIZE = (64, 64)
 MAX_SIZE = (2048, 4096)
 MIN_AGREEMENT = 0.999
+MEASURED = {"pictures", "lists", "measured", "protocol", "commit", "miou", "pixel_accuracy", "iou"}
+"""What the card prints of a measurement."""
 
 
 class DeployedModel(nn.Module):
@@ -51,28 +56,29 @@ class DeployedModel(nn.Module):
 def main() -> None:
     arguments = parse_arguments()
     recipe = load_recipe(arguments.recipe)
-    network = recipe.network().eval()
+    network = built_network(recipe).eval()
+    measured = measurements(arguments.evaluation, [name for name, _ in recipe.classes])
     provenance: dict[str, Any] = {"recipe": arguments.recipe, "training": "none: random weights"}
     if arguments.checkpoint:
         provenance |= training_record(checkpoint.load_network(network, arguments.checkpoint))
     else:
         print("no --checkpoint: the model gets random weights")
     pictures = parity_images(arguments, recipe)
-    model = halved_weights(onnx_from_network(network))
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    onnx_path = arguments.output_dir / "model.onnx"
-    onnx.save(model, onnx_path)
-    parity = check_parity(network, onnx_path, pictures)
-    manifest = manifest_of(recipe, network, onnx_path, parity, provenance, arguments.evaluation)
-    save_manifest(manifest)
-    (arguments.output_dir / "README.md").write_text(model_card(manifest), encoding="utf-8")
-    print(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB, {len(model.graph.node)} nodes")
-    print(
-        f"agreement with torch: {100 * parity['pixel_agreement']:.3f} % of pixels, "
-        f"confidence within {parity['largest_confidence_difference']} of 255"
+    exact = onnx_from_network(network)
+    stored = halved_weights(exact)
+    content = stored.SerializeToString()
+    parity = check_parity(network, exact.SerializeToString(), content, pictures)
+    print(agreement_report(parity))
+    if parity["pixel_agreement_before_rounding"] < MIN_AGREEMENT:
+        raise SystemExit(
+            f"the ONNX graph disagrees with torch, expected {100 * MIN_AGREEMENT:.1f} % of pixels "
+            f"or more before rounding: nothing is written to {arguments.output_dir}"
+        )
+    manifest = manifest_of(
+        recipe, network, arguments.output_dir, content, parity, provenance, measured
     )
-    if parity["pixel_agreement"] < MIN_AGREEMENT:
-        raise SystemExit(f"{onnx_path} disagrees with torch: do not use it")
+    write_model(manifest, content)
+    print(f"{manifest.onnx_path}: {len(content) / 1e6:.1f} MB, {len(stored.graph.node)} nodes")
 
 
 def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
@@ -191,8 +197,10 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def halved_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores convolution weights as fp16 with a Cast back: half the file, the same fp32
-    arithmetic."""
+    """A copy that stores convolution weights as fp16 with a Cast back: half the file, the same
+    fp32 arithmetic."""
+    original, model = model, onnx.ModelProto()
+    model.CopyFrom(original)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     casts = []
     for node in model.graph.node:
@@ -212,24 +220,38 @@ def halved_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_parity(
-    network: nn.Module, onnx_path: Path, images: list[np.ndarray[Any, Any]]
+    network: nn.Module,
+    exact: bytes,
+    stored: bytes,
+    images: list[np.ndarray[Any, Any]],
 ) -> dict[str, Any]:
     """Share of pixels with equal labels, ONNX Runtime fp32 against torch fp32.
 
+    Of `exact`, which has the network's own weights, it tells whether the graph computes what torch
+    does. Rounding to fp16 moves the scores a little, so in `stored` pixels whose best two classes
+    are nearly equal change too; a network after a few steps of training has many of them.
+
     Args:
+        exact: the ONNX file with fp32 weights.
+        stored: the one with weights rounded to fp16, which is deployed.
         images: uint8 (H, W, 3) RGB, sides multiples of the network's.
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
+    sessions = [
+        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        for content in (exact, stored)
+    ]
     deployed = DeployedModel(network).eval()
-    equal = total = 0
+    equal = [0, 0]
+    total = 0
     largest = 0
     for image in images:
-        labels, confidence = session.run(None, {"image": image[None]})
         with torch.inference_mode():
             expected, expected_confidence = deployed(torch.from_numpy(image)[None])
-        equal += int((labels == expected.numpy()).sum())
+        for i, session in enumerate(sessions):
+            labels, confidence = session.run(None, {"image": image[None]})
+            equal[i] += int((labels == expected.numpy()).sum())
         total += labels.size
         difference = confidence.astype(int) - expected_confidence.numpy().astype(int)
         largest = max(largest, int(abs(difference).max()))
@@ -237,9 +259,26 @@ def check_parity(
         "reference": "torch fp32, weights before rounding to fp16",
         "backend": f"onnxruntime {onnxruntime.__version__} fp32",
         "images": len(images),
-        "pixel_agreement": round(equal / total, 6),
+        "pixel_agreement_before_rounding": round(equal[0] / total, 6),
+        "pixel_agreement": round(equal[1] / total, 6),
         "largest_confidence_difference": largest,
     }
+
+
+def agreement_report(parity: dict[str, Any]) -> str:
+    """What `check_parity` found, as lines of text."""
+    stored = parity["pixel_agreement"]
+    text = (
+        f"agreement with torch: {100 * parity['pixel_agreement_before_rounding']:.3f} % of pixels, "
+        f"{100 * stored:.3f} % with the weights rounded to fp16, as they are stored; "
+        f"confidence within {parity['largest_confidence_difference']} of 255"
+    )
+    if stored < MIN_AGREEMENT:
+        text += (
+            "\nrounding to fp16 changes more labels than usual: compare the mIoU of the checkpoint "
+            "and of the model with training.evaluate before using it"
+        )
+    return text
 
 
 def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndarray[Any, Any]]:
@@ -251,10 +290,47 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
         return [np.kron(c, np.ones((16, 16, 1), np.uint8)) for c in coarse]
     try:
         data = StreetFolder(arguments.parity_data, tuple(arguments.parity_lists))
-    except FileNotFoundError as error:
+        chosen = np.linspace(0, len(data) - 1, min(len(data), 24)).astype(int)
+        images = [data[int(i)].image for i in chosen]
+    except (FileNotFoundError, DataError) as error:
         raise SystemExit(str(error)) from None
-    chosen = np.linspace(0, len(data) - 1, min(len(data), 24)).astype(int)
-    return [np.asarray(cv2.resize(data[int(i)].image, (width, height)), np.uint8) for i in chosen]
+    return [np.asarray(cv2.resize(image, (width, height)), np.uint8) for image in images]
+
+
+def measurements(evaluation: list[str], class_names: list[str]) -> dict[str, dict[str, Any]]:
+    """What `training.evaluate --json` wrote, by name, from NAME=FILE pairs.
+
+    Raises:
+        SystemExit: no pair, no such file, or not a measurement of these classes.
+    """
+    measured = {}
+    for pair in evaluation:
+        name, separator, path = pair.partition("=")
+        if not separator:
+            raise SystemExit(
+                f"--evaluation {pair!r}: expected NAME=FILE, where FILE is what "
+                "`python -m training.evaluate ... --json FILE` writes"
+            )
+        try:
+            run = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SystemExit(
+                f"--evaluation {path} cannot be read ({error}); expected what "
+                "`python -m training.evaluate ... --json FILE` writes"
+            ) from None
+        if not (isinstance(run, dict) and run.keys() >= MEASURED and isinstance(run["iou"], dict)):
+            raise SystemExit(
+                f"--evaluation {path} is no measurement: expected what "
+                "`python -m training.evaluate ... --json FILE` writes"
+            )
+        if list(run["iou"]) != class_names:
+            raise SystemExit(
+                f"--evaluation {path} measures {len(run['iou'])} classes "
+                f"({', '.join(list(run['iou'])[:3])}, ...): expected the recipe's "
+                f"{len(class_names)} ({', '.join(class_names[:3])}, ...)"
+            )
+        measured[name] = run
+    return measured
 
 
 def training_record(state: dict[str, Any]) -> dict[str, Any]:
@@ -277,25 +353,22 @@ def training_record(state: dict[str, Any]) -> dict[str, Any]:
 def manifest_of(
     recipe: Recipe,
     network: nn.Module,
-    onnx_path: Path,
+    directory: Path,
+    content: bytes,
     parity: dict[str, Any],
     provenance: dict[str, Any],
-    evaluation: list[str],
+    measured: dict[str, dict[str, Any]],
 ) -> Manifest:
-    """The manifest; `evaluation` holds NAME=JSON-FILE pairs as training/evaluate.py writes them."""
-    measured = {
-        name: json.loads(Path(path).read_text())
-        for name, path in (pair.split("=", 1) for pair in evaluation)
-    }
+    """The manifest of the ONNX file `content` in `directory`, which need not be there yet."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Manifest(
-        directory=onnx_path.parent,
+        directory=directory,
         name=recipe.name,
         classes=tuple(
             SemanticClass(index, name, color) for index, (name, color) in enumerate(recipe.classes)
         ),
-        onnx_file=onnx_path.name,
-        onnx_sha256=hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
+        onnx_file="model.onnx",
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
         opset=OPSET,
         weights_dtype="float16",
         input_size=recipe.input_size,
@@ -314,6 +387,29 @@ def manifest_of(
     )
 
 
+def write_model(manifest: Manifest, content: bytes) -> None:
+    """Writes the model directory of `manifest` with the ONNX file `content`, all or nothing.
+
+    The three files are written in a folder inside it and moved when all are complete, the manifest
+    last: it holds the hash of its ONNX file, so one without the other is refused by the runtime.
+    Other files stay.
+
+    Raises:
+        SystemExit: the folder cannot be written, or the manifest is not one that the runtime takes.
+    """
+    try:
+        manifest.directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=manifest.directory) as folder:
+            written = replace(manifest, directory=Path(folder))
+            written.onnx_path.write_bytes(content)
+            card = Path(folder) / "README.md"
+            card.write_text(model_card(manifest), encoding="utf-8")
+            for path in (card, written.onnx_path, save_manifest(written)):
+                path.replace(manifest.directory / path.name)
+    except (ManifestError, OSError) as error:
+        raise SystemExit(f"{manifest.directory} is not written: {error}") from None
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="module:function in training/recipes")
@@ -327,7 +423,8 @@ def parse_arguments() -> argparse.Namespace:
         "--evaluation",
         nargs="*",
         default=[],
-        help="NAME=FILE of evaluate.py --json, for the manifest",
+        metavar="NAME=FILE",
+        help="measurements that training.evaluate --json wrote, for the manifest and the card",
     )
     return parser.parse_args()
 

@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from sfseg_ros.errors import ManifestError
+from sfseg_ros.manifest import load_manifest
+from training import export
 from training.config import Recipe
 from training.export import DeployedModel, halved_weights, manifest_of, onnx_from_network
 from training.model_card import model_card
@@ -20,12 +27,14 @@ from training.recipes.sfnet_lite import camvid_r18, camvid_r18_paper
 class Shallow(torch.nn.Module):
     """Class scores at a quarter of the size; takes finer sizes than any network of the papers."""
 
+    description = "one convolution"
     output_stride = 4
     size_multiple = 4
+    num_classes = 3
 
     def __init__(self) -> None:
         super().__init__()
-        self.scores = torch.nn.Conv2d(3, 5, 4, stride=4)
+        self.scores = torch.nn.Conv2d(3, 3, 4, stride=4)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +109,7 @@ def test_sfseg_nodes_name_the_plugin_and_have_bodies(model: onnx.ModelProto) -> 
 def test_stored_halves_lose_little_and_compute_stays_fp32(
     network: SFNetLite, model: onnx.ModelProto
 ) -> None:
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    half = halved_weights(half)
+    half = halved_weights(model)
     assert half.ByteSize() < 0.55 * model.ByteSize()
     image = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3), np.uint8)
     full_labels, _ = session(model).run(None, {"image": image})
@@ -169,10 +176,144 @@ def test_body_of_upsample_argmax_is_torchs() -> None:
 def test_the_card_tells_the_stem_of_the_recipes_network(
     tmp_path: Path, recipe: Recipe, stem: str
 ) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
     parity = {"pixel_agreement": 1.0, "images": 1, "backend": "b", "reference": "r"}
     provenance = {"training": "none: random weights"}
-    manifest = manifest_of(
-        recipe, recipe.network(), tmp_path / "model.onnx", parity, provenance, []
-    )
+    manifest = manifest_of(recipe, recipe.network(), tmp_path, b"", parity, provenance, {})
     assert f"SFNet-Lite with ResNet-18 ({stem} stem), 11 classes" in model_card(manifest)
+
+
+@pytest.fixture
+def run_export(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Exports one convolution, the same each time; returns the model directory."""
+
+    def run(*options: str, network: type[Shallow] = Shallow) -> Path:
+        torch.manual_seed(0)
+        monkeypatch.setattr(export, "load_recipe", lambda _: replace(tiny_recipe, network=network))
+        output = ["--output-dir", str(tmp_path / "model")]
+        monkeypatch.setattr(sys, "argv", ["", "own:recipe", *output, *options])
+        export.main()
+        return tmp_path / "model"
+
+    return run
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def measurement(tmp_path: Path, *classes: str) -> Path:
+    run = dict.fromkeys(export.MEASURED, 0.5) | {"iou": dict.fromkeys(classes, 0.5), "lists": ["a"]}
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(run))
+    return path
+
+
+def test_export_writes_a_model_directory_and_replaces_one(
+    run_export: Callable[..., Path], tmp_path: Path
+) -> None:
+    directory = run_export()
+    assert set(contents(directory)) == {"manifest.yaml", "model.onnx", "README.md"}
+    assert load_manifest(directory).evaluation == {}
+    (directory / "notes.txt").write_text("mine")
+    run_export("--evaluation", f"here={measurement(tmp_path, 'Sky', 'Road', 'Car')}")
+    assert list(load_manifest(directory).evaluation) == ["here"]
+    assert "| Car | 50.0 |" in (directory / "README.md").read_text()
+    assert (directory / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("{folder}/measured.json", "expected NAME=FILE"),
+        ("test={folder}/missing.json", "missing.json cannot be read"),
+        ("test={folder}/train.txt", "train.txt cannot be read"),
+        ("test={folder}/list.json", "list.json is no measurement"),
+        ("test={folder}/measured.json", r"measures 2 classes .*: expected the recipe's 3"),
+    ],
+)
+def test_a_wrong_measurement_is_one_line_before_anything_is_written(
+    run_export: Callable[..., Path], street: Path, pair: str, message: str
+) -> None:
+    measurement(street, "Sky", "Road")
+    (street / "list.json").write_text("[]")
+    with pytest.raises(SystemExit, match=message) as end:
+        run_export("--evaluation", pair.format(folder=street))
+    assert "\n" not in str(end.value)
+    assert not (street / "model").exists()
+
+
+def _no_space(_: object) -> Path:
+    raise OSError("no space left")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("save_manifest", _no_space, "model is not written: no space left"),
+        ("MIN_AGREEMENT", 1.1, "disagrees with torch"),
+    ],
+)
+def test_an_export_that_fails_late_leaves_the_old_model(
+    run_export: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
+    message: str,
+) -> None:
+    directory = run_export()
+    before = contents(directory)
+    monkeypatch.setattr(export, name, value)
+    with pytest.raises(SystemExit, match=message):
+        run_export(network=AlmostTied)
+    assert contents(directory) == before
+
+
+def test_an_onnx_file_beside_the_old_manifest_is_refused(
+    run_export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = run_export()
+    move = Path.replace
+
+    def power_cut(path: Path, target: Path) -> Path:
+        if path.name == "manifest.yaml":
+            raise OSError("power cut")
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", power_cut)
+    with pytest.raises(SystemExit, match="power cut"):
+        run_export(network=AlmostTied)
+    with pytest.raises(ManifestError, match="SHA-256"):
+        load_manifest(directory)
+
+
+class AlmostTied(Shallow):
+    """Three classes whose order is lost when the weights are rounded to fp16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.zeros_like(self.scores.weight)
+        weight[:, 0, 0, 0] = torch.tensor([1.0, 1.0004, 1.0002])
+        self.scores = torch.nn.Conv2d(3, 3, 4, stride=4, bias=False)
+        self.scores.weight = torch.nn.Parameter(weight)
+
+
+def test_labels_that_change_with_rounding_are_reported_and_not_refused(
+    run_export: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity = load_manifest(run_export(network=AlmostTied)).parity
+    assert parity["pixel_agreement_before_rounding"] >= 0.999
+    assert parity["pixel_agreement"] < 0.9
+    assert "compare the mIoU of the checkpoint and of the model" in capsys.readouterr().out
+
+
+def test_a_graph_that_computes_something_else_is_refused(
+    run_export: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = onnx_from_network(AlmostTied())
+    monkeypatch.setattr(export, "onnx_from_network", lambda _: other)
+    with pytest.raises(SystemExit, match="the ONNX graph disagrees with torch") as end:
+        run_export()
+    assert "\n" not in str(end.value)
+    assert not (tmp_path / "model").exists()
