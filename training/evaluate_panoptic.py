@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from training import checkpoint
-from training.config import load_recipe
+from training.config import built_network, load_recipe
 from training.data.panoptic_folder import (
     INSTANCE_STEP,
     PanopticFolder,
@@ -28,7 +28,7 @@ from training.data.panoptic_folder import (
     coco_panoptic,
     town_panoptic,
 )
-from training.data.street_folder import IGNORE
+from training.data.street_folder import IGNORE, DataError
 from training.data.transforms import PADDING_RGB
 from training.networks.knet import KNet, merge
 from training.networks.normalisation import images_from_rgb
@@ -65,16 +65,24 @@ def most_frequent_classes(data: PanopticFolder) -> np.ndarray[Any, Any]:
     """The class that every pixel has most often, int64 (H, W): what one can say with eyes shut.
 
     Raises:
-        ValueError: pictures of different sizes.
+        DataError: pictures of different sizes.
     """
     counts = np.zeros((len(data.categories), *data[0].labels.shape), np.int32)
     for index in tqdm(range(len(data)), "count", mininterval=5.0):
-        labels = data[index].labels % INSTANCE_STEP
+        sample = data[index]
+        labels = sample.labels % INSTANCE_STEP
         if labels.shape != counts.shape[1:]:
-            raise ValueError("pictures differ in size, expected one size for a mean label map")
+            raise DataError(
+                f"{data.annotations}: {sample.name} is {_text(labels)}, the first picture "
+                f"{_text(counts[0])}: --blind expects pictures of one size"
+            )
         for c in np.unique(labels[labels != IGNORE]):
             counts[c] += labels == c
     return counts.argmax(axis=0)
+
+
+def _text(array: np.ndarray[Any, Any]) -> str:
+    return "x".join(map(str, array.shape))
 
 
 def write_prediction(
@@ -105,16 +113,18 @@ def main() -> None:
     layout = LAYOUTS[arguments.layout]
     try:
         data = layout(arguments.data, arguments.split)
+        path = arguments.output_dir / f"panoptic_{arguments.split}.json"
+        if path.resolve() == data.annotations.resolve():
+            raise SystemExit(f"{path} is the truth: expected another folder as --output-dir")
         if arguments.blind:
             mean = most_frequent_classes(layout(arguments.data, "train")) + 1
             predictions = [(mean, list(range(len(data.categories))))] * len(data)
         else:
             predictions = predict(arguments, data)
-    except FileNotFoundError as error:
+        write_prediction(data, path, predictions)
+        quality = quality_of_files(data.annotations, path)
+    except (FileNotFoundError, ValueError) as error:  # a DataError, or --blind of another size
         raise SystemExit(str(error)) from None
-    path = arguments.output_dir / f"panoptic_{arguments.split}.json"
-    write_prediction(data, path, predictions)
-    quality = quality_of_files(data.annotations, path)
     print(quality.report())
     if arguments.json:
         what = "the class that each pixel has most often in train" if arguments.blind else "network"
@@ -134,7 +144,8 @@ def predict(
 ) -> list[tuple[np.ndarray[Any, Any], list[int]]]:
     """What the network says about every picture."""
     recipe = load_recipe(arguments.recipe)
-    network = recipe.network()
+    data.expect_classes(len(recipe.classes))
+    network = built_network(recipe)
     if not isinstance(network, KNet):
         raise SystemExit(f"{arguments.recipe} builds no KNet: nothing to merge")
     if arguments.checkpoint:

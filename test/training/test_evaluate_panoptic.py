@@ -14,7 +14,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.backbones.resnet import ResNet
 from training.data.panoptic_folder import town_panoptic
-from training.evaluate_panoptic import most_frequent_classes, segments_of, write_prediction
+from training.evaluate_panoptic import (
+    main,
+    most_frequent_classes,
+    segments_of,
+    write_prediction,
+)
 from training.networks.knet import KNet
 from training.networks.sfnet import SFNet
 from training.panoptic_quality import quality_of_files, read_ids
@@ -84,6 +89,42 @@ def test_with_eyes_shut_one_knows_the_sky_and_no_car(town: Path, tmp_path: Path)
     assert quality.classes[Label.SKY].panoptic == 1.0
     assert quality.classes[Label.CAR].matched == 0
     assert json.loads((tmp_path / "blind.json").read_text())["annotations"][0]["image_id"] == "p0"
+
+
+def test_pictures_of_several_sizes_are_refused_with_eyes_shut(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images/val").mkdir()
+    labels = np.full((30, 60), int(Label.ROAD), np.uint8)
+    add_to_split(town, "val", "q", labels, np.zeros((30, 60), np.uint16))
+    cv2.imwrite(str(town / "images/val/q.jpg"), labels)
+    options = ["--blind", "--data", str(town), "--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["", "knet:town_r18", *options])
+    with pytest.raises(SystemExit, match=r"prediction is \(40, 60\), expected \(30, 60\)"):
+        main()
+    add_to_split(town, "train", "q", labels, np.zeros((30, 60), np.uint16))
+    cv2.imwrite(str(town / "images/train/q.jpg"), labels)
+    with pytest.raises(SystemExit, match=r"q is 30x60, the first picture 40x60: --blind expects"):
+        main()
+
+
+def test_the_truth_is_not_overwritten(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (town / "panoptic_train.json").read_bytes()
+    options = ["--blind", "--data", str(town), "--split", "train", "--output-dir", str(town)]
+    monkeypatch.setattr("sys.argv", ["", "knet:town_r18", *options])
+    with pytest.raises(SystemExit, match=r"panoptic_train\.json is the truth"):
+        main()
+    assert (town / "panoptic_train.json").read_bytes() == before
+
+
+def test_a_data_set_of_other_classes_than_the_recipes_is_refused(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--data", str(town), "--split", "train", "--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["", "knet:cityscapes_stdc1", *options])
+    with pytest.raises(SystemExit, match="has 11 categories, expected the recipe's 19 classes"):
+        main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_town_recipe_trains_through_the_loop_of_all_networks(
