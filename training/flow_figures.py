@@ -25,7 +25,8 @@ from sfseg_ros.imaging import color_mask, overlay, resized_labels, resized_rgb
 from sfseg_ros.manifest import SemanticClass, palette_rgb_of
 from sfseg_ros.metrics import ConfusionMatrix
 from training import checkpoint
-from training.config import load_recipe
+from training.config import built_network, load_recipe
+from training.data.street_folder import DataError, read_label_ids
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import flow_warp, resize
 from training.networks.sfnet import FlowAlignment
@@ -59,7 +60,7 @@ class Warp:
 def main() -> None:
     arguments = parse_arguments()
     recipe = load_recipe(arguments.recipe)
-    network = recipe.network().eval()
+    network = built_network(recipe).eval()
     checkpoint.load_network(network, arguments.checkpoint)
     size = tuple(arguments.size or recipe.input_size)
     if min(size) < int(network.size_multiple):  # type: ignore[arg-type]
@@ -67,15 +68,18 @@ def main() -> None:
     picture = resized_rgb(read_rgb(arguments.image), size)
     labels, warps = see(network, picture)
     classes = [SemanticClass(i, name, rgb) for i, (name, rgb) in enumerate(recipe.classes)]
-    truth = None
+    truth = table = None
     if arguments.labels:
         truth = resized_labels(read_labels(arguments.labels), labels.shape)
+        try:
+            table = class_table(labels, truth, [name for name, _ in recipe.classes])
+        except ValueError as error:
+            raise SystemExit(f"{arguments.labels}: {error}") from None
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     write_rgb(arguments.output_dir / "flow.png", flow_figure(picture, warps))
     figure = prediction_figure(picture, labels, classes, truth)
     write_rgb(arguments.output_dir / "prediction.png", figure)
-    if truth is not None:
-        table = class_table(labels, truth, [name for name, _ in recipe.classes])
+    if table is not None:
         (arguments.output_dir / "classes.md").write_text(table, encoding="utf-8")
         print(table)
     print(arguments.output_dir)
@@ -272,13 +276,11 @@ def read_rgb(path: Path) -> Rgb:
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Raises SystemExit when the file is no picture of one byte per pixel."""
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
-        raise SystemExit(
-            f"{path} is no label map: expected a PNG of one byte per pixel, 255 = none"
-        )
-    return np.asarray(labels, np.uint8)
+    """Raises SystemExit when the file is no label map of one byte per pixel."""
+    try:
+        return read_label_ids(path)
+    except DataError as error:
+        raise SystemExit(str(error)) from None
 
 
 def write_rgb(path: Path, rgb: Rgb) -> None:

@@ -86,15 +86,33 @@ def test_arrows_point_where_the_flow_does() -> None:
     assert not picture[11:, 2:9].any(axis=2)[:8].any()
 
 
-def test_one_command_writes_the_figures(
+@pytest.fixture
+def command(
     street: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The command line for one picture of the street, with its labels."""
     torch.save({"ema": tiny_recipe.network().state_dict()}, tmp_path / "last.pt")
     monkeypatch.setattr(figures, "load_recipe", lambda _: tiny_recipe)
     arguments = ["tiny", "--checkpoint", str(tmp_path / "last.pt")]
     arguments += ["--image", str(street / "images/train/A_000.png")]
     arguments += ["--labels", str(street / "labels/train/A_000.png")]
     monkeypatch.setattr(sys, "argv", ["", *arguments, "--output-dir", str(tmp_path / "out")])
+
+
+@pytest.mark.usefixtures("command")
+def test_labels_with_an_unknown_id_are_one_line_and_no_figure(street: Path, tmp_path: Path) -> None:
+    labels = street / "labels/train/A_000.png"
+    cv2.imwrite(str(labels), np.full((64, 96), 7, np.uint8))
+    with pytest.raises(SystemExit, match=r"A_000\.png: truth holds 7: expected 0 to 2 or 255"):
+        figures.main()
+    cv2.imwrite(str(labels), np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(SystemExit, match=r"A_000\.png: label map of 3 x uint8 a pixel"):
+        figures.main()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("command")
+def test_one_command_writes_the_figures(tmp_path: Path) -> None:
     figures.main()
     caption = figures.CAPTION_PX
     assert cv2.imread(str(tmp_path / "out/flow.png")).shape == (2 * (64 + caption), 4 * 96, 3)
