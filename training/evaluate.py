@@ -17,8 +17,9 @@ from sfseg_ros.errors import SfsegError
 from sfseg_ros.metrics import ConfusionMatrix
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from training import checkpoint
-from training.config import load_recipe
+from training.config import built_network, load_recipe
 from training.data.street_folder import StreetFolder
+from training.data_roots import DataRoots, validation_pictures
 from training.networks.normalisation import images_from_rgb
 
 
@@ -57,9 +58,10 @@ def report(matrix: ConfusionMatrix, names: list[str]) -> str:
 def record(
     matrix: ConfusionMatrix, names: list[str], data: StreetFolder, lists: list[str], what: str
 ) -> dict[str, object]:
-    """The measurement as plain values for a manifest: IoUs from 0 to 1, rounded to four digits."""
+    """The measurement as plain values for a manifest: IoUs from 0 to 1, with digits enough that a
+    percentage of them is rounded once."""
     iou = {
-        name: None if np.isnan(value) else round(float(value), 4)
+        name: None if np.isnan(value) else round(float(value), 6)
         for name, value in zip(names, matrix.iou(), strict=True)
     }
     return {
@@ -69,8 +71,8 @@ def record(
         "protocol": "whole image, single scale, no flip",
         "commit": checkpoint.commit(),
         "hardware": checkpoint.hardware(),
-        "miou": round(matrix.miou(), 4),
-        "pixel_accuracy": round(matrix.pixel_accuracy(), 4),
+        "miou": round(matrix.miou(), 6),
+        "pixel_accuracy": round(matrix.pixel_accuracy(), 6),
         "iou": iou,
     }
 
@@ -78,10 +80,8 @@ def record(
 def main() -> None:
     arguments = parse_arguments()
     recipe = load_recipe(arguments.recipe)
-    try:
-        data = StreetFolder(arguments.data, tuple(arguments.lists))
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from None
+    data, lists = validation_pictures(recipe, arguments.data_root, arguments.data, arguments.lists)
+    data.expect_classes(len(recipe.classes))
     names = [name for name, _ in recipe.classes]
     if arguments.model:
         try:
@@ -99,19 +99,19 @@ def main() -> None:
         what = f"exported model, {segmenter.backend.description}"
         measure = partial(evaluate_segmenter, segmenter, data)
     else:
-        network = recipe.network()
+        network = built_network(recipe)
         checkpoint.load_network(network, arguments.checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         what = "checkpoint, torch fp32, pictures at their own size"
         measure = partial(evaluate, network.to(device), data, len(names), device)
     try:
         matrix = measure()
-    except ValueError as error:  # an unreadable picture, raw ids, a size that the network refuses
+    except ValueError as error:  # a DataError, or a size that the network refuses
         raise SystemExit(str(error)) from None
     print(what)
     print(report(matrix, names))
     if arguments.json:
-        result = record(matrix, names, data, arguments.lists, what)
+        result = record(matrix, names, data, lists, what)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -121,8 +121,17 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, help="averaged weights of a training run")
     what.add_argument("--model", type=Path, help="exported model directory, through the runtime")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the list files")
-    parser.add_argument("--lists", nargs="+", default=["test.txt"], help="list files to join")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--data", type=Path, help="folder with the list files, of train ids")
+    where.add_argument(
+        "--data-root",
+        action=DataRoots,
+        metavar="NAME=FOLDER",
+        help="instead, as in training: the recipe's validation pictures",
+    )
+    parser.add_argument(
+        "--lists", nargs="+", default=["test.txt"], help="with --data: list files to join"
+    )
     parser.add_argument("--backend", default="auto", help="with --model")
     parser.add_argument("--precision", default="auto", help="with --model")
     parser.add_argument("--json", type=Path, help="also write the numbers here")

@@ -27,7 +27,8 @@ from sfseg_ros.errors import ManifestError
 from sfseg_ros.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
 from training.config import Recipe, built_network, load_recipe
-from training.data.street_folder import DataError, StreetFolder
+from training.data.street_folder import DataError
+from training.data_roots import DataRoots, validation_pictures
 from training.model_card import model_card
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import upsample_argmax
@@ -282,17 +283,20 @@ def agreement_report(parity: dict[str, Any]) -> str:
 
 
 def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndarray[Any, Any]]:
-    """Pictures of --parity-data at the input size, or noise when there are none."""
+    """Pictures of --parity-data or of the recipe's validation at the input size, or noise where
+    neither is named."""
     height, width = recipe.input_size
-    if arguments.parity_data is None:
+    if arguments.parity_data is None and arguments.data_root is None:
         rng = np.random.default_rng(0)
         coarse = rng.integers(0, 256, (2, height // 16, width // 16, 3), np.uint8)
         return [np.kron(c, np.ones((16, 16, 1), np.uint8)) for c in coarse]
+    data, _ = validation_pictures(
+        recipe, arguments.data_root, arguments.parity_data, arguments.parity_lists
+    )
+    chosen = np.linspace(0, len(data) - 1, min(len(data), 24)).astype(int)
     try:
-        data = StreetFolder(arguments.parity_data, tuple(arguments.parity_lists))
-        chosen = np.linspace(0, len(data) - 1, min(len(data), 24)).astype(int)
         images = [data[int(i)].image for i in chosen]
-    except (FileNotFoundError, DataError) as error:
+    except DataError as error:
         raise SystemExit(str(error)) from None
     return [np.asarray(cv2.resize(image, (width, height)), np.uint8) for image in images]
 
@@ -415,10 +419,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("recipe", help="module:function in training/recipes")
     parser.add_argument("--checkpoint", type=Path, help="averaged weights of a training run")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument(
+    real = parser.add_mutually_exclusive_group()
+    real.add_argument(
         "--parity-data", type=Path, help="folder with the list files of real pictures"
     )
-    parser.add_argument("--parity-lists", nargs="+", default=["val.txt"])
+    real.add_argument(
+        "--data-root",
+        action=DataRoots,
+        metavar="NAME=FOLDER",
+        help="instead, as in training: the recipe's validation pictures",
+    )
+    parser.add_argument("--parity-lists", nargs="+", default=["val.txt"], help="with --parity-data")
     parser.add_argument(
         "--evaluation",
         nargs="*",

@@ -25,6 +25,7 @@ from training import checkpoint
 from training.config import Recipe, built_network, load_recipe, training_data, validation_data
 from training.data.mixture import Mixture, Portion
 from training.data.street_folder import DataError
+from training.data_roots import DataRoots, Roots
 from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
 from training.weights import load_matching, read_state
@@ -310,28 +311,6 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.data_root = Roots(arguments.data_root or {})
     return arguments
-
-
-class Roots(dict[str, Path]):
-    """Folders by name; asking for one that was not given ends the program with a line."""
-
-    def __missing__(self, name: str) -> Path:
-        raise SystemExit(f"no folder for {name!r}: add --data-root {name}=FOLDER")
-
-
-class DataRoots(argparse.Action):
-    """Collects NAME=FOLDER into a dict of paths."""
-
-    # type: ignore[no-untyped-def]
-    def __call__(self, parser, namespace, values, option_string=None):
-        name, separator, folder = str(values).partition("=")
-        if not separator:
-            parser.error(
-                f"{option_string} {values!r}: expected NAME=FOLDER, e.g. camvid=data/camvid"
-            )
-        roots = dict(getattr(namespace, self.dest) or {})
-        roots[name] = Path(folder)
-        setattr(namespace, self.dest, roots)
 
 
 if __name__ == "__main__":

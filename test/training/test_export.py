@@ -223,6 +223,29 @@ def test_export_writes_a_model_directory_and_replaces_one(
     assert (directory / "notes.txt").read_text() == "mine"
 
 
+def test_data_root_compares_on_the_recipes_validation(
+    run_export: Callable[..., Path], street: Path
+) -> None:
+    assert load_manifest(run_export("--data-root", f"street={street}")).parity["images"] == 8
+
+
+def test_an_unreadable_label_map_of_the_parity_pictures_is_one_line(
+    run_export: Callable[..., Path], street: Path
+) -> None:
+    (street / "labels/train/A_000.png").write_text("no picture")
+    with pytest.raises(SystemExit, match=r"labels/train/A_000\.png: label map .*") as end:
+        run_export("--parity-data", str(street), "--parity-lists", "train.txt")
+    assert "\n" not in str(end.value)
+
+
+def test_a_network_of_other_classes_is_refused(
+    run_export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shallow, "num_classes", 11)
+    with pytest.raises(SystemExit, match="has 3 classes, but its network scores 11"):
+        run_export()
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--data-root NAME=FOLDER, by which training, evaluation and export find the data of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.config import Recipe, validation_data
+from training.data.street_folder import StreetFolder
+
+
+class Roots(dict[str, Path]):
+    """Folders by name; asking for one that was not given ends the program with a line."""
+
+    def __missing__(self, name: str) -> Path:
+        raise SystemExit(f"no folder for {name!r}: add --data-root {name}=FOLDER")
+
+
+class DataRoots(argparse.Action):
+    """Collects NAME=FOLDER into a dict of paths."""
+
+    # type: ignore[no-untyped-def]
+    def __call__(self, parser, namespace, values, option_string=None):
+        name, separator, folder = str(values).partition("=")
+        if not separator:
+            parser.error(
+                f"{option_string} {values!r}: expected NAME=FOLDER, e.g. camvid=data/camvid"
+            )
+        roots = dict(getattr(namespace, self.dest) or {})
+        roots[name] = Path(folder)
+        setattr(namespace, self.dest, roots)
+
+
+def validation_pictures(
+    recipe: Recipe, roots: dict[str, Path] | None, folder: Path | None, lists: list[str]
+) -> tuple[StreetFolder, list[str]]:
+    """What the list files in `folder` name, or else the recipe's validation, found by `roots`; and
+    the names of the lists.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    if folder is None:
+        data = validation_data(recipe, Roots(roots or {}))
+        if data is None:
+            raise SystemExit(
+                f"recipe {recipe.name!r} has no validation for --data-root: name a folder and its "
+                "list files instead, see --help"
+            )
+        return data, [f"validation of {recipe.name}"]
+    try:
+        data = StreetFolder(folder, tuple(lists))
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
+    return data, lists
