@@ -58,6 +58,7 @@ def main() -> None:
     arguments = parse_arguments()
     recipe = load_recipe(arguments.recipe)
     network = built_network(recipe).eval()
+    check_input_size(recipe, int(network.size_multiple))  # type: ignore[arg-type]
     measured = measurements(arguments.evaluation, [name for name, _ in recipe.classes])
     provenance: dict[str, Any] = {"recipe": arguments.recipe, "training": "none: random weights"}
     if arguments.checkpoint:
@@ -80,6 +81,16 @@ def main() -> None:
     )
     write_model(manifest, content)
     print(f"{manifest.onnx_path}: {len(content) / 1e6:.1f} MB, {len(stored.graph.node)} nodes")
+
+
+def check_input_size(recipe: Recipe, multiple: int) -> None:
+    """Ends the program where the model's usual input is none that its network takes."""
+    height, width = recipe.input_size
+    if height % multiple or width % multiple:
+        raise SystemExit(
+            f"recipe {recipe.name!r} has input_size {height}x{width}: its network takes multiples "
+            f"of {multiple} only"
+        )
 
 
 def onnx_from_network(network: nn.Module) -> onnx.ModelProto:

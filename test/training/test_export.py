@@ -188,9 +188,14 @@ def run_export(
 ) -> Callable[..., Path]:
     """Exports one convolution, the same each time; returns the model directory."""
 
-    def run(*options: str, network: type[Shallow] = Shallow) -> Path:
+    def run(
+        *options: str,
+        network: type[Shallow] = Shallow,
+        input_size: tuple[int, int] = tiny_recipe.input_size,
+    ) -> Path:
         torch.manual_seed(0)
-        monkeypatch.setattr(export, "load_recipe", lambda _: replace(tiny_recipe, network=network))
+        recipe = replace(tiny_recipe, network=network, input_size=input_size)
+        monkeypatch.setattr(export, "load_recipe", lambda _: recipe)
         output = ["--output-dir", str(tmp_path / "model")]
         monkeypatch.setattr(sys, "argv", ["", "own:recipe", *output, *options])
         export.main()
@@ -244,6 +249,13 @@ def test_a_network_of_other_classes_is_refused(
     monkeypatch.setattr(Shallow, "num_classes", 11)
     with pytest.raises(SystemExit, match="has 3 classes, but its network scores 11"):
         run_export()
+
+
+def test_an_input_size_that_the_network_does_not_take_is_refused(
+    run_export: Callable[..., Path],
+) -> None:
+    with pytest.raises(SystemExit, match=r"^recipe 'tiny' has input_size 90x96: .* multiples of 4"):
+        run_export(input_size=(90, 96))
 
 
 @pytest.mark.parametrize(
