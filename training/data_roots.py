@@ -52,5 +52,6 @@ def validation_pictures(
     try:
         data = StreetFolder(folder, tuple(lists))
     except FileNotFoundError as error:
-        raise SystemExit(str(error)) from None
+        own = "" if recipe.validation is None else "; --data-root takes the recipe's validation"
+        raise SystemExit(f"{error}{own}") from None
     return data, lists

@@ -74,6 +74,8 @@ def test_a_recipe_that_cannot_be_measured_is_one_line(
     root = ("--data-root", f"street={street}")
     with pytest.raises(SystemExit, match=r"^recipe 'tiny' has no validation .*--help$"):
         measure(*root, recipe=replace(tiny_recipe, validation=None))
+    with pytest.raises(SystemExit, match=r"val is missing: .*; --data-root takes the recipe's"):
+        measure("--data", str(street), "--lists", "val")
     with pytest.raises(SystemExit, match=r"^no folder for 'street': add --data-root street=FOLDER"):
         measure("--data-root", f"camvid={street}")
     with pytest.raises(SystemExit, match="has 2 classes, but its network scores 3"):
