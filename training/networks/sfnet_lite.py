@@ -38,10 +38,10 @@ Gate = Literal["attention", "convolution", "none"]
 class GatedDualFlowAlignment(nn.Module):
     """GD-FAM: two flows warp the coarse and the fine map, one gate mixes them.
 
-    Paper: equations 4 to 6. Differs: one 3x3 flow convolution after two 1x1 reductions, a 3x3 gate
-    convolution (text: 1x1), and the gate sees the reduced coarse map but the unreduced fine map.
-    Differs: equation 6 as printed puts the gate on the fine map; the sentence before it and the
-    authors' code put it on the coarse one, and so does this.
+    Paper: equations 4 to 6. Differs: one 3x3 flow convolution after two 1x1 reductions (text: two
+    3x3), a 3x3 gate convolution (text: 1x1), and the gate sees the reduced coarse map but the
+    unreduced fine map. Differs: equation 6 as printed puts the gate on the fine map; the sentence
+    before it and the authors' code put it on the coarse one, and so does this.
 
     Args:
         channels: of both maps.
