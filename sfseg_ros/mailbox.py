@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Newest frame wins (design.md, D4): a one-slot mailbox per camera and the one thread that empties
+"""Newest frame wins (docs/adr/0004): a one-slot mailbox per camera and the one thread that empties
 them all.
 
 Nothing queues, so nothing gets stale: a frame that arrives while the worker is busy replaces the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model directory: what `training/export.py` writes and the runtime reads (design.md, D2).
+"""The model directory: what `training/export.py` writes and the runtime reads (docs/adr/0002).
 
 Everything that the runtime knows about a model stands in `manifest.yaml` beside `model.onnx`:
 class names and colours, the input sizes it takes, how well it does, where it came from.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may import whom: design.md's rule, read from the source without running it."""
+"""Who may import whom (docs/adr/0005), read from the source without running it."""
 
 import ast
 from collections.abc import Iterator

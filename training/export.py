@@ -2,7 +2,7 @@
 """Writes a model directory: python -m training.export RECIPE --checkpoint FILE --output-dir
 models/NAME ...
 
-One ONNX file for ONNX Runtime, OpenVINO and TensorRT (design.md D1, D2): uint8 RGB in, uint8
+One ONNX file for ONNX Runtime, OpenVINO and TensorRT (docs/adr/0001 and 0002): uint8 RGB in, uint8
 labels and confidence out, everything between as nodes of the graph.
 """
 

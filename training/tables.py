@@ -2,8 +2,8 @@
 """What every network costs, beside what the papers print: python -m training.tables
 
 Writes training/TABLES.md. The rows are the `PUBLISHED` of the files in training/networks; a network
-runs on PyTorch's meta device, where tensors have shapes and no values, so the largest takes a
-second and no memory.
+runs on PyTorch's meta device, where tensors have shapes and no values: all of them take a minute or
+two, in which nothing is printed, and no memory.
 """
 
 from __future__ import annotations

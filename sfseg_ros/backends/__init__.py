@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference libraries behind one method on plain arrays (design.md, D1).
+"""Inference libraries behind one method on plain arrays (docs/adr/0001).
 
 To add a backend: its module, one row of BACKENDS, and a subclass of the contract test. The
 libraries are optional, so their modules are imported when they are asked for.

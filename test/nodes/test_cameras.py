@@ -346,7 +346,7 @@ def test_latencies_are_published_once_a_second(bench):
 
 
 def test_a_consumer_like_nav2s_semantic_layer_gets_what_it_demands(bench):
-    """Same size, same stamp, uint8, latched names (ros.md 2.3), each for a late joiner."""
+    """Same size, same stamp, uint8, latched names, each for a late joiner."""
     bench.started(class_groups="")
     masks = bench.listen("/segmentation/mask", qos=input_qos())
     confidences = bench.listen("/segmentation/confidence", qos=input_qos())

@@ -201,7 +201,7 @@ def rig(monkeypatch):
 @pytest.mark.parametrize("mask_first", [True, False])
 @pytest.mark.parametrize("view", [{}, {"output_size": (12, 20)}, {"horizon": 0.5}])
 def test_a_cloud_at_the_masks_size_comes_with_the_masks_header(rig, mask_first, view):
-    """What Nav2's semantic_segmentation_layer joins and indexes by (shared/ros.md, 2.3)."""
+    """What Nav2's semantic_segmentation_layer joins and indexes by."""
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
     mask = frame(**view)

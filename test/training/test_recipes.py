@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every function of training/recipes that takes no argument is a run that can start."""
+"""Every function of training/recipes that takes no argument is a run that can start, and so is the
+example of training/README.md."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
+import re
+import sys
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from training import recipes
 from training.config import load_recipe
+
+README = Path(__file__).resolve().parents[2] / "training" / "README.md"
 
 
 def names() -> Iterator[str]:
@@ -34,3 +42,22 @@ def test_network_scores_the_classes_of_the_recipe_at_its_input_size(name: str) -
     assert [side % network.size_multiple for side in recipe.input_size] == [0, 0]
     if recipe.backbone_weights:
         network.get_submodule("trunk")  # where training loads them
+
+
+def test_the_recipe_in_the_readme_is_complete(
+    street: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    module = ModuleType("training.recipes.field")
+    exec(textwrap.dedent(example), module.__dict__)
+    monkeypatch.setitem(sys.modules, "training.recipes.field", module)
+    (street / "val.txt").write_text((street / "train.txt").read_text())
+
+    recipe = load_recipe("field:field_r18")
+
+    network = recipe.network()
+    assert network.num_classes == len(recipe.classes)
+    assert [side % network.size_multiple for side in recipe.input_size] == [0, 0]
+    (portion,) = recipe.portions({"field": street})
+    assert recipe.validation is not None
+    assert len(recipe.validation({"field": street})) == portion.per_epoch == len(portion.data)

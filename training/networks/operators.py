@@ -79,7 +79,8 @@ def gated_flow_fusion(
 ) -> Tensor:
     """gate * warp(high, flow[:, 0:2]) + (1 - gate) * warp(low, flow[:, 2:4]).
 
-    Paper: SFNet (IJCV) equation 6 (GD-FAM).
+    Paper: SFNet (IJCV) equation 6 (GD-FAM). Differs: as printed, it puts the gate on `low`; the
+    sentence before it and the authors' code put it on `high`.
 
     Args:
         high: float (N, C, h, w), the deep, coarse map.

@@ -191,7 +191,8 @@ class SFNet(nn.Module):
             networks/context.py, or `lateral` for none.
         align: builds the step from one level to the next finer one from (D).
         aligned_levels: the coarse levels that are brought up by `align`, the others by plain
-            resizing; numbered as in the papers' table 2, where the deepest map is 5. None: all.
+            resizing; numbered as in ECCV table 2 and IJCV table 8b, where the deepest map is 5.
+            None: all.
         deep_supervision: whether every step of the pyramid gets a head that is trained as well.
     """
 
@@ -419,8 +420,9 @@ _FPN: dict[str, Any] = {"aligned_levels": ()}
 _ECCV: dict[str, Any] = {"size": (1024, 1024), "convention": "2 MAC"}
 _IJCV: dict[str, Any] = {"size": (1024, 1024)}
 _CONTEXT: dict[str, Any] = {"size": (480, 480), "convention": "2 MAC"}
-_LAYER3_HEAD = 595_475
-_CLASSIFIER = 3_125_248
+# Layers that the authors build and the output does not need. A bias counts 1, a batch norm 2.
+_LAYER3_HEAD = (9 * 256 + 1 + 2) * 256 + (256 + 1) * 19  # 3x3 and norm, 1x1 to the classes
+_CLASSIFIER = 2 * (1024 + 2) * 1024 + 1024 * 1000  # twice 1x1 and norm, 1x1; no bias
 _RESNET = "1 to 4 % of the papers' GFLOPs with ResNets are not explained"
 _STDC = "the authors keep STDC's ImageNet classifier in the network"
 _STDC_SIZE = "the caption's size; the other rows of this table fit 1024x1024"

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from training.backbones.dfnet import df2
+from training.networks.sfnet import lateral, supervision_head
 from training.networks.sfnet_lite import (
+    PUBLISHED,
     GatedDualFlowAlignment,
     SFNetLite,
     sfnet_lite_r18,
@@ -24,6 +26,20 @@ def network() -> SFNetLite:
 def test_deep_stem_network_has_the_live_parameters_of_the_papers_table(network: SFNetLite) -> None:
     # Paper: SFNet IJCV table 7 says 12.3 M, of which 0.216 M are layers that are never run.
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(12.080e6, abs=0.0005e6)
+
+
+def test_rows_count_the_layers_that_only_the_authors_build() -> None:
+    classifier = 3_125_248  # of STDC: 1024 -> 1024 -> 1024 -> 1000
+    head, third_lateral = (
+        sum(p.numel() for p in layers.parameters())
+        for layers in (supervision_head(128, 19), lateral(512, 128))
+    )
+    not_built = {row.name: row.not_built for row in PUBLISHED if row.table == "IJCV table 3"}
+    assert not_built == {
+        "SFNet-Lite (ResNet-18)": head + third_lateral,
+        "SFNet-Lite (STDC-1)": head + classifier,
+        "SFNet-Lite (STDC-2)": head + classifier,
+    }
 
 
 def test_deep_stem_network_has_the_published_multiply_adds() -> None:
