@@ -57,8 +57,8 @@ class Block(nn.Module):
                 if projection == "separable"
                 else nn.Sequential(
                     # The stride apart from the convolution, the same numbers: oneDNN's backward
-                    # pass of a strided 1x1 with 4 to 12 channels in, channels-last, writes
-                    # outside its memory (torch 2.13, 64x128 and larger, a processor with AMX).
+                    # pass of a strided 1x1 with fewer than 16 channels in, channels-last,
+                    # writes outside its memory (torch 2.13, from 64x64, a processor with AMX).
                     nn.AvgPool2d(1, stride),
                     nn.Conv2d(in_channels, channels, 1, bias=False),
                     nn.BatchNorm2d(channels),
