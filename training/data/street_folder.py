@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 IGNORE = 255
 
@@ -170,8 +171,6 @@ def read_label_ids(path: Path) -> NDArray[np.uint8]:
 
 def _palette_indices(path: Path, colours: NDArray[Any]) -> NDArray[Any]:
     """The indices of a palette PNG, which OpenCV reads as colours; other files' `colours`."""
-    from PIL import Image  # tensorboard brings it
-
     try:
         with Image.open(path) as picture:
             return np.array(picture) if picture.mode == "P" else colours
