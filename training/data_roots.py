@@ -18,7 +18,7 @@ class Roots(dict[str, Path]):
 
 
 class DataRoots(argparse.Action):
-    """Collects NAME=FOLDER into a dict of paths."""
+    """Collects NAME=FOLDER into Roots."""
 
     # type: ignore[no-untyped-def]
     def __call__(self, parser, namespace, values, option_string=None):
@@ -27,22 +27,22 @@ class DataRoots(argparse.Action):
             parser.error(
                 f"{option_string} {values!r}: expected NAME=FOLDER, e.g. camvid=data/camvid"
             )
-        roots = dict(getattr(namespace, self.dest) or {})
+        roots = Roots(getattr(namespace, self.dest) or {})
         roots[name] = Path(folder)
         setattr(namespace, self.dest, roots)
 
 
 def validation_pictures(
-    recipe: Recipe, roots: dict[str, Path] | None, folder: Path | None, lists: list[str]
+    recipe: Recipe, roots: Roots | None, folder: Path | None, lists: list[str]
 ) -> tuple[StreetFolder, list[str]]:
-    """What the list files in `folder` name, or else the recipe's validation, found by `roots`; and
-    the names of the lists.
+    """The recipe's validation, found by `roots`, or, where these are None, what the list files in
+    `folder` name; and the names of the lists.
 
     Raises:
         SystemExit: there are none.
     """
-    if folder is None:
-        data = validation_data(recipe, Roots(roots or {}))
+    if roots is not None:
+        data = validation_data(recipe, roots)
         if data is None:
             raise SystemExit(
                 f"recipe {recipe.name!r} has no validation for --data-root: name a folder and its "

@@ -291,7 +291,9 @@ def _one_thread(_: int) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="module:function in training/recipes")
-    parser.add_argument("--data-root", action=DataRoots, help="NAME=FOLDER, once per data set")
+    parser.add_argument(
+        "--data-root", action=DataRoots, default=Roots(), help="NAME=FOLDER, once per data set"
+    )
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=0, help="0: the recipe's")
@@ -308,9 +310,7 @@ def parse_arguments() -> argparse.Namespace:
         help="checkpoint of the same network whose averaged weights to start from; where it has "
         "other classes, the layers that score them start anew",
     )
-    arguments = parser.parse_args()
-    arguments.data_root = Roots(arguments.data_root or {})
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

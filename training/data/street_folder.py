@@ -63,8 +63,6 @@ class StreetFolder:
         keep: drives to keep, as prefixes of the file stem; empty keeps all.
         drop: drives to leave out, likewise.
         long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
-        num_classes: train ids are 0 to num_classes - 1, or 255; a recipe's data is told by
-            `config.training_data` and `config.validation_data`.
 
     Raises:
         FileNotFoundError: a list file is missing or names no pictures.
@@ -78,7 +76,6 @@ class StreetFolder:
         keep: tuple[str, ...] = (),
         drop: tuple[str, ...] = (),
         long_side: int = 0,
-        num_classes: int = IGNORE,
     ) -> None:
         self.root = Path(root)
         pairs = [pair for name in lists for pair in self._pairs(name)]
@@ -91,7 +88,7 @@ class StreetFolder:
         if not self.pairs:
             raise FileNotFoundError(f"{self.root}: the lists {lists} name no pictures")
         self.long_side = long_side
-        self.num_classes = num_classes
+        self.num_classes = IGNORE  # any, until `expect_classes` says how many
         self.table = np.arange(256, dtype=np.uint8)
         if raw_to_train is not None:
             self.table = np.full(256, IGNORE, dtype=np.uint8)
