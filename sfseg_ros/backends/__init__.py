@@ -150,8 +150,8 @@ def open_backend(
 ) -> Backend:
     """Load the model of `manifest` into the library `name`: one of BACKENDS, or "auto".
 
-    `precision` "auto" is bf16 where processor and library compute in it, fp16 in TensorRT, else
-    fp32. `threads` 0 lets the library choose. "auto" passes over what this machine lacks and says
+    `precision` "auto" is fp16 in TensorRT, bf16 in OpenVINO if the processor has AMX, else fp32.
+    `threads` 0 lets the library choose. "auto" passes over what this machine lacks and says
     so in `reason`; it never passes over a library that is there and fails. Raises BackendError
     where the library is missing or cannot do it.
     """

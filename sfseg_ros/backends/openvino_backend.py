@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO on the processor: bf16 where there is a unit for it, else fp32."""
+"""OpenVINO on the processor: bf16 if the processor has AMX, else fp32."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ from openvino import opset13 as ops
 
 from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
 from sfseg_ros.backends.graph import split_model_of
-from sfseg_ros.backends.processor import bf16_unit, thread_count, threads_text
+from sfseg_ros.backends.processor import bf16_is_faster, bf16_unit, thread_count, threads_text
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.manifest import UNLABELLED, Manifest
 
@@ -56,7 +56,7 @@ class OpenVinoBackend:
                 "precision bf16: this processor has neither AMX nor AVX-512 BF16 and would be "
                 "slower than in fp32; use precision fp32 or auto"
             )
-        use_bf16 = unit is not None and precision != "fp32"
+        use_bf16 = precision == "bf16" or (precision == "auto" and bf16_is_faster())
         threads = thread_count(threads)
         self._manifest = manifest
         self.precision = "bf16" if use_bf16 else "fp32"
@@ -222,6 +222,7 @@ def upsample_argmax(scores_shape: list[int], stride: int, confidence: bool) -> o
 def _options(precision: str, threads: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
+        # Always set: OpenVINO's own choice is bf16 on processors with AVX-512 BF16.
         "INFERENCE_PRECISION_HINT": precision,
     }
     if threads:

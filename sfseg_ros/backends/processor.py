@@ -38,8 +38,13 @@ def usable_cores() -> int:
         return affinity
 
 
+def bf16_is_faster() -> bool:
+    """True if the processor has AMX. AVX-512 BF16 alone is slower than fp32 (docs/adr/0012)."""
+    return bf16_unit() == "AMX"
+
+
 def bf16_unit() -> str | None:
-    """The unit that multiplies bf16 ("AMX", "AVX-512 BF16"), None where there is none.
+    """The unit that multiplies bf16 ("AMX" or "AVX-512 BF16"), or None if there is none.
 
     OpenVINO's OPTIMIZATION_CAPABILITIES names BF16 on every processor with AVX-512 and emulates it
     where it is missing, slower than fp32; so the processor itself is asked.

@@ -192,8 +192,8 @@ class NodeParameters(CameraParameters):
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the network; auto is fp16 in TensorRT, else the fastest that this processor "
-        "has in hardware. int8 and fp8 need an engine of `sfseg engine build`.",
+        "Arithmetic of the network; auto is fp16 in TensorRT, bf16 in OpenVINO if the processor "
+        "has AMX, else fp32. int8 and fp8 need an engine of `sfseg engine build`.",
         Applies.AT_CONFIGURE,
         choices=PRECISIONS,
     )

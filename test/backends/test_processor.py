@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 
+import numpy as np
 import pytest
 
 from sfseg_ros.backends import processor
-from sfseg_ros.backends.processor import bf16_unit, thread_count, threads_text, usable_cores
+from sfseg_ros.backends.processor import (
+    bf16_is_faster,
+    bf16_unit,
+    thread_count,
+    threads_text,
+    usable_cores,
+)
 from sfseg_ros.errors import BackendError
 
 AMX = "processor: 0\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
@@ -37,6 +44,7 @@ def machine(monkeypatch, tmp_path):
 def test_bf16_needs_a_unit_of_the_processor(machine, info, unit):
     machine(info)
     assert bf16_unit() == unit
+    assert bf16_is_faster() == (unit == "AMX")
 
 
 def test_no_processor_info_means_no_bf16(monkeypatch, tmp_path):
@@ -59,6 +67,39 @@ def test_without_bf16_unit_openvino_chooses_fp32_and_refuses_bf16(machine, tiny_
     with pytest.raises(BackendError, match="neither AMX nor AVX-512 BF16") as caught:
         OpenVinoBackend(tiny_manifest, precision="bf16")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("info", "precision", "hint"),
+    [
+        (AMX, "auto", "bf16"),
+        (AMX, "bf16", "bf16"),
+        (AMX, "fp32", "f32"),
+        (AVX512_BF16, "auto", "f32"),
+        (AVX512_BF16, "bf16", "bf16"),
+        (AVX512, "auto", "f32"),
+        (ARM, "auto", "f32"),
+    ],
+)
+def test_openvino_is_told_its_precision(machine, monkeypatch, tiny_manifest, info, precision, hint):
+    pytest.importorskip("openvino")
+    from sfseg_ros.backends import openvino_backend
+
+    machine(info)
+    told = []
+    compile_model = openvino_backend.ov.Core.compile_model
+
+    def compile_and_note(core, model, device, options):
+        told.append(options["INFERENCE_PRECISION_HINT"])
+        # This machine may lack the unit.
+        return compile_model(core, model, device, options | {"INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setattr(openvino_backend.ov.Core, "compile_model", compile_and_note)
+    backend = openvino_backend.OpenVinoBackend(tiny_manifest, precision)
+    backend.infer(np.zeros((1, 64, 96, 3), np.uint8), confidence=False)
+    assert told == [hint, "f32"]  # the trunk, then its tail
+    assert backend.precision == {"bf16": "bf16", "f32": "fp32"}[hint]
+    assert backend.precision in backend.description
 
 
 @pytest.mark.parametrize(
