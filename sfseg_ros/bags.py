@@ -9,12 +9,11 @@ sends, and is decoded only where its pixels are wanted.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from sfseg_ros.cdr import (
@@ -26,8 +25,14 @@ from sfseg_ros.cdr import (
     stamp_of_cdr,
     typestore,
 )
+from sfseg_ros.decoding import read_picture_bytes
 from sfseg_ros.errors import BagError, ImageError, one_line
-from sfseg_ros.imaging import jpeg_from_rgb, rgb_from_compressed
+from sfseg_ros.imaging import (
+    jpeg_from_rgb,
+    png_from_pixels,
+    rgb_from_compressed,
+    rgb_from_file,
+)
 from sfseg_ros.video import frames_of_video
 
 if TYPE_CHECKING:
@@ -294,31 +299,50 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(f for f in files if f.suffix.lower() in _PICTURE_SUFFIXES)
 
 
-def bag_from_folder(folder: Path, output: Path, rate_hz: float) -> int:
+def bag_from_folder(
+    folder: Path, output: Path, rate_hz: float, say: Callable[[str], None] = lambda _: None
+) -> int:
     """Write the pictures of a folder, by name, as a bag with one CompressedImage topic
-    /camera/image/compressed at `rate_hz`; returns their number. JPEG and PNG files go in as they
-    are: what is damaged in them is the node's to reject. Only a photograph whose orientation tag
-    says so is turned, because the node, made for cameras, does not read it. Raises BagError."""
+    /camera/image/compressed at `rate_hz`; returns their number.
+
+    JPEG and PNG files go in as they are: the node rejects the damaged ones. A photograph whose
+    orientation tag turns it is turned here, because the node, made for cameras, does not read the
+    tag. Pictures of other formats become PNG; those that cannot be read are left out, and `say` is
+    called once with their number and the first error. Raises BagError if no picture remains.
+    """
     pictures = pictures_in(folder)
     if not pictures:
         raise BagError(
             f"{folder}: no recording and no pictures ({', '.join(_PICTURE_SUFFIXES)}) in it"
         )
+    damage = Damage()
 
     def frames() -> Iterator[tuple[int, bytes, str]]:
-        for index, picture in enumerate(pictures):
-            image_format = _FORMAT_OF_SUFFIX.get(picture.suffix.lower())
+        index = 0
+        for picture in pictures:
             try:
-                data = picture.read_bytes()
-            except OSError as error:
-                raise BagError(f"{picture}: cannot be read ({error.strerror})") from error
-            if image_format is None:
-                data, image_format = _png_from_picture(data, picture), "png"
-            elif _EXIF in data[:_EXIF_WITHIN]:
-                data = _upright(data)
+                data, image_format = _message_of_picture(picture)
+            except ImageError as error:
+                damage.add(picture.name, error)
+                continue
             yield round(index * NS_PER_S / rate_hz), data, image_format
+            index += 1
 
-    return _write_camera_bag(output, frames())
+    count = _write_camera_bag(output, frames())
+    if count == 0:
+        raise BagError(f"{folder}: no picture can be read; {damage}")
+    if damage.count:
+        say(f"left out of {folder}: {damage}")
+    return count
+
+
+def _message_of_picture(picture: Path) -> tuple[bytes, str]:
+    """(data, format) of a CompressedImage. Raises ImageError."""
+    image_format = _FORMAT_OF_SUFFIX.get(picture.suffix.lower())
+    if image_format is None:
+        return png_from_pixels(rgb_from_file(picture)), "png"
+    data = read_picture_bytes(picture)
+    return (_upright(data) if _EXIF in data[:_EXIF_WITHIN] else data), image_format
 
 
 def bag_from_video(video: Path, output: Path, max_seconds: float) -> int:
@@ -364,16 +388,6 @@ def _upright(jpeg: bytes) -> bytes:
     except ImageError:
         return jpeg
     return jpeg if np.array_equal(stored, shown) else jpeg_from_rgb(shown, quality=95)
-
-
-def _png_from_picture(data: bytes, picture: Path) -> bytes:
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise BagError(f"{picture}: not a picture that OpenCV can read")
-    done, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise BagError(f"{picture}: OpenCV cannot write it as PNG")
-    return bytes(png)
 
 
 # --- the libraries, imported at first use -------------------------------------------------------

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.errors import BagError, one_line
+from sfseg_ros.decoding import decode_picture
+from sfseg_ros.errors import BagError, ImageError, one_line
 from sfseg_ros.imaging import picture_from_fields
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def labels_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
     message = message_from_cdr(cdr, message_type)
     if message_type == COMPRESSED_IMAGE:
         try:
-            labels = cv2.imdecode(np.asarray(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error as error:  # no bytes at all, or a header that claims gigabytes
-            raise BagError(f"a mask cannot be decoded ({error.err})") from error
-        if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+            data = np.asarray(message.data, np.uint8)
+            labels = decode_picture(data, cv2.IMREAD_UNCHANGED, ("PNG",))
+        except ImageError as error:
+            raise BagError(f"a mask cannot be decoded ({error})") from error
+        if labels.ndim != 2 or labels.dtype != np.uint8:
             raise BagError("a mask is not a PNG of one 8-bit channel")
         return np.asarray(labels, np.uint8)
     if message.encoding not in ("mono8", "8UC1"):

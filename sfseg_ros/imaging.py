@@ -6,26 +6,22 @@ ENCODINGS. Whatever a camera sends, these functions return an array or raise Ima
 """
 
 import functools
-import re
-import struct
-import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sfseg_ros.decoding import MESSAGE_FORMATS, decode_picture, read_picture
 from sfseg_ros.errors import ImageError
 from sfseg_ros.manifest import UNLABELLED
 
 Uint8Array = npt.NDArray[np.uint8]
 ByteBuffer: TypeAlias = "bytes | bytearray | memoryview | array[int]"
-
-MAX_PIXELS = 64 * 1024 * 1024
-"""Largest compressed picture that is decoded; a few bytes of header can claim gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -246,34 +242,21 @@ def picture_from_compressed(data: ByteBuffer, upright: bool = False) -> Picture:
     Grey is repeated, alpha dropped, 16-bit samples reduced to 8. `upright` applies the orientation
     tag of a photograph; without it the array has the pixel grid of the camera.
 
-    Raises ImageError for other formats, truncated or damaged files, and more than MAX_PIXELS.
-    A truncated JPEG is found by its missing end marker, because the OpenCV of ROS 2 Humble and
-    Jazzy (4.5, 4.6) returns it with a grey lower part. Bytes after the end are ignored, as every
-    viewer does.
+    Raises ImageError for other formats, truncated or damaged files, animations, and everything
+    beyond the bounds of `decoding.examine_picture`. A truncated JPEG is found by its missing end
+    marker, because the OpenCV of ROS 2 Humble and Jazzy (4.5, 4.6) returns it with a grey lower
+    part. Bytes after the end are ignored, as every viewer does.
     """
-    buffer = _bytes_of(data)
-    content = buffer.data
-    if buffer[:2].tobytes() == b"\xff\xd8":
-        name, (height, width) = "JPEG", _size_of_jpeg(content)
-    elif buffer[:8].tobytes() == _PNG_SIGNATURE:
-        name, (height, width) = "PNG", _size_of_png(content)
-    elif buffer[12:20].tobytes() == _PNG_SIGNATURE:
-        raise ImageError("compressed image is compressedDepth: expected a colour image")
-    else:
-        raise ImageError(
-            f"compressed image of {buffer.size} bytes begins with {buffer[:4].tobytes().hex()!r}: "
-            "neither JPEG nor PNG"
-        )
-    if not 1 <= height * width <= MAX_PIXELS:
-        raise ImageError(f"{name} of {height}x{width}: expected 1 to {MAX_PIXELS} pixels")
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        decoded = cv2.imdecode(buffer, cv2.IMREAD_COLOR | orientation)
-    except cv2.error as error:
-        raise ImageError(f"{name} of {height}x{width}: not decodable ({error.err})") from error
-    if decoded is None:
-        raise ImageError(f"{name} of {height}x{width}: damaged, the decoder refuses it")
-    return Picture(np.asarray(decoded, np.uint8), is_bgr=True)
+    bgr = decode_picture(_bytes_of(data), cv2.IMREAD_COLOR | orientation, MESSAGE_FORMATS)
+    return Picture(np.asarray(bgr, np.uint8), is_bgr=True)
+
+
+def rgb_from_file(path: Path) -> Uint8Array:
+    """uint8 (H, W, 3) RGB of a picture file in one of FILE_FORMATS, upright as a viewer shows it.
+    Raises ImageError."""
+    bgr = read_picture(path, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def png_from_pixels(pixels: Uint8Array) -> bytes:
@@ -366,56 +349,3 @@ def _encoded(suffix: str, pixels: Uint8Array, options: list[int]) -> bytes:
     if not done:
         raise ImageError(f"image of {pixels.shape}: OpenCV cannot write it as {suffix}")
     return data.tobytes()
-
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# A marker is 0xFF and a code; FF00 is a stuffed data byte, FFD0 to FFD7 restart the entropy coder.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_JPEG_END = 0xD9
-_JPEG_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-def _size_of_jpeg(content: memoryview) -> tuple[int, int]:
-    """(height, width) of a JPEG that reaches its end marker. Walks the markers, so that the end
-    of an embedded thumbnail does not pass for the end of the picture."""
-    size: tuple[int, int] | None = None
-    position = 2
-    while True:
-        marker = _JPEG_MARKER.search(content, position)
-        body = marker.end() if marker else len(content)
-        if marker and content[body - 1] == _JPEG_END:
-            break
-        header = bytes(content[body : body + 7])
-        if len(header) < 7:
-            raise ImageError(f"JPEG of {len(content)} bytes is truncated: it has no end marker")
-        if size is None and content[body - 1] in _JPEG_FRAME_HEADERS:
-            height, width = struct.unpack(">HH", header[3:])
-            size = (height, width)
-        position = body + max(2, int.from_bytes(header[:2], "big"))
-    if size is None:
-        raise ImageError(f"JPEG of {len(content)} bytes has no frame header")
-    return size
-
-
-def _size_of_png(content: memoryview) -> tuple[int, int]:
-    """(height, width) of a PNG whose chunks are complete; checked here because libpng writes a
-    line to the terminal for each damaged frame."""
-    size: tuple[int, int] | None = None
-    position = len(_PNG_SIGNATURE)
-    while True:
-        if position + 12 > len(content):
-            raise ImageError(f"PNG of {len(content)} bytes is truncated: it has no end chunk")
-        length, kind = struct.unpack_from(">I4s", content, position)
-        end = position + 8 + length
-        if end + 4 > len(content):
-            raise ImageError(f"PNG of {len(content)} bytes is truncated in a chunk of {length}")
-        if zlib.crc32(content[position + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            raise ImageError(f"PNG of {len(content)} bytes is damaged: wrong checksum")
-        if size is None:
-            if kind != b"IHDR" or length != 13:
-                raise ImageError(f"PNG of {len(content)} bytes does not begin with a header")
-            width, height = struct.unpack_from(">II", content, position + 8)
-            size = (height, width)
-        if kind == b"IEND":
-            return size
-        position = end + 4

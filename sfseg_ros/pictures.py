@@ -18,8 +18,9 @@ from sfseg_ros.bags import (
     pictures_in,
 )
 from sfseg_ros.cdr import labels_from_cdr, rgb_from_cdr, stamp_of_cdr
+from sfseg_ros.decoding import read_picture
 from sfseg_ros.errors import BagError, ImageError
-from sfseg_ros.imaging import Uint8Array, rgb_from_compressed
+from sfseg_ros.imaging import Uint8Array, rgb_from_file
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,7 @@ def _from_files(
 ) -> Iterator[LabelledPicture]:
     for file in files:
         try:
-            rgb = rgb_from_compressed(file.read_bytes(), upright=True)
-        except OSError as error:
-            damage.add(file.name, ImageError(f"cannot be read ({error.strerror})"))
-            continue
+            rgb = rgb_from_file(file)
         except ImageError as error:
             damage.add(file.name, error)
             continue
@@ -106,9 +104,13 @@ def _truth_of(picture: Path, folder: Path | None) -> Uint8Array | None:
     if folder is None:
         return None
     file = folder / f"{picture.stem}.png"
-    labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
-    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
-        raise BagError(f"{file}: expected the true labels of {picture.name}, an 8-bit grey PNG")
+    expected = f"expected the true labels of {picture.name}, an 8-bit grey PNG"
+    try:
+        labels = read_picture(file, cv2.IMREAD_UNCHANGED, ("PNG",))
+    except ImageError as error:
+        raise BagError(f"{file}: {expected} ({error})") from error
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise BagError(f"{file}: {expected}")
     return np.asarray(labels, np.uint8)
 
 

@@ -10,11 +10,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sfseg_ros.decoding import format_of
 from sfseg_ros.errors import BagError, one_line
+from sfseg_ros.picture_bounds import MAX_PIXELS
 
 RgbImage = npt.NDArray[np.uint8]
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
+
+# Names of FFmpeg's demuxers for these files.
+_CONTAINERS = "avi,flv,h264,hevc,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,ogg"
 
 
 def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
@@ -23,10 +28,15 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
     av = _av()
     last_ns = -1
     first_s: float | None = None
+    _refuse_pictures(video)
     try:
-        with av.open(str(video)) as container:
+        # Without a whitelist FFmpeg opens playlists (which name other files and hosts), SVG and
+        # text; "file:" keeps a colon in the name from being read as a protocol.
+        options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+        with av.open(f"file:{video}", options=options) as container:
             if not container.streams.video:
                 raise BagError(f"{video}: no video stream in it")
+            _check_stream(video, container.streams.video[0])
             container.streams.video[0].thread_type = "AUTO"
             for frame in container.decode(container.streams.video[0]):
                 # A stream that was cut from a longer one (a camera's .ts) does not begin at 0.
@@ -38,6 +48,27 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
                 yield last_ns, np.ascontiguousarray(rgb)
     except av.FFmpegError as error:
         raise BagError(f"{video}: not a video that can be read ({one_line(error)})") from error
+
+
+def _refuse_pictures(video: Path) -> None:
+    """FFmpeg decodes pictures too, without the guard of `decoding`."""
+    try:
+        if video.exists() and not video.is_file():
+            raise BagError(f"{video}: not a regular file, expected a video")
+        with video.open("rb") as file:
+            name = format_of(file.read(1024))
+    except OSError as error:
+        raise BagError(f"{video}: cannot be read ({error.strerror})") from error
+    if name:
+        raise BagError(f"{video}: a {name} picture, expected a video; put pictures into a folder")
+
+
+def _check_stream(video: Path, stream: Any) -> None:
+    if stream.codec_context is None:  # decoding such a stream ends the process
+        raise BagError(f"{video}: this FFmpeg has no decoder for its codec; convert it to H.264")
+    height, width = stream.codec_context.height, stream.codec_context.width
+    if height * width > MAX_PIXELS:
+        raise BagError(f"{video}: frames of {height}x{width}, expected at most {MAX_PIXELS} pixels")
 
 
 class VideoWriter:

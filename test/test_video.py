@@ -81,11 +81,11 @@ def test_without_frames_there_is_no_file(tmp_path):
 
 
 def test_a_video_without_a_picture_stream_is_refused(tmp_path):
-    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with pytest.raises(BagError, match="no video stream"):
-        list(frames_of_video(tmp_path / "sound.wav"))
+        list(frames_of_video(tmp_path / "sound.mkv"))

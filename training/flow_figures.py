@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfseg_ros.imaging import color_mask, overlay, resized_labels, resized_rgb
+from sfseg_ros.errors import ImageError
+from sfseg_ros.imaging import color_mask, overlay, resized_labels, resized_rgb, rgb_from_file
 from sfseg_ros.manifest import SemanticClass, palette_rgb_of
 from sfseg_ros.metrics import ConfusionMatrix
 from training import checkpoint
@@ -269,10 +270,10 @@ def captioned(panel: Rgb, text: str) -> Rgb:
 
 def read_rgb(path: Path) -> Rgb:
     """Raises SystemExit when the file is no picture."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise SystemExit(f"{path} cannot be read as a picture")
-    return np.ascontiguousarray(bgr[..., ::-1])
+    try:
+        return rgb_from_file(path)
+    except ImageError as error:
+        raise SystemExit(f"{path} cannot be read as a picture ({error})") from None
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:

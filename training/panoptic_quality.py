@@ -20,6 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg_ros.decoding import read_picture
+from sfseg_ros.errors import ImageError
+
 VOID = 0
 Ids = NDArray[np.uint32]
 Segments = list[dict[str, Any]]
@@ -202,9 +205,10 @@ def read_ids(path: Path) -> Ids:
     Raises:
         FileNotFoundError: no such picture.
     """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise FileNotFoundError(f"{path}: no readable PNG of segment ids")
+    try:
+        bgr = read_picture(path, cv2.IMREAD_COLOR, ("PNG",))
+    except ImageError as error:
+        raise FileNotFoundError(f"{path}: no readable PNG of segment ids ({error})") from error
     values = bgr.astype(np.uint32)
     return values[..., 2] + 256 * values[..., 1] + 65536 * values[..., 0]
 

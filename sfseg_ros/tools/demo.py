@@ -153,7 +153,7 @@ def open_input(args: argparse.Namespace, scratch_bag: Path) -> Input:
     if find_bag(path) is not None:
         return _described(path, args.topic, str(path))
     if path.is_dir():
-        number = bag_from_folder(path, scratch_bag, args.picture_rate)
+        number = bag_from_folder(path, scratch_bag, args.picture_rate, _say)
         _say(f"{number} pictures, played at {args.picture_rate:g} per second")
     else:
         _say("reading the video")

@@ -13,7 +13,7 @@ import cv2
 
 from sfseg_ros.backends import BACKENDS, PRECISIONS, GpuOptions
 from sfseg_ros.errors import ImageError, SfsegError
-from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_compressed
+from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_file
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from sfseg_ros.share import find_model
 
@@ -67,12 +67,7 @@ def find_images(path: Path) -> list[Path]:
 
 def segment_file(segmenter: Segmenter, path: Path, output: Path) -> None:
     """Segment one file, upright as a viewer shows it, and write the three results."""
-    try:
-        rgb = rgb_from_compressed(path.read_bytes(), upright=True)
-    except OSError as error:
-        raise ImageError(
-            f"cannot be read ({error.strerror}); expected an image or folder"
-        ) from error
+    rgb = rgb_from_file(path)
     result = segmenter.segment(rgb, confidence=False)
     palette = segmenter.manifest.palette_rgb
     _write(output / "labels" / f"{path.stem}.png", result.labels)

@@ -11,10 +11,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from training.data.street_folder import IGNORE, DataError, Sample, rgb_and_labels
+from training.data.street_folder import IGNORE, DataError, Sample, read_bgr, rgb_and_labels
 from training.panoptic_quality import read_ids
 
 INSTANCE_STEP = 256
@@ -81,13 +80,13 @@ class PanopticFolder:
         """
         name, entry = self.entries[index]
         path = self.image_path(name)
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        bgr = read_bgr(path)
         try:
             ids = read_ids(self.folder / entry["file_name"])
         except FileNotFoundError as error:
             raise DataError(str(error)) from None
-        if bgr is None or bgr.shape[:2] != ids.shape:
-            raise DataError(f"{path}: picture unreadable, or its size is not that of its ids")
+        if bgr.shape[:2] != ids.shape:
+            raise DataError(f"{path}: its size is not that of its ids")
         labels = np.full(ids.shape, IGNORE, np.uint16)
         instance = 0
         for segment in entry["segments_info"]:

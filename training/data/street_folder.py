@@ -7,6 +7,7 @@ All three deliver the CamVid classes, so they can be mixed in one run.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from sfseg_ros.decoding import decode_picture, read_picture, read_picture_bytes
+from sfseg_ros.errors import ImageError
 
 IGNORE = 255
 
@@ -125,9 +129,7 @@ class StreetFolder:
                 is not one byte a pixel, or it holds an id that is neither a class nor 255.
         """
         image_path, label_path = (self.root / name for name in self.pairs[index])
-        bgr = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise DataError(f"{image_path}: picture missing or unreadable")
+        bgr = read_bgr(image_path)
         ids = read_label_ids(label_path)
         if bgr.shape[:2] != ids.shape:
             raise DataError(
@@ -146,17 +148,27 @@ class StreetFolder:
         return Sample(rgb, labels, image_path.stem)
 
 
+def read_bgr(path: Path) -> NDArray[np.uint8]:
+    """A picture file as uint8 (H, W, 3) BGR, upright. Raises DataError."""
+    try:
+        return np.asarray(read_picture(path, cv2.IMREAD_COLOR), np.uint8)
+    except ImageError as error:
+        raise DataError(f"{path}: picture missing or unreadable ({error})") from error
+
+
 def read_label_ids(path: Path) -> NDArray[np.uint8]:
     """Ids uint8 (H, W) of a label map: of a grey picture its values, of a palette's its indices.
 
     Raises:
         DataError: the file is unreadable, or has more than one byte a pixel.
     """
-    ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if ids is None:
-        raise DataError(f"{path}: label map missing or unreadable")
+    try:
+        data = read_picture_bytes(path)
+        ids = decode_picture(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except ImageError as error:
+        raise DataError(f"{path}: label map missing or unreadable ({error})") from error
     if ids.ndim == 3:
-        ids = _palette_indices(path, ids)
+        ids = _palette_indices(data, ids)
     if ids.ndim == 3 or ids.dtype != np.uint8:
         channels = ids.shape[2] if ids.ndim == 3 else 1
         raise DataError(
@@ -166,10 +178,11 @@ def read_label_ids(path: Path) -> NDArray[np.uint8]:
     return np.asarray(ids, np.uint8)
 
 
-def _palette_indices(path: Path, colours: NDArray[Any]) -> NDArray[Any]:
-    """The indices of a palette PNG, which OpenCV reads as colours; other files' `colours`."""
+def _palette_indices(data: bytes, colours: NDArray[Any]) -> NDArray[Any]:
+    """The indices of a palette PNG, which OpenCV reads as colours; other files' `colours`. `data`
+    has been examined."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(data)) as picture:
             return np.array(picture) if picture.mode == "P" else colours
     except (OSError, SyntaxError):  # a format that OpenCV alone reads
         return colours

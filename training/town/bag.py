@@ -19,6 +19,8 @@ import numpy as np
 
 from sfseg_ros.bags import CAMERA_TOPIC, BagWriter, TopicToWrite
 from sfseg_ros.cdr import COMPRESSED_IMAGE, NS_PER_S, compressed_image_cdr
+from sfseg_ros.decoding import read_picture
+from sfseg_ros.imaging import jpeg_from_rgb, rgb_from_file
 
 INFO_TOPIC = "/camera/camera_info"
 TRUTH_TOPIC = "/camera/ground_truth"
@@ -74,7 +76,7 @@ def encode(frames: list[Frame], max_bytes: int) -> tuple[list[bytes], list[bytes
     """
     truths = []
     for frame in frames:
-        labels = cv2.imread(str(frame.labels), cv2.IMREAD_UNCHANGED)
+        labels = read_picture(frame.labels, cv2.IMREAD_UNCHANGED, ("PNG",))
         done, png = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         if not done:
             raise SystemExit(f"{frame.labels}: OpenCV cannot write it as PNG")
@@ -84,12 +86,7 @@ def encode(frames: list[Frame], max_bytes: int) -> tuple[list[bytes], list[bytes
     for quality in range(90, 30, -4):
         if sum(map(len, images)) <= room:
             return images, truths
-        images = [
-            cv2.imencode(".jpg", cv2.imread(str(frame.image)), [cv2.IMWRITE_JPEG_QUALITY, quality])[
-                1
-            ].tobytes()
-            for frame in frames
-        ]
+        images = [jpeg_from_rgb(rgb_from_file(frame.image), quality) for frame in frames]
     raise SystemExit(f"{len(frames)} frames do not fit into {max_bytes} bytes; render fewer")
 
 

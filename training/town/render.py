@@ -29,6 +29,7 @@ import bpy
 import cv2
 import numpy as np
 
+from sfseg_ros.decoding import read_picture
 from training.town.labels import labels_and_instances
 from training.town.layout import plan_town
 from training.town.panoptic import add_to_split
@@ -103,7 +104,7 @@ def render_frame(scene: Any, size: tuple[int, int], scratch: Path) -> tuple[np.n
     scene.render.filepath = str(scratch / "frame.png")
     with _quiet():
         bpy.ops.render.render(write_still=True)
-    image = cv2.imread(scene.render.filepath, cv2.IMREAD_COLOR)
+    image = read_picture(Path(scene.render.filepath), cv2.IMREAD_COLOR)
     packed = np.empty(size[0] * size[1] * 4, np.float32)
     passes = bpy.data.images.load(str(scratch / f"passes{scene.frame_current:04d}.exr"))
     passes.pixels.foreach_get(packed)

@@ -138,5 +138,5 @@ def test_missing_ids_are_an_error_of_the_data(town: Path) -> None:
 def test_a_picture_of_another_size_is_refused(town: Path) -> None:
     cv2.imwrite(str(town / "images/val/a.png"), np.zeros((4, 4, 3), np.uint8))
 
-    with pytest.raises(ValueError, match=r"a\.png: picture unreadable, or its size"):
+    with pytest.raises(ValueError, match=r"a\.png: its size is not that of its ids"):
         town_panoptic(town, "val")[0]
