@@ -20,8 +20,9 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FREE_CHUNKS, BYTES_PER_CHUNK = 1000, 4096
 """Chunks allowed: FREE_CHUNKS and one more per BYTES_PER_CHUNK; libpng writes 8 kB of data each."""
 
-MAX_COMPRESSED_METADATA = 16
-"""Chunks of compressed text or profile. libpng lets each grow to 8 MB."""
+MAX_METADATA_BYTES = 4 * 1024 * 1024
+"""All compressed text and profiles together, expanded. libpng lets each grow to 8 MB, and needs 80
+ms for it."""
 
 MAX_EXPANSION = 1032
 """Deflate's best: 258 bytes from a length of 1 bit and a distance of 1 bit."""
@@ -61,11 +62,11 @@ def examine_png(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
         elif kind == b"IDAT":
             data += end - body
         elif kind in _COMPRESSED_METADATA:
-            metadata += 1
+            metadata += _expanded_bytes(kind, content[body:end], MAX_METADATA_BYTES - metadata)
         if chunks > most_chunks:
             raise ImageError(f"PNG of {length} bytes in more than {most_chunks} chunks")
-        if metadata > MAX_COMPRESSED_METADATA:
-            raise ImageError(f"PNG with more than {MAX_COMPRESSED_METADATA} compressed metadata")
+        if metadata > MAX_METADATA_BYTES:
+            raise ImageError(f"PNG with more than {MAX_METADATA_BYTES} bytes of text and profiles")
         if zlib.crc32(content[body - 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
             raise ImageError(f"PNG of {length} bytes is damaged: wrong checksum")
         # A capital first letter (bit 5 clear) marks a chunk without which a PNG is not decodable.
@@ -100,3 +101,20 @@ def _header_of(kind: bytes, body: memoryview) -> tuple[PictureHeader, int]:
     check_pixels("PNG", height, width)
     pixel_bytes = width * channels * depth // 8 * height
     return PictureHeader("PNG", height, width), max(1, pixel_bytes // MAX_EXPANSION)
+
+
+def _expanded_bytes(kind: bytes, body: memoryview, most: int) -> int:
+    """Length of a text or profile after its expansion, which stops above `most`. Raises ImageError
+    for a damaged stream."""
+    keyword = bytes(body[:80]).find(b"\0")  # of at most 79 bytes
+    if keyword < 0:
+        raise ImageError(f"PNG with a damaged chunk {kind.decode()}: expected a keyword")
+    stream = body[keyword + 2 :]  # after the method of compression
+    if kind == b"iTXt":
+        if bytes(body[keyword + 1 : keyword + 2]) != b"\1":  # this text is not compressed
+            return len(body)
+        stream = memoryview(bytes(body[keyword + 3 :]).split(b"\0", 2)[-1])  # language, translation
+    try:
+        return len(zlib.decompressobj().decompress(stream, most + 1))
+    except zlib.error as error:
+        raise ImageError(f"PNG with a damaged chunk {kind.decode()}: {error}") from error

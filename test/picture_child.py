@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from hostile_pictures import animated_png, encoded, street
+from hostile_pictures import animated_png, encoded, png_chunk, street
 
 from sfseg_ros import bags, cdr, imaging, pictures, video
 from sfseg_ros.decoding import decode_picture
@@ -98,16 +98,13 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 def with_checksums(data: bytes) -> bytes:
     """A PNG whose checksums are right again, as far as its chunks reach."""
-    from hostile_pictures import png_chunk
-
     position, out = 8, data[:8]
     while position + 12 <= len(data):
         size = int.from_bytes(data[position : position + 4], "big")
         if position + 12 + size > len(data):
             break
-        out += png_chunk(
-            data[position + 4 : position + 8], data[position + 8 : position + 8 + size]
-        )
+        body = position + 8
+        out += png_chunk(data[body - 4 : body], data[body : body + size])
         position += 12 + size
     return out + data[position:]
 

@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "test" / "picture_child.py"
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "PPM": ".ppm", "TIFF": ".tif"}
 SUFFIX_OF["WebP"] = ".webp"
+MEGABYTE = zlib.compress(bytes(1 << 20), 9)
 WHITE_ROW = zlib.compress(b"\0" + b"\xff" * 3)
 
 
@@ -84,6 +85,17 @@ def test_a_png_of_one_colour_has_as_few_bytes_as_are_allowed(dtype):
 def test_a_real_pictures_file_is_read_upright(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(".png", street()))
     np.testing.assert_array_equal(rgb_from_file(tmp_path / "a.png"), street()[..., ::-1])
+
+
+def test_text_and_profiles_of_a_picture_are_accepted():
+    text = zlib.compress(b"words " * 99)
+    data = png_of(
+        *(1, 1, (b"iCCP", b"a\0\0" + MEGABYTE), (b"zTXt", b"a\0\0" + text)),
+        *((b"iTXt", b"a\0\0\0de\0b\0words"), (b"iTXt", b"a\0\1\0de\0b\0" + text)),
+        (b"IDAT", WHITE_ROW),
+    )
+    assert examine(data) == ("PNG", 1, 1)
+    assert (decode_picture(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) == 255).all()
 
 
 # --- pictures that end or stall a decoder -------------------------------------------------------
@@ -131,7 +143,8 @@ def test_any_damage_is_a_picture_or_one_line(seed):
     ("data", "message"),
     [
         (jpeg_without_data(), "8192x8192 has 16 bytes of picture data: expected at least 393216"),
-        (jpeg_of_scans(10_000), "4096x4096 in more than 64 scans"),
+        (jpeg_of_scans(10_000), "4096x4096 in more than 16 scans"),
+        (jpeg_of_scans(13, side=8192), "8192x8192 in more than 12 scans"),
         (jpeg_of_scans(10_000, side=64), "64x64 in more than 100 scans"),
         (jpeg_of(JPEG_TABLES, jpeg_frame(16, 16)), "16x16 has no scan"),
         (jpeg_of(JPEG_TABLES, jpeg_scan(b"\0" * 9)), "a scan before its frame header"),
@@ -145,8 +158,16 @@ def test_any_damage_is_a_picture_or_one_line(seed):
         (png_of(26, 34, (b"fcTL", bytes(26))), r"animated PNG \(chunk fcTL\)"),
         (png_of(26, 34, (b"fdAT", bytes(26))), r"animated PNG \(chunk fdAT\)"),
         (
-            png_of(1, 1, (b"IDAT", WHITE_ROW), *[(b"zTXt", b"a\0\0")] * 17),
-            "more than 16 compressed",
+            png_of(1, 1, (b"IDAT", WHITE_ROW), *[(b"zTXt", b"a\0\0" + MEGABYTE)] * 5),
+            "more than 4194304 bytes of text and profiles",
+        ),
+        (
+            png_of(1, 1, (b"IDAT", WHITE_ROW), *[(b"iTXt", b"a\0\1\0de\0b\0" + MEGABYTE)] * 5),
+            "more than 4194304 bytes of text and profiles",
+        ),
+        (
+            png_of(1, 1, (b"IDAT", WHITE_ROW), (b"iCCP", b"a\0\0" + b"no stream")),
+            "damaged chunk iCCP",
         ),
         (png_of(1, 1, (b"CgBI", bytes(4))), "unknown chunk 43674249"),
         (png_of(1, 1, (b"ID\xffT", bytes(4))), "unknown chunk 4944ff54"),
