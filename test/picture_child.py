@@ -15,8 +15,6 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hostile_pictures import animated_png, encoded, png_chunk, street
 
 from sfseg_ros import bags, cdr, imaging, pictures, video

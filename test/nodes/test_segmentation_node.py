@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from hostile_pictures import animated_png, jpeg_of_scans, jpeg_without_data
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -118,6 +119,23 @@ def test_a_truncated_jpeg_is_counted(bench):
     message.data.frombytes(cv2.imencode(".jpg", bench.three_stripes())[1].tobytes()[:-100])
     bench.compressed_camera().publish(message)
     bench.wait_until(lambda: bench.counts(node)["rejected"] == 1, "the frame is rejected")
+
+
+def test_a_hostile_picture_is_counted_and_the_next_good_frame_goes_through(bench):
+    node = bench.started(image_transport="compressed")
+    masks = bench.listen("/segmentation/mask")
+    camera = bench.compressed_camera()
+    hostile = (animated_png(), jpeg_without_data(), jpeg_of_scans(10_000))
+    good = cv2.imencode(".jpg", bench.three_stripes())[1].tobytes()
+    for count, data in enumerate((*hostile, good), start=1):
+        message = CompressedImage(format="jpeg")
+        message.data.frombytes(data)
+        camera.publish(message)
+        expected = min(count, len(hostile))
+        bench.wait_until(
+            lambda n=expected: bench.counts(node)["rejected"] == n, f"reject {expected}"
+        )
+    bench.wait_until(lambda: masks, "a mask after the hostile pictures")
 
 
 def test_a_failing_network_costs_frames_and_not_the_node(bench):
