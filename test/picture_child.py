@@ -2,14 +2,16 @@
 """Run by test_decoding.py as a process of its own, because a picture that passes the guard may end
 the process that decodes it.
 
-`raw`: decode the animated PNG without the guard. `entries DIR`: offer the animated PNG to every
-entry point. `mutate SEED COUNT`: decode damaged pictures of every format.
+`raw`: decode the animated PNG without the guard. `runtime DIR`, `training DIR`: offer the animated
+PNG to every entry point of these packages. `mutate SEED COUNT`: decode damaged pictures of every
+format.
 """
 
 import json
 import resource
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,24 +32,15 @@ def raw() -> None:
         cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
-def entries(folder: Path) -> dict[str, str]:
+def runtime_entries(folder: Path) -> dict[str, str]:
     """Name of the entry point -> its error."""
-    from training import flow_figures, panoptic_quality
-    from training.data import street_folder
-
-    data = animated_png()
-    hostile = folder / "a.png"
-    hostile.write_bytes(data)
-    disguised = folder / "disguised"
-    disguised.mkdir()
-    (disguised / "a.bmp").write_bytes(data)
-    truth, good = folder / "truth", folder / "good"
-    for sub in (truth, good):
+    data, hostile = animated_png(), folder / "a.png"
+    disguised, truth, good = folder / "disguised", folder / "truth", folder / "good"
+    for sub in (disguised, truth, good):
         sub.mkdir()
-    (truth / "a.png").write_bytes(data)
+    for path in (hostile, disguised / "a.bmp", truth / "a.png"):
+        path.write_bytes(data)
     (good / "a.png").write_bytes(encoded(".png", street()))
-    (folder / "train.txt").write_text("a.png good/a.png\n")
-    (folder / "labels.txt").write_text("good/a.png a.png\n")
     message = cdr.compressed_image_cdr(data, "png", 1, "camera")
     calls = {
         "message": lambda: imaging.picture_from_fields(SimpleNamespace(format="png", data=data)),
@@ -59,17 +52,38 @@ def entries(folder: Path) -> dict[str, str]:
         "sampled truth": lambda: list(pictures.sampled_pictures(good, 5, truth_folder=truth)),
         "demo folder": lambda: bags.bag_from_folder(disguised, folder / "bag", 1.0),
         "video": lambda: list(video.frames_of_video(hostile)),
-        "training picture": lambda: street_folder.camvid(folder, ("train.txt",))[0],
-        "training labels": lambda: street_folder.camvid(folder, ("labels.txt",))[0],
+    }
+    return errors_of(calls)
+
+
+def training_entries(folder: Path) -> dict[str, str]:
+    """As `runtime_entries`, for what needs the requirements of training."""
+    from training import flow_figures, panoptic_quality
+    from training.data import street_folder
+
+    hostile = folder / "a.png"
+    hostile.write_bytes(animated_png())
+    (folder / "good.png").write_bytes(encoded(".png", street()))
+    (folder / "train.txt").write_text("a.png good.png\n")
+    (folder / "labels.txt").write_text("good.png a.png\n")
+    calls = {
+        "picture": lambda: street_folder.camvid(folder, ("train.txt",))[0],
+        "labels": lambda: street_folder.camvid(folder, ("labels.txt",))[0],
+        "panoptic picture": lambda: street_folder.read_bgr(hostile),
         "panoptic ids": lambda: panoptic_quality.read_ids(hostile),
         "figure": lambda: flow_figures.read_rgb(hostile),
+        "figure labels": lambda: flow_figures.read_labels(hostile),
     }
+    return errors_of(calls)
+
+
+def errors_of(calls: dict[str, Callable[[], object]]) -> dict[str, str]:
     errors = {}
     for name, call in calls.items():
         try:
             call()
             errors[name] = "accepted"
-        except (SfsegError, street_folder.DataError, FileNotFoundError, SystemExit) as error:
+        except (SfsegError, ValueError, FileNotFoundError, SystemExit) as error:
             errors[name] = str(error)
     return errors
 
@@ -134,7 +148,9 @@ if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
     if task == "raw":
         raw()
-    elif task == "entries":
-        print(json.dumps(entries(Path(arguments[0]))))
+    elif task == "runtime":
+        print(json.dumps(runtime_entries(Path(arguments[0]))))
+    elif task == "training":
+        print(json.dumps(training_entries(Path(arguments[0]))))
     else:
         print(json.dumps(mutate(*map(int, arguments))))
