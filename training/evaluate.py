@@ -33,7 +33,7 @@ def evaluate(
     for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
         sample = data[index]
         rgb = torch.from_numpy(sample.image)[None].to(device)
-        labels = network(images_from_rgb(rgb))["logits"].argmax(1)[0]
+        labels = network(images_from_rgb(rgb, network))["logits"].argmax(1)[0]
         matrix.update(labels.to(torch.uint8).cpu().numpy(), sample.labels)
     return matrix
 

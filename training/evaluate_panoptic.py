@@ -55,7 +55,7 @@ def segments_of(
     size = (-(-rows // multiple) * multiple, -(-columns // multiple) * multiple)
     padded = np.full((*size, 3), PADDING_RGB, np.uint8)
     padded[:rows, :columns] = cv2.resize(image, (columns, rows), interpolation=quality)
-    output = network(images_from_rgb(torch.from_numpy(padded)[None].to(device)))
+    output = network(images_from_rgb(torch.from_numpy(padded)[None].to(device), network))
     masks = resize(output["masks"][-1], size)[0, :, :rows, :columns]
     segments, found = merge(network, masks, output["classes"][-1][0], (height, width))
     return segments.cpu().numpy(), found

@@ -50,7 +50,7 @@ class DeployedModel(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.network.scores(images_from_rgb(image))  # type: ignore[operator]
+        scores = self.network.scores(images_from_rgb(image, self.network))  # type: ignore[operator]
         return upsample_argmax(scores, int(self.network.output_stride))  # type: ignore[arg-type]
 
 

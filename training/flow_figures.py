@@ -111,7 +111,7 @@ def see(network: nn.Module, rgb: Rgb) -> tuple[NDArray[np.uint8], list[Warp]]:
     if not hooks:
         raise SystemExit("this network warps nothing; flow is in SFNet and SFNet-Lite with FAM")
     with torch.inference_mode():
-        logits = network(images_from_rgb(torch.from_numpy(rgb)[None]))["logits"]
+        logits = network(images_from_rgb(torch.from_numpy(rgb)[None], network))["logits"]
     for hook in hooks:
         hook.remove()
     return logits[0].argmax(0).to(torch.uint8).numpy(), warps

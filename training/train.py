@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from collections.abc import Callable
@@ -30,6 +31,9 @@ from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
 from training.weights import load_matching, read_state
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MOST_EPOCHS = 1_000_000
+"""Of a run that ends by minutes."""
 AveragingFunction = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
 
 
@@ -45,6 +49,31 @@ class Run:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    precision: torch.dtype = torch.float32  # of the forward pass; not in the checkpoint
+
+
+@dataclass(frozen=True)
+class Length:
+    """When a run ends: after `epochs`, or, where `minutes` is not 0, after these of training.
+
+    The schedule ends with the run. A run by minutes follows the clock: on a machine with other work
+    it takes fewer steps, and its learning rate still falls to the end of the schedule.
+    """
+
+    epochs: int
+    minutes: float = 0.0
+
+    def total_steps(self, run: Run, epoch_steps: int, step_in_epoch: int, seconds: float) -> int:
+        """How many steps the whole run takes, by what is known after `seconds` of training.
+
+        By epochs from where the run stands: a second stage may have epochs of another length.
+        """
+        if self.minutes:
+            return max(run.step + 1, round(run.step * 60 * self.minutes / max(seconds, 1.0)))
+        return run.step - step_in_epoch + (self.epochs - run.epoch) * epoch_steps
+
+    def is_reached(self, seconds: float) -> bool:
+        return self.minutes > 0 and seconds >= 60 * self.minutes
 
 
 def main() -> None:
@@ -54,19 +83,24 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start(recipe, arguments, device)
+    run.precision = PRECISIONS.get(arguments.precision) or fastest_precision(run, recipe)
     portions = training_data(recipe, arguments.data_root)
     validation = validation_data(recipe, arguments.data_root)
-    epochs = arguments.epochs or recipe.epochs
+    length = Length(arguments.epochs or recipe.epochs, arguments.minutes)
+    epochs = MOST_EPOCHS if length.minutes else length.epochs
     writer = SummaryWriter(str(arguments.output_dir))
     for epoch in range(run.epoch, min(epochs, arguments.stop_after or epochs)):
+        if length.is_reached(run.seconds):
+            break
         try:
-            train_epoch(run, recipe, portions, epochs, device, arguments.workers, writer)
+            train_epoch(run, recipe, portions, length, device, arguments.workers, writer)
         except DataError as error:  # from a loader's process it comes below that one's traceback
             line = str(error).strip().splitlines()[-1]
             raise SystemExit(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
         run.epoch = epoch + 1
         save(run, arguments.output_dir / "last.pt", arguments.recipe)
-        if validation is not None and (run.epoch % 4 == 0 or run.epoch == epochs):
+        last = run.epoch == epochs or length.is_reached(run.seconds)
+        if validation is not None and (run.epoch % 4 == 0 or last):
             try:
                 matrix = evaluate(run.ema.module, validation, len(recipe.classes), device)
             except ValueError as error:  # a DataError, or a size that the network refuses
@@ -168,7 +202,7 @@ def train_epoch(
     run: Run,
     recipe: Recipe,
     portions: list[Portion],
-    epochs: int,
+    length: Length,
     device: torch.device,
     workers: int,
     writer: SummaryWriter,
@@ -183,25 +217,27 @@ def train_epoch(
         worker_init_fn=_one_thread,
         pin_memory=device.type == "cuda",
     )
-    # From where the run stands: a second stage may have epochs of another length.
-    total = run.step + (epochs - run.epoch) * len(loader)
     run.network.train()
-    started = time.monotonic()
-    with tqdm(loader, f"epoch {run.epoch + 1}/{epochs}", mininterval=5.0) as bar:
-        for rgb, labels in bar:
+    before, started = run.seconds, time.monotonic()
+    with tqdm(loader, f"epoch {run.epoch + 1}", mininterval=5.0) as bar:
+        for index, (rgb, labels) in enumerate(bar):
+            run.seconds = before + time.monotonic() - started
+            if length.is_reached(run.seconds):
+                break
+            total = length.total_steps(run, len(loader), index, run.seconds)
             factor = recipe.schedule(run.step, total, warmup=recipe.warmup_steps)
             loss = train_step(run, recipe, rgb.to(device), labels.to(device), factor)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             writer.add_scalar("loss", loss, run.step)
             writer.add_scalar("learning_rate", recipe.learning_rate * factor, run.step)
-    run.seconds += time.monotonic() - started
+    run.seconds = before + time.monotonic() - started
 
 
 def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:
     """One update; returns the loss. rgb uint8 (N, h, w, 3), labels integer (N, h, w)."""
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
-    with torch.autocast(rgb.device.type, torch.bfloat16):
+    with _autocast(rgb.device, run.precision):
         output = _output(run.network, rgb)
     loss = recipe.loss(output, labels)
     run.optimiser.zero_grad(set_to_none=True)
@@ -217,6 +253,43 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
     return float(loss.detach())
 
 
+def fastest_precision(run: Run, recipe: Recipe) -> torch.dtype:
+    """The precision whose forward and backward pass is the fastest of three, on a copy of the
+    network and noise; prints which one and by how much.
+
+    A flag of the processor does not tell: bf16 without matrix instructions takes half as long again
+    as fp32. On a CPU the process's own time counts, which other programs do not lengthen.
+    """
+    device = next(run.network.parameters()).device
+    network = copy.deepcopy(run.network).train()
+    size = (recipe.batch_size, *recipe.augmentation.crop_size)
+    rgb = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, len(recipe.classes), size, device=device)
+    clock = time.process_time if device.type == "cpu" else time.monotonic
+    seconds = dict.fromkeys(PRECISIONS, float("inf"))
+    for repetition in range(4):
+        for name, precision in PRECISIONS.items():
+            started = clock()
+            with _autocast(device, precision):
+                output = _output(network, rgb)
+            recipe.loss(output, labels).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if repetition:  # the first fills caches
+                seconds[name] = min(seconds[name], clock() - started)
+    fastest, slowest = sorted(seconds, key=seconds.__getitem__)
+    print(
+        f"precision: {fastest}, {seconds[fastest]:.2f} s for a forward and backward pass; "
+        f"{slowest} takes {seconds[slowest] / seconds[fastest]:.2f} times as long",
+        flush=True,
+    )
+    return PRECISIONS[fastest]
+
+
+def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
 def _output(network: nn.Module, rgb: Tensor) -> dict[str, Any]:
     """What the network returns in training.
 
@@ -224,7 +297,7 @@ def _output(network: nn.Module, rgb: Tensor) -> dict[str, Any]:
         SystemExit: it refuses the pictures' size, or batch normalisation has one value a channel.
     """
     try:
-        return network(images_from_rgb(rgb))  # type: ignore[no-any-return]
+        return network(images_from_rgb(rgb, network))  # type: ignore[no-any-return]
     except ValueError as error:
         count, height, width = rgb.shape[:3]
         raise SystemExit(
@@ -297,6 +370,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=0, help="0: the recipe's")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="of training, instead of --epochs: the schedule follows the clock and ends then",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["auto", *PRECISIONS],
+        default="auto",
+        help="of the forward pass; auto: whichever a short measurement finds faster",
+    )
     parser.add_argument(
         "--stop-after", type=int, default=0, help="stop after this epoch; the schedule is unchanged"
     )

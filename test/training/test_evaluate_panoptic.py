@@ -27,7 +27,7 @@ from training.recipes.knet import TOWN_THINGS, cityscapes_stdc1, town_r18
 from training.schedules import two_drops
 from training.town.labels import Label
 from training.town.panoptic import add_to_split
-from training.train import optimiser, train_epoch
+from training.train import Length, optimiser, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -144,7 +144,9 @@ def test_the_town_recipe_trains_through_the_loop_of_all_networks(
     run = Run(network, ema, optimiser(recipe, network, set()), seed=0)
     before = {name: value.clone() for name, value in network.named_parameters()}
 
-    train_epoch(run, recipe, recipe.portions({"town": town}), 1, CPU, 0, SummaryWriter(tmp_path))
+    train_epoch(
+        run, recipe, recipe.portions({"town": town}), Length(1), CPU, 0, SummaryWriter(tmp_path)
+    )
 
     assert run.step == 1
     still = [n for n, p in network.named_parameters() if torch.equal(p, before[n])]

@@ -59,7 +59,7 @@ class Case:
         """The loss of each of a few steps on two pictures; a network in training mode is left."""
         network = self.network.train()
         rgb, labels = self.pictures(2, self.size)
-        images = images_from_rgb(rgb)
+        images = images_from_rgb(rgb, network)
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
         losses = []
         for _ in range(STEPS):
@@ -82,7 +82,7 @@ class Case:
             norm.reset_running_stats()
         rgb = self.pictures(2, self.size)[0]
         with torch.no_grad():
-            network(images_from_rgb(rgb))
+            network(images_from_rgb(rgb, network))
         network.eval()
         variances = [norm.running_var.clone() for norm in norms]
         # A channel that varies by nearly nothing would blow rounding up until it decides the
@@ -148,7 +148,8 @@ def test_loss_falls_on_a_handful_of_pictures(case: Case) -> None:
 
 
 def test_eval_gives_scores_of_the_images_size_and_no_auxiliary_ones(case: Case) -> None:
-    network, images = case.trained, images_from_rgb(case.pictures(1, case.size)[0])
+    network = case.trained
+    images = images_from_rgb(case.pictures(1, case.size)[0], network)
     with torch.inference_mode():
         output, scores = network(images), network.scores(images)
     assert output["logits"].shape == (1, case.network.num_classes, *case.size)
@@ -159,7 +160,8 @@ def test_eval_gives_scores_of_the_images_size_and_no_auxiliary_ones(case: Case) 
 
 @pytest.mark.parametrize("size", [(101, 75), (96, 130), (33, 64), (20, 20)])
 def test_any_other_size_is_right_or_refused_by_name(case: Case, size: tuple[int, int]) -> None:
-    network, images = case.trained, images_from_rgb(case.pictures(1, size)[0])
+    network = case.trained
+    images = images_from_rgb(case.pictures(1, size)[0], network)
     try:
         with torch.inference_mode():
             logits = network(images)["logits"]

@@ -14,7 +14,7 @@ from training.config import Recipe, load_recipe
 from training.data.street_folder import camvid
 from training.evaluate import evaluate
 from training.networks.sfnet_lite import sfnet_lite_r18
-from training.train import Roots, Run, averaging, main, save, start, train_epoch
+from training.train import Length, Roots, Run, averaging, main, save, start, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def arguments(folder: Path, resume: bool = False) -> argparse.Namespace:
 def train(run: Run, recipe: Recipe, street: Path, log: Path, until: int) -> None:
     portions = recipe.portions({"street": street})
     for _ in range(run.epoch, until):
-        train_epoch(run, recipe, portions, recipe.epochs, CPU, 0, SummaryWriter(str(log)))
+        train_epoch(run, recipe, portions, Length(recipe.epochs), CPU, 0, SummaryWriter(str(log)))
         run.epoch += 1
 
 

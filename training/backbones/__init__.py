@@ -24,8 +24,8 @@ class Backbone(Protocol):
         """Such as "ResNet-50 (deep stem)"."""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """The feature maps of images float (N, 3, H, W), RGB, normalised with the ImageNet mean and
-        deviation."""
+        """The feature maps of images float (N, 3, H, W), RGB, normalised as the trunk's attribute
+        `normalisation` says; without one, with the ImageNet mean and deviation."""
 
 
 def initialise_convolutions(module: nn.Module) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from training.backbones import Backbone
 from training.backbones.efficientnet import EfficientNet
+from training.backbones.efficientnet_lite import EfficientNetLite
 from training.backbones.resnet import ResNet
 from training.networks.operators import resize
 from training.published import Published
@@ -282,6 +283,15 @@ def eseg_lite_l(num_classes: int) -> ESeg:
     return _lite(num_classes, 1.0, 1.0, 96, 3)
 
 
+def eseg_efficientnet_lite(
+    num_classes: int, variant: int, channels: int = 80, repeats: int = 2
+) -> ESeg:
+    """The decoder of ESeg-Lite, two of ESeg-Lite-M's as a default, on EfficientNet-Lite `variant`:
+    not of the paper, for ImageNet weights of this encoder can be had."""
+    trunk = EfficientNetLite(variant)
+    return ESeg(trunk, num_classes, channels, repeats, finest=3, activation=nn.ReLU)
+
+
 _ELEMENTWISE = (
     "the rest grows with the decoder's width times its repeats and not with the encoder: work "
     "between the convolutions that the paper's counter seems to count"
@@ -353,4 +363,6 @@ PUBLISHED = (
         gflops=188.0,
         reproduced_gflops=True,
     ),
+    Published("ours", "EfficientNet-Lite0, BiFPN", partial(eseg_efficientnet_lite, 19, 0)),
+    Published("ours", "EfficientNet-Lite2, BiFPN", partial(eseg_efficientnet_lite, 19, 2)),
 )

@@ -4,20 +4,32 @@ graph."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
-
-# ImageNet mean and deviation of RGB / 255, which the backbones were trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from torch import Tensor, nn
 
 
-def images_from_rgb(rgb: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), normalised.
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and deviation of RGB / 255 that the weights of a network expect."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Of the pictures of ImageNet, which most backbones were trained with."""
+
+
+def images_from_rgb(rgb: Tensor, network: nn.Module) -> Tensor:
+    """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), normalised as the `normalisation` of the
+    network's trunk says, else as ImageNet.
 
     The permuted view is channels-last in memory, which the convolutions want.
     """
-    mean = torch.tensor(MEAN, device=rgb.device) * 255.0
-    std = torch.tensor(STD, device=rgb.device) * 255.0
+    expected = getattr(getattr(network, "trunk", None), "normalisation", IMAGENET)
+    mean = torch.tensor(expected.mean, device=rgb.device) * 255.0
+    std = torch.tensor(expected.std, device=rgb.device) * 255.0
     normalised: Tensor = (rgb.float() - mean) / std
     return normalised.permute(0, 3, 1, 2)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from training.backbones import Backbone
+from training.backbones.efficientnet_lite import EfficientNetLite
 from training.backbones.resnet import ResNet, Stem
 from training.backbones.stdc import stdc1, stdc2
 from training.networks.context import PyramidPooling
@@ -199,6 +200,13 @@ def sfnet_lite_stdc2(num_classes: int, channels: int = 128, **options: Any) -> S
     return SFNetLite(stdc2(), num_classes, channels, **options)
 
 
+def sfnet_lite_efficientnet_lite(
+    num_classes: int, variant: int, channels: int = 96, **options: Any
+) -> SFNetLite:
+    """On EfficientNet-Lite `variant`: not of the paper, for ImageNet weights can be had."""
+    return SFNetLite(EfficientNetLite(variant), num_classes, channels, **options)
+
+
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of a SFSegNets checkpoint of any SFNet-Lite to ours.
 
@@ -281,5 +289,13 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     Published(
         "ours", "SFNet-Lite (STDC-2), half width", partial(sfnet_lite_stdc2, 19, channels=64)
+    ),
+    Published(
+        "ours", "SFNet-Lite (EfficientNet-Lite2), 96 channels",
+        partial(sfnet_lite_efficientnet_lite, 19, 2),
+    ),
+    Published(
+        "ours", "SFNet-Lite (EfficientNet-Lite2), 64 channels",
+        partial(sfnet_lite_efficientnet_lite, 19, 2, channels=64),
     ),
 )  # fmt: skip

@@ -14,7 +14,15 @@ from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_fol
 from training.data.street_folder import CAMVID_CLASSES
 from training.data.transforms import Augmentation
 from training.losses import ohem_cross_entropy
-from training.networks.eseg import eseg_l, eseg_lite_l, eseg_lite_m, eseg_lite_s, eseg_m, eseg_s
+from training.networks.eseg import (
+    eseg_efficientnet_lite,
+    eseg_l,
+    eseg_lite_l,
+    eseg_lite_m,
+    eseg_lite_s,
+    eseg_m,
+    eseg_s,
+)
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import cosine
 
@@ -131,4 +139,31 @@ def camvid_lite_s() -> Recipe:
         name="eseg_lite_s_camvid",
         network=partial(eseg_lite_s, len(CAMVID_CLASSES)),
         backbone_weights=None,
+    )
+
+
+def camvid_efficientnet_lite2() -> Recipe:
+    """ESeg-Lite's decoder on EfficientNet-Lite2 with ImageNet weights.
+
+    Differs: the trunk learns at the same rate as the decoder. Crops of the size at which steps are
+    cheap, all scales of the second stage of sfnet_lite:camvid_town_r18 and smaller ones.
+    """
+    return replace(
+        camvid_s(),
+        name="eseg_efficientnet_lite2_camvid",
+        network=partial(eseg_efficientnet_lite, len(CAMVID_CLASSES), 2),
+        backbone_weights="efficientnet-lite2-9656183e.pth",
+        augmentation=Augmentation(crop_size=(256, 352), scale=(0.6, 2.0)),
+        learning_rate=6e-4,
+        pretrained_factor=1.0,
+    )
+
+
+def camvid_efficientnet_lite0() -> Recipe:
+    """The same on EfficientNet-Lite0."""
+    return replace(
+        camvid_efficientnet_lite2(),
+        name="eseg_efficientnet_lite0_camvid",
+        network=partial(eseg_efficientnet_lite, len(CAMVID_CLASSES), 0),
+        backbone_weights="efficientnet-lite0-57934424.pth",
     )

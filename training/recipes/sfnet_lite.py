@@ -19,6 +19,7 @@ from training.data.street_folder import (
 )
 from training.data.transforms import Augmentation
 from training.networks.sfnet_lite import (
+    sfnet_lite_efficientnet_lite,
     sfnet_lite_r18,
     sfnet_lite_r101,
     sfnet_lite_stdc1,
@@ -197,4 +198,26 @@ def camvid_stdc1_half() -> Recipe:
         name="sfnet_lite_stdc1_half_camvid",
         network=partial(sfnet_lite_stdc1, CLASSES, channels=64),
         backbone_weights="STDCNet813M_73.91.tar",
+    )
+
+
+def camvid_efficientnet_lite2() -> Recipe:
+    """On EfficientNet-Lite2 with ImageNet weights, which learn at the same rate as the head."""
+    return replace(
+        camvid_r18(),
+        name="sfnet_lite_efficientnet_lite2_camvid",
+        network=partial(sfnet_lite_efficientnet_lite, CLASSES, 2),
+        backbone_weights="efficientnet-lite2-9656183e.pth",
+        augmentation=Augmentation(crop_size=(256, 352), scale=(0.6, 2.0)),
+        learning_rate=6e-4,
+        pretrained_factor=1.0,
+    )
+
+
+def camvid_efficientnet_lite2_64() -> Recipe:
+    """The same with a head of 64 channels, which costs less than the trunk."""
+    return replace(
+        camvid_efficientnet_lite2(),
+        name="sfnet_lite_efficientnet_lite2_64_camvid",
+        network=partial(sfnet_lite_efficientnet_lite, CLASSES, 2, channels=64),
     )
