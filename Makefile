@@ -91,7 +91,7 @@ test-slow: $(STAMPS)/tensorrt
 # Blender's wheel wants an older numpy, hence an environment of its own; the other tests' fixtures need more than it has.
 test-render:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-render $(VENV)-render/stamps/render
-	$(VENV)-render/bin/python -m pytest -m render --confcutdir=test/training/town test/training/town $(ARGS)
+	$(VENV)-render/bin/python -m pytest -m render --confcutdir=test/training/rendered_town test/training/rendered_town $(ARGS)
 
 # Every network of training/networks: trains, exports, agrees with torch, becomes an engine. ARGS="-k eseg" for some.
 zoo: $(STAMPS)/tensorrt

@@ -22,11 +22,11 @@ import onnxruntime as ort
 import openvino as ov
 
 from sfseg_ros.backends import Backend, Uint8Array, open_backend
-from sfseg_ros.backends.graph import split_model_of
+from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.openvino_backend import new_core, upsample_argmax
 from sfseg_ros.backends.processor import bf16_unit
-from sfseg_ros.manifest import Manifest, load_manifest
-from sfseg_ros.share import find_model
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.model.manifest import Manifest, load_manifest
 from sfseg_ros.tools.machine import machine_facts
 
 Row = dict[str, str | float]

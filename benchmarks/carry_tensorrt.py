@@ -5,7 +5,7 @@
     python -m benchmarks.carry_tensorrt unpack FOLDER TO   # there: PYTHONPATH=TO has tensorrt_rtx
 
 benchmarks/README.md has the commands for a lent GPU. `unpack` needs nothing but Python. It also
-adds the link `libtensorrt_rtx.so`, without which the parser ends the process (sfseg_ros/trt.py).
+adds the link `libtensorrt_rtx.so`, without which the parser ends the process.
 """
 
 import argparse

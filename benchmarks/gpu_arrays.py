@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels on the GPU for numpy arrays, as `sfseg_ros.kernels.host` has them on the processor.
+"""The kernels on the GPU for numpy arrays, as `kernels/host_emulation.py` has them on the CPU.
 
 With it the tests of test/kernels run on the GPU:
 
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sfseg_ros.backends.cuda_memory import DeviceBuffer, Gpu, call, launch_kernel
-from sfseg_ros.kernels import binaries, host
+from sfseg_ros.kernels import binaries
+from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels.cuda_memory import DeviceBuffer, Gpu, call, launch_kernel
 from sfseg_ros.kernels.launch import Launch
 
 Array = npt.NDArray[Any]

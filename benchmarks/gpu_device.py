@@ -30,7 +30,7 @@ class CudaDevice:
     rehearsal = False
 
     def __init__(self) -> None:
-        from sfseg_ros.backends.cuda_memory import Gpu
+        from sfseg_ros.kernels.cuda_memory import Gpu
 
         # The last Gpu to close takes the kernels along, which captured graphs still launch.
         self._gpu = Gpu()
@@ -51,14 +51,14 @@ class CudaDevice:
         self._copy("cuMemcpyDtoHAsync", target, source)
 
     def _copy(self, function: str, target: Tensor, source: Tensor) -> None:
-        from sfseg_ros.backends.cuda_memory import call, driver
+        from sfseg_ros.kernels.cuda_memory import call, driver
 
         stream = driver().CUstream(torch.cuda.current_stream().cuda_stream)
         call(function, target.data_ptr(), source.data_ptr(), source.nbytes, stream)
 
     def launch(self, launch: Launch, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Put one of our kernels into the current stream."""
-        from sfseg_ros.backends.cuda_memory import launch_kernel
+        from sfseg_ros.kernels.cuda_memory import launch_kernel
 
         stream = torch.cuda.current_stream().cuda_stream
         launch_kernel(
@@ -109,7 +109,7 @@ class Rehearsal:
     l2_bytes = 1
 
     def __init__(self) -> None:
-        from sfseg_ros.kernels.host import HostKernels
+        from sfseg_ros.kernels.host_emulation import HostKernels
 
         self._kernels = HostKernels()
 

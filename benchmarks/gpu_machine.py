@@ -109,7 +109,7 @@ def build(report: Report, device: Device, compiler: str) -> None:
     }
     report.put("compilers", {**report.found.get("compilers", {}), compiler: row})
     if not device.rehearsal:
-        from sfseg_ros.backends.cuda_memory import call
+        from sfseg_ros.kernels.cuda_memory import call
 
         torch.zeros(1, device=device.torch_device)  # the context is current from here on
         call("cuModuleUnload", call("cuModuleLoadData", cubin))

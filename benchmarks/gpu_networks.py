@@ -42,8 +42,8 @@ from benchmarks.torch_pipeline import (
     kernel_normaliser,
     network_from_onnx,
 )
-from sfseg_ros.manifest import Manifest, load_manifest
-from sfseg_ros.share import find_model
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.model.manifest import Manifest, load_manifest
 
 ROUNDS = 200
 SIZE = (1024, 2048)
@@ -223,10 +223,10 @@ def engine_way(
     device: Device, manifest: Manifest, rgb: Tensor, plugins: bool
 ) -> tuple[Work, Tensor]:
     """An engine in torch's stream, in a CUDA graph."""
-    from sfseg_ros import trt
-    from sfseg_ros.engine_builder import BuildRequest, engine_from_onnx
-    from sfseg_ros.kernels import plugin
-    from sfseg_ros.precision import typed_model
+    from sfseg_ros.backends.tensorrt import library as trt
+    from sfseg_ros.backends.tensorrt import plugin
+    from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, engine_from_onnx
+    from sfseg_ros.backends.tensorrt.precision import typed_model
 
     if device.rehearsal:
         raise RuntimeError("rehearsal on the processor: no engine can run")

@@ -21,12 +21,17 @@ import numpy as np
 import onnx
 
 from benchmarks.gpu_device import Report
-from sfseg_ros import trt
-from sfseg_ros.engine_builder import BuildRequest, Shape, engine_from_onnx, prepare
-from sfseg_ros.kernels import plugin
-from sfseg_ros.manifest import Manifest, load_manifest
-from sfseg_ros.precision import typed_model
-from sfseg_ros.share import find_model
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt import plugin
+from sfseg_ros.backends.tensorrt.engine_builder import (
+    BuildRequest,
+    Shape,
+    engine_from_onnx,
+    prepare,
+)
+from sfseg_ros.backends.tensorrt.precision import typed_model
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.model.manifest import Manifest, load_manifest
 
 SHAPE: Shape = (1, 64, 128, 3)
 STEP_LIMIT_S = 60.0

@@ -42,7 +42,7 @@ THIS_PROGRAM = [sys.executable, "-m", "benchmarks.node_overhead"]
 @dataclass(frozen=True)
 class Case:
     """One measurement: frames per second (0: no camera), listeners, input of the network, and
-    whether the node keeps its large buffers (sfseg_ros/memory.py)."""
+    whether the node keeps its large buffers (sfseg_ros/allocator.py)."""
 
     name: str
     rate: float

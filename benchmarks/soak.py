@@ -40,8 +40,8 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from benchmarks.camera import size_from_text
+from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
 from sfseg_ros.nodes.bag_player import message_class
-from sfseg_ros.share import DEFAULT_MODEL, find_model
 from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import Process, process, ros_environment
 

@@ -59,7 +59,7 @@ def receive(case: Case, frames: int) -> None:
     from rclpy.time import Time
     from sensor_msgs.msg import CompressedImage, Image
 
-    from sfseg_ros.memory import keep_large_buffers
+    from sfseg_ros.allocator import keep_large_buffers
 
     keep_large_buffers()
     rclpy.init(args=[])

@@ -25,7 +25,6 @@ from launch.events import Shutdown
 from launch_ros.actions import Node
 from launch_ros.ros_adapters import get_ros_node
 
-from sfseg_ros.bags import BagReader, choose_image_topic
 from sfseg_ros.errors import BagError
 from sfseg_ros.nodes.camera_list import camera_info_beside
 from sfseg_ros.nodes.launch_actions import (
@@ -35,6 +34,7 @@ from sfseg_ros.nodes.launch_actions import (
     text_of,
 )
 from sfseg_ros.nodes.outputs import OUTPUTS
+from sfseg_ros.recordings.bags import BagReader, choose_image_topic
 
 LAST_FRAME_S = 2.0
 """From the end of the bag to the end of all: the last frame is on its way."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from sfseg_ros.errors import ImageError
 from sfseg_ros.imaging import Uint8Array, resized_labels, resized_rgb
-from sfseg_ros.picture_bounds import MAX_PIXELS
+from sfseg_ros.picture_files.bounds import MAX_PIXELS
 
 FITS = ("stretch", "letterbox", "crop")
 OUTPUT_SIZES = ("image", "network")

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sfseg_ros.decoding import MESSAGE_FORMATS, decode_picture, read_picture
 from sfseg_ros.errors import ImageError
-from sfseg_ros.manifest import UNLABELLED
+from sfseg_ros.model.manifest import UNLABELLED
+from sfseg_ros.picture_files.decoding import MESSAGE_FORMATS, decode_picture, read_picture
 
 Uint8Array = npt.NDArray[np.uint8]
 ByteBuffer: TypeAlias = "bytes | bytearray | memoryview | array[int]"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfseg_ros.allocator import give_back_free_memory
 from sfseg_ros.backends import (
     DEFAULT_GPU,
     Backend,
@@ -17,11 +18,10 @@ from sfseg_ros.backends import (
     open_backend,
 )
 from sfseg_ros.errors import ImageError, SfsegError
-from sfseg_ros.finish import PLAIN, Finish
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
 from sfseg_ros.imaging import CameraBytes, ImageFormat, Picture, Uint8Array
-from sfseg_ros.manifest import UNLABELLED, Manifest, load_manifest
-from sfseg_ros.memory import give_back_free_memory
+from sfseg_ros.model.manifest import UNLABELLED, Manifest, load_manifest
+from sfseg_ros.model.published_labels import PLAIN, Finish
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,14 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host
-from sfseg_ros.manifest import Manifest, SemanticClass, load_manifest, save_manifest, sha256_of_file
+from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.model.manifest import (
+    Manifest,
+    SemanticClass,
+    load_manifest,
+    save_manifest,
+    sha256_of_file,
+)
 from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argmax
 
 # The same examples on every machine, and no time limit for one: other programs may be running.

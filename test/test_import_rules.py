@@ -20,8 +20,8 @@ TRAINING = {"torch", "torchvision", "training"}
 BACKEND_LIBRARIES = {
     "onnxruntime": ("onnxruntime_backend.py", "calibration.py"),
     "openvino": ("openvino_backend.py",),
-    "tensorrt": ("trt.py",),
-    "tensorrt_rtx": ("trt.py",),
+    "tensorrt": ("library.py",),
+    "tensorrt_rtx": ("library.py",),
     "cuda": ("cuda_memory.py", "binaries.py"),
 }
 # Lowest first: a layer never imports one that comes after it.
@@ -89,18 +89,22 @@ def test_no_module_of_this_repository_breaks_the_import_rules():
 @pytest.mark.parametrize(
     ("path", "source", "rule"),
     [
-        ("sfseg_ros/metrics.py", "import torch", "neither torch nor training"),
+        ("sfseg_ros/evaluation/metrics.py", "import torch", "neither torch nor training"),
         ("sfseg_ros/segmenter.py", "def f():\n    from training import x", "neither torch"),
         ("sfseg_ros/tools/demo.py", "import rclpy", "nodes/ only"),
         ("sfseg_ros/imaging.py", "from sensor_msgs.msg import Image", "nodes/ only"),
         ("sfseg_ros/segmenter.py", "import openvino as ov", "only openvino_backend.py"),
-        ("sfseg_ros/backends/tensorrt_backend.py", "import tensorrt", "only trt.py imports"),
+        ("sfseg_ros/backends/tensorrt/backend.py", "import tensorrt", "only library.py imports"),
         (
-            "sfseg_ros/trt.py",
+            "sfseg_ros/backends/tensorrt/library.py",
             "from cuda.bindings import driver",
             "only cuda_memory.py and",
         ),
-        ("sfseg_ros/report.py", "from sfseg_ros.nodes import messages", "imports a node"),
+        (
+            "sfseg_ros/evaluation/report.py",
+            "from sfseg_ros.nodes import messages",
+            "imports a node",
+        ),
         ("sfseg_ros/backends/a.py", "from ..segmenter import Segmenter", "must not know"),
         ("training/train.py", "import rclpy", "no ROS in training"),
     ],
@@ -118,7 +122,7 @@ def test_the_check_sees_a_breach(tmp_path, path, source, rule):
         ("sfseg_ros/nodes/messages.py", "import rclpy\nfrom sfseg_ros.segmenter import Segmenter"),
         ("sfseg_ros/segmenter.py", "from sfseg_ros.backends import open_backend"),
         ("sfseg_ros/backends/openvino_backend.py", "import openvino"),
-        ("training/export.py", "import torch\nfrom sfseg_ros.manifest import save_manifest"),
+        ("training/export.py", "import torch\nfrom sfseg_ros.model.manifest import save_manifest"),
     ],
 )
 def test_the_check_lets_the_allowed_directions_pass(tmp_path, path, source):

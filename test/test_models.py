@@ -13,7 +13,7 @@ import pytest
 
 from sfseg_ros.backends import open_backend
 from sfseg_ros.backends.processor import bf16_unit
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.model.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden_labels"

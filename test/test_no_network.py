@@ -48,7 +48,7 @@ from pathlib import Path
 
 import sfseg_ros
 from sfseg_ros.backends import open_backend
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.model.manifest import load_manifest
 
 for name in sys.argv[2:]:
     try:

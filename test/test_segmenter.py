@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from sfseg_ros.backends import DeviceBackend, Inferred
-from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import BackendError, ImageError, ManifestError
-from sfseg_ros.finish import PAINTS, PLAIN, Finish
 from sfseg_ros.geometry import View
 from sfseg_ros.imaging import ImageFormat, Picture, color_mask, overlay, picture_from_buffer
-from sfseg_ros.manifest import SemanticClass
+from sfseg_ros.model.class_groups import LabelMapping
+from sfseg_ros.model.manifest import SemanticClass
+from sfseg_ros.model.published_labels import PAINTS, PLAIN, Finish
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sfseg_ros.errors import SfsegError
-from sfseg_ros.metrics import ConfusionMatrix
+from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from training import checkpoint
 from training.config import built_network, load_recipe

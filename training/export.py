@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from sfseg_ros.errors import ManifestError
-from sfseg_ros.manifest import Manifest, SemanticClass, save_manifest
+from sfseg_ros.model.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
 from training.config import Recipe, built_network, load_recipe
 from training.data.street_folder import DataError

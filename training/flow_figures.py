@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfseg_ros.errors import ImageError
+from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.imaging import color_mask, overlay, resized_labels, resized_rgb, rgb_from_file
-from sfseg_ros.manifest import SemanticClass, palette_rgb_of
-from sfseg_ros.metrics import ConfusionMatrix
+from sfseg_ros.model.manifest import SemanticClass, palette_rgb_of
 from training import checkpoint
 from training.config import built_network, load_recipe
 from training.data.street_folder import DataError, read_label_ids

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sfseg_ros.manifest import Manifest
+from sfseg_ros.model.manifest import Manifest
 
 RESEARCH = """The code that made this model is Apache-2.0. **The weights are for non-commercial research**: they were trained on
 """
@@ -16,7 +16,7 @@ CAMVID = """
 FACADES = """
 - LabelMeFacade (Froehlich, Rodner, Denzler, ICPR 2010): non-commercial research data;"""
 TOWNS = """
-- towns rendered by `training/town`: no terms of their own;"""
+- towns rendered by `training/rendered_town`: no terms of their own;"""
 IMAGENET = """
 - starting from torchvision's ImageNet weights of ResNet-18: BSD-3."""
 

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg_ros.decoding import read_picture
 from sfseg_ros.errors import ImageError
+from sfseg_ros.picture_files.decoding import read_picture
 
 VOID = 0
 Ids = NDArray[np.uint32]

@@ -12,20 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError, BackendUnavailableError, ManifestError, one_line
-from sfseg_ros.finish import Finish
 from sfseg_ros.geometry import FrameGeometry
-from sfseg_ros.imaging import CameraBytes
-from sfseg_ros.manifest import Manifest
-
-Uint8Array = npt.NDArray[np.uint8]
+from sfseg_ros.imaging import CameraBytes, Uint8Array
+from sfseg_ros.model.manifest import Manifest
+from sfseg_ros.model.published_labels import Finish
 
 # name -> (class, how to install its library); "auto" takes the first that works on this machine.
 BACKENDS = {
     "tensorrt": (
-        "tensorrt_backend:TensorRtBackend",
+        "tensorrt.backend:TensorRtBackend",
         "pip install tensorrt cuda-bindings onnx",
     ),
     "onnxruntime-cuda": (

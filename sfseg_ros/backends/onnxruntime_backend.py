@@ -9,12 +9,13 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
-from sfseg_ros.backends.cuda_memory import LOST, reset_lost_context
-from sfseg_ros.backends.graph import split_model_of
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, check_images
+from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
 from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
-from sfseg_ros.manifest import Manifest
+from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.kernels.cuda_memory import LOST, reset_lost_context
+from sfseg_ros.model.manifest import Manifest
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_MEMORY = "cuda"

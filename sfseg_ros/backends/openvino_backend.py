@@ -18,11 +18,12 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 import openvino as ov
 from openvino import opset13 as ops
 
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Uint8Array, check_images
-from sfseg_ros.backends.graph import split_model_of
+from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, check_images
+from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.processor import bf16_is_faster, bf16_unit, thread_count, threads_text
 from sfseg_ros.errors import BackendError, one_line
-from sfseg_ros.manifest import UNLABELLED, Manifest
+from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.model.manifest import UNLABELLED, Manifest
 
 MAX_COMPILED_SIZES = 8
 """Input sizes kept compiled: those of six cameras that all differ, of the warm-up, and one to

@@ -10,10 +10,9 @@ and the `.cu` file with the kernel itself:
     camera_image        a camera's bytes -> the network's input
     overlay             labels -> colour mask, overlay
 
-`sfseg_ros.kernels.host` compiles the same device code for the CPU and runs it on numpy arrays:
-`host.flow_warp(features, flow)`, `host.gated_flow_fusion(...)`, `host.upsample_argmax(...)`,
-`host.camera_image(...)`, `host.color_mask(...)`, `host.overlay(...)`, with the arguments of the
-reference of that name plus `layout`. `sfseg_ros.kernels.binaries` compiles it for a GPU.
+`sfseg_ros.kernels.host_emulation` compiles the same device code for the CPU and runs it on numpy
+arrays: one function per kernel, with the arguments of the reference of that name plus `layout`.
+`sfseg_ros.kernels.binaries` compiles it for a GPU, `sfseg_ros.kernels.cuda_memory` runs it there.
 
 Maps are (N, C, H, W) in every signature. In memory they are "linear" (NCHW) or "hwc" (NHWC, dense).
 Storage is float32 or float16, arithmetic always float32.

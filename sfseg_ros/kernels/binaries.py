@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.share import CACHE_VARIABLE, cache_directory
+from sfseg_ros.installed_files import CACHE_VARIABLE, cache_directory
 
 SOURCES = Path(__file__).parent
 # Turing, Ampere, Orin, Ada, Hopper, Blackwell: compute capability without its dot.

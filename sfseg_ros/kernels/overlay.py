@@ -9,7 +9,7 @@ import numpy as np
 from sfseg_ros.errors import BackendError
 from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.kernels.launch import BLOCK_THREADS, MAX_ELEMENTS, Launch, Shape, blocks, elements
-from sfseg_ros.manifest import UNLABELLED
+from sfseg_ros.model.manifest import UNLABELLED
 
 PIXELS = 16
 """Neighbouring pixels of one thread: 16 bytes of labels, 48 of colours."""

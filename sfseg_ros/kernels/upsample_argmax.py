@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError
+from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.kernels.flow_warp import Float32Array, FloatArray
 from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
@@ -25,9 +26,8 @@ from sfseg_ros.kernels.launch import (
     check_storage,
     elements,
 )
-from sfseg_ros.manifest import UNLABELLED
+from sfseg_ros.model.manifest import UNLABELLED
 
-Uint8Array = npt.NDArray[np.uint8]
 IndexArray = npt.NDArray[np.int64]
 
 TILE_WIDTH, TILE_HEIGHT = 128, 32

@@ -25,7 +25,9 @@ from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from sfseg_ros.bags import (
+from sfseg_ros.errors import BagError, SfsegError
+from sfseg_ros.nodes.middleware import start_rclpy
+from sfseg_ros.recordings.bags import (
     BagReader,
     Damage,
     Message,
@@ -36,9 +38,7 @@ from sfseg_ros.bags import (
     undamaged,
     with_times,
 )
-from sfseg_ros.cdr import cdr_with_stamp
-from sfseg_ros.errors import BagError, SfsegError
-from sfseg_ros.nodes.middleware import start_rclpy
+from sfseg_ros.recordings.message_bytes import cdr_with_stamp
 
 # As a camera driver publishes: reliable also feeds the best-effort readers.
 CAMERA_QOS = QoSProfile(

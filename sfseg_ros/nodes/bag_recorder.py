@@ -19,10 +19,10 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from sfseg_ros.bags import BagWriter, TopicToWrite
 from sfseg_ros.errors import BagError, SfsegError
 from sfseg_ros.nodes.bag_player import message_class
 from sfseg_ros.nodes.middleware import start_rclpy
+from sfseg_ros.recordings.bags import BagWriter, TopicToWrite
 
 READY = "ready"
 """Printed on a line of its own once the topics of --wait-for have publishers."""

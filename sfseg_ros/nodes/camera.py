@@ -15,17 +15,17 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from sfseg_ros.camera_model import CameraModel
-from sfseg_ros.class_groups import LabelMapping
 from sfseg_ros.errors import ImageError, SfsegError, one_line
-from sfseg_ros.finish import PAINTS, Finish
+from sfseg_ros.frames.health import StreamState, Thresholds, silence
+from sfseg_ros.frames.latency import FrameTimes
+from sfseg_ros.frames.mailbox import BatchWorker
+from sfseg_ros.frames.pacing import Pacing, Throttle, too_old
+from sfseg_ros.frames.stamp_matching import StampBuffer
 from sfseg_ros.geometry import View
-from sfseg_ros.health import StreamState, Thresholds, silence
 from sfseg_ros.imaging import ImageFormat, Picture, Uint8Array
-from sfseg_ros.latency import FrameTimes
-from sfseg_ros.mailbox import BatchWorker
-from sfseg_ros.manifest import Manifest
-from sfseg_ros.nodes.clouds import CloudOutputs
+from sfseg_ros.model.class_groups import LabelMapping
+from sfseg_ros.model.manifest import Manifest
+from sfseg_ros.model.published_labels import PAINTS, Finish
 from sfseg_ros.nodes.diagnostics import ModelIdentity, camera_status
 from sfseg_ros.nodes.messages import model_from_camera_info, nanoseconds, picture_from_message
 from sfseg_ros.nodes.middleware import (
@@ -43,9 +43,9 @@ from sfseg_ros.nodes.outputs import (
     SegmentedFrame,
 )
 from sfseg_ros.nodes.parameters import CameraParameters, Settings
-from sfseg_ros.pacing import Pacing, Throttle, too_old
+from sfseg_ros.nodes.point_outputs import CloudOutputs
+from sfseg_ros.points.camera_model import CameraModel
 from sfseg_ros.segmenter import Segmentation, Segmenter
-from sfseg_ros.stamps import StampBuffer
 
 CAMERA_INFOS = 32
 """Calibrations kept, to find that of an image by its stamp; at 30 Hz the last second."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The message on /diagnostics; what it says is decided in sfseg_ros/health.py."""
+"""The message on /diagnostics; what it says is decided in sfseg_ros/frames/health.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from sfseg_ros.health import (
+from sfseg_ros.frames.health import (
     DEFAULT_THRESHOLDS,
     StreamState,
     Thresholds,
@@ -15,7 +15,7 @@ from sfseg_ros.health import (
     judge,
     rates,
 )
-from sfseg_ros.latency import FrameTimes
+from sfseg_ros.frames.latency import FrameTimes
 from sfseg_ros.segmenter import Segmenter
 
 

@@ -5,7 +5,8 @@ Markdown tables of the README. test/nodes/test_interface.py holds them to a runn
 
 from dataclasses import dataclass
 
-from sfseg_ros.nodes import clouds, outputs, parameters
+from sfseg_ros.nodes import outputs, parameters
+from sfseg_ros.nodes import point_outputs as clouds
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
+from sfseg_ros.installed_files import shared_file
 from sfseg_ros.nodes.parameters import NODE_FIELDS, description_of, value_from_text
-from sfseg_ros.share import shared_file
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 

@@ -8,8 +8,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from sfseg_ros import imaging
-from sfseg_ros.camera_model import CameraModel
 from sfseg_ros.errors import ImageError
+from sfseg_ros.points.camera_model import CameraModel
 
 LONGEST_SIDE = 65535
 """Of a calibration: enough for every camera, and scaled it still fits into the message."""

@@ -23,7 +23,7 @@ from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
 
 from sfseg_ros.errors import SfsegError, one_line
-from sfseg_ros.share import shared_file
+from sfseg_ros.installed_files import shared_file
 
 try:
     from rclpy.event_handler import (

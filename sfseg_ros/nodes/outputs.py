@@ -17,17 +17,17 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, String
 
 from sfseg_ros import imaging
-from sfseg_ros.camera_model import CameraModel
-from sfseg_ros.class_groups import LabelMapping
+from sfseg_ros.frames.latency import FrameTimes
 from sfseg_ros.geometry import FrameGeometry
-from sfseg_ros.latency import FrameTimes
-from sfseg_ros.manifest import UNLABELLED, Manifest
+from sfseg_ros.model.class_groups import LabelMapping
+from sfseg_ros.model.manifest import UNLABELLED, Manifest
 from sfseg_ros.nodes.messages import (
     camera_info_from_model,
     compressed_from_file,
     image_from_array,
 )
 from sfseg_ros.nodes.middleware import latched_qos, output_qos
+from sfseg_ros.points.camera_model import CameraModel
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass

@@ -16,9 +16,9 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 
 from sfseg_ros.backends import BACKENDS, GPU_WAITS, PRECISIONS
 from sfseg_ros.errors import ImageError, SfsegError
+from sfseg_ros.frames.health import Thresholds
 from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View
-from sfseg_ros.health import Thresholds
-from sfseg_ros.share import DEFAULT_MODEL
+from sfseg_ros.installed_files import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rclpy.node import Node

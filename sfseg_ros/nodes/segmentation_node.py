@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node: images in, label images out. The path of a frame is in nodes/camera.py.
 
-It only connects: frames wait in sfseg_ros.mailbox, the network is behind sfseg_ros.segmenter,
+It only connects: frames wait in frames/mailbox.py, the network is behind segmenter.py,
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
 """
 
@@ -23,13 +23,14 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
+from sfseg_ros.allocator import keep_large_buffers
 from sfseg_ros.backends import GpuOptions
-from sfseg_ros.class_groups import LabelMapping, identity, load_class_groups
 from sfseg_ros.errors import BackendError, one_line
-from sfseg_ros.health import StreamState
-from sfseg_ros.mailbox import BatchWorker
-from sfseg_ros.manifest import Manifest, load_manifest
-from sfseg_ros.memory import keep_large_buffers
+from sfseg_ros.frames.health import StreamState
+from sfseg_ros.frames.mailbox import BatchWorker
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.model.class_groups import LabelMapping, identity, load_class_groups
+from sfseg_ros.model.manifest import Manifest, load_manifest
 from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of, warm_up
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
 from sfseg_ros.nodes.middleware import StartError, spin, start_rclpy
@@ -40,10 +41,9 @@ from sfseg_ros.nodes.parameters import (
     changed_settings,
     declare_parameters,
 )
+from sfseg_ros.nodes.snapshot import new_folder, write_snapshot
 from sfseg_ros.nodes.transitions import Recovery, ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
-from sfseg_ros.share import find_model
-from sfseg_ros.snapshot import new_folder, write_snapshot
 
 SNAPSHOT_WAIT_S = 2.0
 

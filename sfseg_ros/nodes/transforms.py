@@ -9,10 +9,10 @@ from rclpy.clock import ClockType
 from rclpy.node import Node
 from rclpy.time import Time
 
-from sfseg_ros.clouds import CloudError, matrix_from_pose
 from sfseg_ros.errors import one_line
-from sfseg_ros.lens import FloatArray
-from sfseg_ros.pacing import JUMP_BACK_NS
+from sfseg_ros.frames.pacing import JUMP_BACK_NS
+from sfseg_ros.points.clouds import CloudError, matrix_from_pose
+from sfseg_ros.points.lens_distortion import FloatArray
 
 
 class Transforms:

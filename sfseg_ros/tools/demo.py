@@ -19,7 +19,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sfseg_ros.bags import (
+from sfseg_ros.errors import BagError, ImageError, SfsegError
+from sfseg_ros.evaluation.replay import Playback, last_diagnostics, summarise
+from sfseg_ros.evaluation.report import Report, summary_lines, write_report
+from sfseg_ros.installed_files import DEFAULT_MODEL, find_model, shared_file
+from sfseg_ros.model.manifest import Manifest, load_manifest
+from sfseg_ros.recordings.bags import (
     BagReader,
     Message,
     Timeline,
@@ -30,12 +35,7 @@ from sfseg_ros.bags import (
     find_bag,
     find_ground_truth_topic,
 )
-from sfseg_ros.cdr import COMPRESSED_IMAGE, IMAGE, rgb_from_cdr
-from sfseg_ros.errors import BagError, ImageError, SfsegError
-from sfseg_ros.manifest import Manifest, load_manifest
-from sfseg_ros.replay import Playback, last_diagnostics, summarise
-from sfseg_ros.report import Report, summary_lines, write_report
-from sfseg_ros.share import DEFAULT_MODEL, find_model, shared_file
+from sfseg_ros.recordings.message_bytes import COMPRESSED_IMAGE, IMAGE, rgb_from_cdr
 from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import ProcessError, check_alive, process, ros_environment
 

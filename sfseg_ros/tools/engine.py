@@ -20,12 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from sfseg_ros.backends.cuda_memory import gpu_is_there
-from sfseg_ros.backends.graph import model_of
-from sfseg_ros.engine_accuracy import MIN_AGREEMENT, Labeller, labeller_of, measure
-from sfseg_ros.engine_builder import engine_is_wellformed
-from sfseg_ros.engine_store import STORED, EngineStore, StoredEngine
-from sfseg_ros.engines import (
+from sfseg_ros.backends.cut_graph import model_of
+from sfseg_ros.backends.tensorrt.engine_builder import engine_is_wellformed
+from sfseg_ros.backends.tensorrt.engine_store import STORED, EngineStore, StoredEngine
+from sfseg_ros.backends.tensorrt.engines import (
     EngineRequest,
     built_engine,
     engine_key,
@@ -33,13 +31,19 @@ from sfseg_ros.engines import (
     layer_rows,
     named_capabilities,
 )
+from sfseg_ros.backends.tensorrt.library import LIBRARIES
+from sfseg_ros.backends.tensorrt.precision import (
+    ENGINE_PRECISIONS,
+    QUANTIZED_PRECISIONS,
+    typed_model,
+)
 from sfseg_ros.errors import BackendError, SfsegError, one_line
+from sfseg_ros.evaluation.engine_accuracy import MIN_AGREEMENT, Labeller, labeller_of, measure
 from sfseg_ros.imaging import Uint8Array, resized_rgb
-from sfseg_ros.manifest import Manifest, load_manifest
-from sfseg_ros.pictures import LabelledPicture, sampled_pictures
-from sfseg_ros.precision import ENGINE_PRECISIONS, QUANTIZED_PRECISIONS, typed_model
-from sfseg_ros.share import find_model, shared_file
-from sfseg_ros.trt import LIBRARIES
+from sfseg_ros.installed_files import find_model, shared_file
+from sfseg_ros.kernels.cuda_memory import gpu_is_there
+from sfseg_ros.model.manifest import Manifest, load_manifest
+from sfseg_ros.recordings.pictures import LabelledPicture, sampled_pictures
 
 PICTURES = 64
 TIMED_RUNS = 50
@@ -201,7 +205,7 @@ def _gate(
 @contextlib.contextmanager
 def _engine_labeller(manifest: Manifest, stored: StoredEngine) -> Iterator[Labeller]:
     """The engine itself, in the backend that the node uses. Not run on a GPU."""
-    from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+    from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
 
     backend = TensorRtBackend(manifest, only=stored)
     try:

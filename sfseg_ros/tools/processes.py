@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfseg_ros.errors import SfsegError
-from sfseg_ros.share import shared_file
+from sfseg_ros.installed_files import shared_file
 
 PROFILE = "config/fastdds_large_images.xml"
 

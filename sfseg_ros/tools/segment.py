@@ -14,8 +14,8 @@ import cv2
 from sfseg_ros.backends import BACKENDS, PRECISIONS, GpuOptions
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_file
+from sfseg_ros.installed_files import find_model
 from sfseg_ros.segmenter import Segmenter, open_segmenter
-from sfseg_ros.share import find_model
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 OVERLAY_ALPHA = 0.55

@@ -18,12 +18,14 @@ import types
 import numpy as np
 import pytest
 
-from sfseg_ros import engine_builder, trt
-from sfseg_ros.backends import GpuOptions, cuda_memory
-from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
-from sfseg_ros.engine_builder import BuildResult
+from sfseg_ros.backends import GpuOptions
+from sfseg_ros.backends.tensorrt import engine_builder, plugin
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
+from sfseg_ros.backends.tensorrt.engine_builder import BuildResult
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import binaries, host, overlay, plugin
+from sfseg_ros.kernels import binaries, cuda_memory, overlay
+from sfseg_ros.kernels import host_emulation as host
 from sfseg_ros.kernels.launch import Launch
 
 

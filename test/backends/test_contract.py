@@ -8,15 +8,16 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sfseg_ros import trt
-from sfseg_ros.backends import Backend, cuda_memory, open_backend
+from sfseg_ros.backends import Backend, open_backend
 from sfseg_ros.backends.processor import bf16_unit
-from sfseg_ros.class_groups import LabelMapping
+from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.errors import BackendError
-from sfseg_ros.finish import PAINTS, Finish
 from sfseg_ros.geometry import WHOLE_IMAGE
 from sfseg_ros.imaging import Picture, color_mask, overlay
-from sfseg_ros.manifest import Manifest, SemanticClass
+from sfseg_ros.kernels import cuda_memory
+from sfseg_ros.model.class_groups import LabelMapping
+from sfseg_ros.model.manifest import Manifest, SemanticClass
+from sfseg_ros.model.published_labels import PAINTS, Finish
 from sfseg_ros.segmenter import Segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import cuda_memory
-from sfseg_ros.backends.cuda_memory import CudaError, Gpu, launch_kernel
 from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels import cuda_memory
+from sfseg_ros.kernels.cuda_memory import CudaError, Gpu, launch_kernel
 from sfseg_ros.kernels.launch import Launch
 
 
@@ -27,7 +27,7 @@ def gpu(cuda):
 
 def test_importing_needs_neither_gpu_nor_bindings():
     code = (
-        "import sys; sys.modules['cuda'] = None; from sfseg_ros.backends import cuda_memory\n"
+        "import sys; sys.modules['cuda'] = None; from sfseg_ros.kernels import cuda_memory\n"
         "try: cuda_memory.Gpu()\n"
         "except cuda_memory.CudaError as error: print(error)"
     )

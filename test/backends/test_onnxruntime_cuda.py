@@ -6,8 +6,9 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime")
 
-from sfseg_ros.backends import cuda_memory, onnxruntime_backend, open_backend  # noqa: E402
+from sfseg_ros.backends import onnxruntime_backend, open_backend  # noqa: E402
 from sfseg_ros.errors import BackendError, BackendUnavailableError  # noqa: E402
+from sfseg_ros.kernels import cuda_memory  # noqa: E402
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ class Pretend:
 def pretend(monkeypatch):
     def install(outcome=None):
         Pretend.outcome = outcome
-        module = types.ModuleType("sfseg_ros.backends.tensorrt_backend")
+        module = types.ModuleType("sfseg_ros.backends.tensorrt.backend")
         module.TensorRtBackend = Pretend
         monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("openvino")
 ort = pytest.importorskip("onnxruntime")
 
-from sfseg_ros.backends.graph import split_model_of  # noqa: E402
+from sfseg_ros.backends.cut_graph import split_model_of  # noqa: E402
 from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     MAX_COMPILED_SIZES,
     OpenVinoBackend,
@@ -19,7 +19,7 @@ from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     upsample_argmax,
 )
 from sfseg_ros.errors import BackendError  # noqa: E402
-from sfseg_ros.share import DEFAULT_MODEL, find_model  # noqa: E402
+from sfseg_ros.installed_files import DEFAULT_MODEL, find_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def output_of(program):
 SIGNALS = """
 import faulthandler, os, signal, sys
 from sfseg_ros.backends.openvino_backend import OpenVinoBackend
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.model.manifest import load_manifest
 import numpy as np
 
 faulthandler.enable()  # as pytest and many programs do
@@ -181,7 +181,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from sfseg_ros.backends.openvino_backend import OpenVinoBackend
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.model.manifest import load_manifest
 
 def threads():
     return len(list(Path("/proc/self/task").iterdir()))
@@ -212,7 +212,7 @@ USED_MEMORY = """
 import ctypes, sys
 import numpy as np
 from sfseg_ros.backends.openvino_backend import OpenVinoBackend
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.model.manifest import load_manifest
 
 class Mallinfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (

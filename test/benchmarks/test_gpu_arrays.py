@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PRETEND = """
 import contextlib, ctypes, sys
 import numpy as np, pytest
-from sfseg_ros.backends import cuda_memory
-from sfseg_ros.kernels import host
+from sfseg_ros.kernels import cuda_memory
+from sfseg_ros.kernels import host_emulation as host
 
 on_the_processor = host.kernels()
 

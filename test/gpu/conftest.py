@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sfseg_ros.backends import cuda_memory
+from sfseg_ros.kernels import cuda_memory
 
 HERE = Path(__file__).parent
 

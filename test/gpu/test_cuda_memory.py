@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfseg_ros.backends.cuda_memory import CudaError, launch_kernel
+from sfseg_ros.kernels.cuda_memory import CudaError, launch_kernel
 from sfseg_ros.kernels.overlay import color_mask, color_mask_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax, upsample_argmax_launch
 
@@ -53,7 +53,7 @@ class MaskPipeline:
 
 @pytest.mark.parametrize("wait", ["block", "spin"])
 def test_a_graph_replays_with_new_labels_and_is_captured_again_for_a_new_size(wait):
-    from sfseg_ros.backends.cuda_memory import Gpu
+    from sfseg_ros.kernels.cuda_memory import Gpu
 
     rng = np.random.default_rng(0)
     palette = rng.integers(0, 256, (256, 3), np.uint8)
@@ -122,7 +122,7 @@ def test_a_kernel_of_many_replays_stays_right(gpu):
 
 LOSE_THE_CONTEXT = """
 import numpy as np
-from sfseg_ros.backends.cuda_memory import CudaError, Gpu, launch_kernel
+from sfseg_ros.kernels.cuda_memory import CudaError, Gpu, launch_kernel
 from sfseg_ros.kernels.overlay import color_mask_launch
 
 def mask(gpu, address):

@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sfseg_ros import trt
 from sfseg_ros.backends import GpuOptions
-from sfseg_ros.class_groups import LabelMapping
-from sfseg_ros.engine_store import EngineStore
-from sfseg_ros.engines import EngineRequest, built_engine
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.engine_store import EngineStore
+from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError
-from sfseg_ros.finish import PAINTS, Finish
 from sfseg_ros.geometry import WHOLE_IMAGE
 from sfseg_ros.imaging import Picture, color_mask, overlay
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.model.class_groups import LabelMapping
+from sfseg_ros.model.manifest import load_manifest
+from sfseg_ros.model.published_labels import PAINTS, Finish
 from sfseg_ros.segmenter import Segmenter
-from sfseg_ros.share import find_model
 
 ort = pytest.importorskip("onnxruntime")
 SIZES = ((64, 64), (352, 480), (352, 480))
@@ -49,7 +49,7 @@ def reference(manifest):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["plugins", "portable"])
 def backend(request, manifest, tmp_path_factory):
-    from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+    from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
 
     wanted = EngineRequest(sizes=SIZES, batches=(1, 1, 2), precision="fp16", plugins=request.param)
     stored, _ = built_engine(manifest, wanted, EngineStore(tmp_path_factory.mktemp("engines")))

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from sfseg_ros.kernels import plugin
+from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.kernels.flow_warp import flow_warp
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax

@@ -4,12 +4,13 @@
 import numpy as np
 import pytest
 
-from sfseg_ros import trt
-from sfseg_ros.backends import GpuOptions, cuda_memory
-from sfseg_ros.engine_store import EngineStore
-from sfseg_ros.engines import EngineRequest, built_engine
+from sfseg_ros.backends import GpuOptions
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.engine_store import EngineStore
+from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
 from sfseg_ros.errors import BackendError
-from sfseg_ros.manifest import Manifest
+from sfseg_ros.kernels import cuda_memory
+from sfseg_ros.model.manifest import Manifest
 
 SHAPES = ((1, 64, 96), (2, 64, 96), (1, 128, 32))
 
@@ -31,7 +32,7 @@ def test_engines_with_plugins_and_without_agree(
     tiny_manifest: Manifest, tmp_path, precision: str
 ) -> None:
     """Creation in the RUNTIME phase, on_shape_change for two shapes, enqueue."""
-    from sfseg_ros.backends.tensorrt_backend import TensorRtBackend
+    from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
 
     store = EngineStore(tmp_path)
     random = np.random.default_rng(0)

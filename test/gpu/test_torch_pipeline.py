@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from sfseg_ros.manifest import load_manifest
-from sfseg_ros.share import find_model
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.model.manifest import load_manifest
 
 torch = pytest.importorskip("torch")
 ort = pytest.importorskip("onnxruntime")

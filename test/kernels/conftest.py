@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from sfseg_ros.kernels import host
+from sfseg_ros.kernels import host_emulation as host
 
 POISON = 0xA5
 GUARD_BYTES = 64

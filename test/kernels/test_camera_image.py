@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import PADDING_GREY, View, geometry_of
 from sfseg_ros.imaging import ENCODINGS, picture_from_buffer
-from sfseg_ros.kernels import host
+from sfseg_ros.kernels import host_emulation as host
 from sfseg_ros.kernels.camera_image import axes, camera_image, camera_image_launch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

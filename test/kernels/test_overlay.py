@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sfseg_ros import imaging
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host, overlay
+from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import overlay
 
 SHAPES = st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 40))
 SEEDS = st.integers(0, 2**32 - 1)

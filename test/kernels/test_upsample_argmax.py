@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host
+from sfseg_ros.kernels import host_emulation as host
 from sfseg_ros.kernels.upsample_argmax import (
     finished_launch,
     upsample_argmax,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host
+from sfseg_ros.kernels import host_emulation as host
 from sfseg_ros.kernels.flow_warp import flow_warp, flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion, gated_flow_fusion_launch
 

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("launch_ros", reason="needs launch_ros: source a ROS 2 workspace")
 pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 workspace")
 
-from sfseg_ros.bags import BagReader
+from sfseg_ros.recordings.bags import BagReader
 
 FILE = "replay.launch.py"
 BAG = Path(__file__).resolve().parents[1] / "data" / "town_drive"

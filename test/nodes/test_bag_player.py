@@ -15,9 +15,15 @@ import numpy as np
 import pytest
 import rclpy
 
-from sfseg_ros.bags import BagReader, BagWriter, Timeline, TopicToWrite
-from sfseg_ros.cdr import COMPRESSED_IMAGE, IMAGE, NS_PER_S, compressed_image_cdr, stamp_of_cdr
 from sfseg_ros.nodes import bag_recorder
+from sfseg_ros.recordings.bags import BagReader, BagWriter, Timeline, TopicToWrite
+from sfseg_ros.recordings.message_bytes import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    NS_PER_S,
+    compressed_image_cdr,
+    stamp_of_cdr,
+)
 from sfseg_ros.tools.processes import Process, process, ros_environment
 
 CAMERA, TRUTH = "/camera/image/compressed", "/camera/ground_truth"

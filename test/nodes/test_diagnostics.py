@@ -7,9 +7,9 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
 
-from sfseg_ros.health import StreamState, Thresholds
-from sfseg_ros.latency import FrameTimes
-from sfseg_ros.mailbox import FrameCounts
+from sfseg_ros.frames.health import StreamState, Thresholds
+from sfseg_ros.frames.latency import FrameTimes
+from sfseg_ros.frames.mailbox import FrameCounts
 from sfseg_ros.nodes.diagnostics import (
     ModelIdentity,
     array_from_statuses,

@@ -6,10 +6,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
+from sfseg_ros.installed_files import shared_file
 from sfseg_ros.nodes import camera as nodes_camera
 from sfseg_ros.nodes import middleware
 from sfseg_ros.nodes.middleware import PROFILE, missing_profile, output_qos
-from sfseg_ros.share import shared_file
 
 VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 

@@ -5,12 +5,12 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from sfseg_ros.camera_model import CameraModel
+from sfseg_ros.frames.latency import FrameTimes
 from sfseg_ros.geometry import View, geometry_of
 from sfseg_ros.imaging import Picture
-from sfseg_ros.latency import FrameTimes
 from sfseg_ros.nodes.messages import picture_from_message
 from sfseg_ros.nodes.outputs import OUTPUTS, LatencyPublishers, SegmentedFrame
+from sfseg_ros.points.camera_model import CameraModel
 
 HEADER = Header(frame_id="camera_optical")
 CHANNELS = {"mono8": 1, "rgb8": 3}

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
-from sfseg_ros.health import Thresholds
+from sfseg_ros.frames.health import Thresholds
 from sfseg_ros.nodes.parameters import (
     NODE_FIELDS,
     NodeParameters,

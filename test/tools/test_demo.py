@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rosbags.typesys import Stores, get_typestore
 
-from sfseg_ros.bags import BagReader, BagWriter, TopicToWrite
-from sfseg_ros.cdr import (
+from sfseg_ros.recordings.bags import BagReader, BagWriter, TopicToWrite
+from sfseg_ros.recordings.message_bytes import (
     COMPRESSED_IMAGE,
     IMAGE,
     NS_PER_S,

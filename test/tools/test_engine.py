@@ -15,13 +15,14 @@ import numpy as np
 import onnx
 import pytest
 
-from sfseg_ros import engines, trt
-from sfseg_ros.backends.cuda_memory import gpu_is_there
-from sfseg_ros.engine_store import EngineKey, EngineStore
-from sfseg_ros.engines import EngineRequest, built_engine, find_engine
+from sfseg_ros.backends.tensorrt import engines
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.engine_store import EngineKey, EngineStore
+from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine, find_engine
+from sfseg_ros.backends.tensorrt.precision import ENGINE_PRECISIONS, QUANTIZED_PRECISIONS
 from sfseg_ros.errors import BackendError
-from sfseg_ros.manifest import Manifest, load_manifest, save_manifest, sha256_of_file
-from sfseg_ros.precision import ENGINE_PRECISIONS, QUANTIZED_PRECISIONS
+from sfseg_ros.kernels.cuda_memory import gpu_is_there
+from sfseg_ros.model.manifest import Manifest, load_manifest, save_manifest, sha256_of_file
 from sfseg_ros.tools import engine
 from sfseg_ros.tools.engine import main
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sfseg_ros.metrics import ConfusionMatrix
+from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from training import evaluate
 from training.config import Recipe
 from training.data.street_folder import StreetFolder

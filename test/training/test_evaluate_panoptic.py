@@ -25,8 +25,8 @@ from training.networks.sfnet import SFNet
 from training.panoptic_quality import quality_of_files, read_ids
 from training.recipes.knet import TOWN_THINGS, cityscapes_stdc1, town_r18
 from training.schedules import two_drops
-from training.town.labels import Label
-from training.town.panoptic import add_to_split
+from training.rendered_town.labels import Label
+from training.rendered_town.panoptic import add_to_split
 from training.train import Length, optimiser, train_epoch
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from sfseg_ros.errors import ManifestError
-from sfseg_ros.manifest import load_manifest
+from sfseg_ros.model.manifest import load_manifest
 from training import export
 from training.config import Recipe
 from training.export import DeployedModel, halved_weights, manifest_of, onnx_from_network

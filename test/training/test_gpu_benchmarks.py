@@ -28,12 +28,12 @@ from benchmarks.gpu_device import (
 )
 from benchmarks.gpu_networks import pictures
 from benchmarks.torch_pipeline import KernelNetwork, TorchPipeline, folded, network_from_onnx
-from sfseg_ros.backends import cuda_memory
+from sfseg_ros.backends.tensorrt.plugin import OPERATORS
 from sfseg_ros.errors import BackendError
+from sfseg_ros.installed_files import find_model
+from sfseg_ros.kernels import cuda_memory
 from sfseg_ros.kernels.overlay import overlay, overlay_launch
-from sfseg_ros.kernels.plugin import OPERATORS
-from sfseg_ros.manifest import load_manifest
-from sfseg_ros.share import find_model
+from sfseg_ros.model.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfseg_ros.kernels import host
+from sfseg_ros.kernels import host_emulation as host
 from training.networks import operators
 
 pytestmark = pytest.mark.usefixtures("cxx_compiler")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sfseg_ros.manifest import Manifest, SemanticClass, load_manifest
-from sfseg_ros.share import DEFAULT_MODEL
+from sfseg_ros.installed_files import DEFAULT_MODEL
+from sfseg_ros.model.manifest import Manifest, SemanticClass, load_manifest
 from training.model_card import model_card
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -85,7 +85,7 @@ def test_the_cards_of_our_runs_claim_the_data_of_that_run(
     assert "LabelMeFacade" in card
     assert "torchvision" in card
     assert "one English town" in card
-    assert ("training/town" in card) == ("and on rendered ones" in card) == towns
+    assert ("training/rendered_town" in card) == ("and on rendered ones" in card) == towns
     assert "](../../training/README.md)" in card
 
 

@@ -128,5 +128,5 @@ def cityscapes_panoptic(root: Path, split: str) -> PanopticFolder:
 
 
 def town_panoptic(root: Path, split: str, long_side: int = 0) -> PanopticFolder:
-    """Pictures of `training.town.render`: CamVid's 11 classes, three of them things."""
+    """Pictures of `training.rendered_town.render`: CamVid's 11 classes, three of them things."""
     return PanopticFolder(root / f"panoptic_{split}.json", lambda name: root / name, long_side)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfseg_ros.decoding import decode_picture, read_picture, read_picture_bytes
 from sfseg_ros.errors import ImageError
+from sfseg_ros.picture_files.decoding import decode_picture, read_picture, read_picture_bytes
 
 IGNORE = 255
 
@@ -208,7 +208,7 @@ def camvid(root: Path, lists: tuple[str, ...], drop: tuple[str, ...] = ()) -> St
 
 
 def town(root: Path) -> StreetFolder:
-    """Rendered drives of `training/town`, at most 480 pixels wide as CamVid is."""
+    """Rendered drives of `training/rendered_town`, at most 480 pixels wide as CamVid is."""
     return StreetFolder(root, ("train.txt",), long_side=480)
 
 

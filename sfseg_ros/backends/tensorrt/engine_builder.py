@@ -1,0 +1,522 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine from an ONNX file, built in a process of its own.
+
+The parser and the builder can abort instead of raising, and a library link may have to be in place
+before the process starts (`trt.link_environment`): a child takes both away from the caller.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto, TensorProto, inliner
+
+from sfseg_ros.backends.tensorrt import aot_plugin, plugin
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.engine_store import Shape
+from sfseg_ros.errors import BackendError, SfsegError, one_line
+from sfseg_ros.kernels.cuda_memory import Gpu, gpu_is_there
+
+MODEL, REQUEST, ENGINE, RESULT = "model.onnx", "request.json", "engine", "result.json"
+SCRATCH = "sfseg_engine_"
+POLL_S = 0.2
+# What the child says of its progress begins with this; the rest is the library's log.
+PROGRESS = "progress: "
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """How to build: `shapes` are the smallest, the usual and the largest `image` (N, H, W, 3).
+
+    `library` is one of trt.LIBRARIES or "auto". `plugins`: our kernels for the `sfseg` nodes;
+    without them the engine runs wherever the library does. `tf32` lets fp32 products be rounded to
+    10 bits. `compute_capabilities`, for TensorRT-RTX only, are the GPUs to build for, such as 86
+    for 8.6; empty is the library's choice, all that it knows from 8.0 on. `timing_cache` is a file
+    that TensorRT reads and extends, "" for none; RTX has no use for it. `stored_kernels`: the
+    plugins' kernels become part of the engine, which then needs none of this package's code but has
+    one shape and one GPU (TensorRT 10.9 and newer, on a GPU; not built yet).
+    """
+
+    shapes: tuple[Shape, Shape, Shape]
+    plugins: bool
+    library: str = "auto"
+    tf32: bool = True
+    compute_capabilities: tuple[int, ...] = ()
+    timing_cache: str = ""
+    stored_kernels: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer and the type that it computes in: "fp32", "fp16", "bf16", "int8", "fp8", or
+    another type's name in lower case."""
+
+    name: str
+    type: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """`layers` of the network that the parser made, before the library fuses them, by the types of
+    its tensors. `engine_layers` are those of the finished engine, as its inspector sees them; None
+    where there is no GPU to load it."""
+
+    library: str
+    layers: tuple[Layer, ...]
+    engine_layers: tuple[Layer, ...] | None = None
+
+    @property
+    def plugin_layers(self) -> list[str]:
+        return [layer.name for layer in self.layers if layer.type == "PLUGIN_V3"]
+
+
+def prepare(model: ModelProto, plugins: bool) -> ModelProto:
+    """The model in the form that means the same to every TensorRT, as a copy.
+
+    What a library does with a node that has both a body and a plugin differs from version to
+    version. So with `plugins` the nodes that have one lose their bodies, and every other body is
+    put in place; without, all bodies are. With `plugins`, labels and confidence are int8 to the
+    library; their bytes are the uint8 of the contract (plugin.BYTES).
+    """
+    if not plugins:
+        bodies = {(function.domain, function.name) for function in model.functions}
+        for node in model.graph.node:
+            if node.domain == plugin.NAMESPACE and (node.domain, node.op_type) not in bodies:
+                raise BackendError(
+                    f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, "
+                    "which a portable engine needs: export the model again, or build with plugins"
+                )
+        return inliner.inline_local_functions(model)
+    taken = [(plugin.NAMESPACE, operator) for operator in plugin.OPERATORS]
+    prepared = inliner.inline_selected_functions(model, taken, exclude=True)
+    del prepared.functions[:]
+    tails = [node for node in prepared.graph.node if node.op_type == "UpsampleArgmax"]
+    byte_outputs = {name for tail in tails for name in tail.output}
+    for output in prepared.graph.output:
+        if output.name in byte_outputs:
+            output.type.tensor_type.elem_type = TensorProto.INT8
+    if any(byte_outputs.intersection(node.input) for node in prepared.graph.node):
+        raise BackendError(
+            "UpsampleArgmax must end the graph to run as a plugin; build without plugins"
+        )
+    return prepared
+
+
+def engine_from_onnx(
+    model: ModelProto,
+    request: BuildRequest,
+    progress: Callable[[str], None] = lambda _line: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[bytes, BuildResult]:
+    """Build the engine of `model` as `request` says, in a child process.
+
+    `progress` gets a line when there is something to say, in this thread, where `cancelled` is
+    asked a few times a second. Raises BackendError with the library's reason, also where it ended
+    the child or the build was cancelled.
+    """
+    files = {
+        MODEL: prepare(model, request.plugins).SerializeToString(),
+        REQUEST: json.dumps(asdict(request)).encode(),
+    }
+    with _scratch_folder(files) as folder:
+        _run_child(folder, progress, cancelled)
+        try:
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            engine = (folder / ENGINE).read_bytes()
+        except (OSError, ValueError) as error:
+            raise BackendError(f"the engine's build left no result ({one_line(error)})") from error
+        layers, inspected = result["layers"], result["engine_layers"]
+        return engine, BuildResult(
+            result["library"],
+            tuple(Layer(*row) for row in layers),
+            None if inspected is None else tuple(Layer(*row) for row in inspected),
+        )
+
+
+def engine_is_wellformed(engine: bytes, library: str = "auto") -> str:
+    """What can be said of an engine without running it, in a child process: one line.
+
+    Raises BackendError where the library finds it malformed.
+    """
+    files = {ENGINE: engine, REQUEST: json.dumps({"library": library}).encode()}
+    with _scratch_folder(files) as folder:
+        _run_child(folder, lambda _line: None, lambda: False)
+        return (folder / RESULT).read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _scratch_folder(files: dict[str, bytes]) -> Iterator[Path]:
+    """A folder with these files, for the child. Raises BackendError where it cannot be written.
+
+    As long as its builder lives the folder is locked (flock); what others have left is removed.
+    """
+    _remove_abandoned()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH)))
+            lock = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+        except OSError as error:
+            raise BackendError(
+                f"building needs some 200 MB in {tempfile.gettempdir()} ({one_line(error)}); free "
+                "space there or set TMPDIR"
+            ) from error
+        yield folder
+
+
+def _remove_abandoned() -> None:
+    """Scratch folders whose builder was killed. An empty one may be of a builder that has not
+    locked it yet."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # in use, or somebody else's
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if any(folder.iterdir()):
+                    shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def _run_child(
+    folder: Path, progress: Callable[[str], None], cancelled: Callable[[], bool]
+) -> None:
+    package_parent = str(Path(__file__).resolve().parents[3])
+    environment = trt.link_environment(os.environ, folder)
+    paths = [package_parent, environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    command = [
+        sys.executable,
+        "-m",
+        "sfseg_ros.backends.tensorrt.engine_builder",
+        str(folder),
+        str(os.getpid()),
+    ]
+    lines: list[str] = []
+    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is ours to handle
+    ) as child:
+        reader = threading.Thread(target=_read_lines, args=(child.stdout, arrived), daemon=True)
+        reader.start()
+        try:
+            while True:
+                try:
+                    line = arrived.get(timeout=POLL_S)
+                except queue.Empty:
+                    pass
+                else:
+                    if line is None:
+                        break
+                    lines.append(line)
+                    if line.startswith(PROGRESS):
+                        progress(line.removeprefix(PROGRESS))
+                if cancelled():
+                    raise BackendError("the engine's build was cancelled")
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        raise BackendError(_failure(child.returncode, lines))
+
+
+def _read_lines(stream: Any, arrived: "queue.SimpleQueue[str | None]") -> None:
+    for line in stream:
+        if line.strip():
+            arrived.put(line.strip())
+    arrived.put(None)
+
+
+def _failure(code: int, lines: list[str]) -> str:
+    if code == REFUSED and lines:
+        return lines[-1]
+    name = f"signal {-code}"
+    if -code in signal.Signals.__members__.values():
+        name = signal.Signals(-code).name
+    if name == "SIGKILL":
+        name += " (out of memory?)"
+    how = f"ended by {name}" if code < 0 else f"ended with code {code}"
+    said = [line for line in lines if not line.startswith(PROGRESS)]
+    said = [line for line in said if "[E]" in line or line.startswith("[ERROR]")][-2:] + said[-1:]
+    return f"the engine's build {how}; its last words: {' | '.join(said) or 'none'}"
+
+
+REFUSED = 3  # the child's exit code where its last line is the reason
+
+
+def _child(folder: Path) -> None:
+    """Read model and request in `folder`, write engine and result there."""
+    fields = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    if not (folder / MODEL).exists():
+        (folder / RESULT).write_text(
+            _validity(trt.load(fields["library"]), folder), encoding="utf-8"
+        )
+        return
+    fields |= {
+        "shapes": tuple(map(tuple, fields["shapes"])),
+        "compute_capabilities": tuple(fields["compute_capabilities"]),
+    }
+    request = BuildRequest(**fields)
+    library = trt.load(request.library)
+    if request.plugins:
+        library.check_plugins()
+        library.check_parser_link()
+        _register(library, request)
+    _say(f"{library.title}: reading the network")
+    log = library.logger(lambda line: print(line, flush=True))  # the caller's to read
+    builder = library.module.Builder(log)
+    network = library.create_network(builder, prefer_aot=request.stored_kernels)
+    try:
+        library.parse(network, log, (folder / MODEL).read_bytes())
+    finally:
+        plugin.raise_noted(all_threads=True)  # says more than what the parser makes of it
+    if request.stored_kernels:
+        network.get_input(0).shape = request.shapes[0]  # kernels are launched for fixed sizes
+    layers = _network_layers(network)
+    config = _config(library, builder, request)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("image", *request.shapes)
+    config.add_optimization_profile(profile)
+    monitor = _monitor(library.module)
+    config.progress_monitor = monitor
+    _say(f"{library.title}: building an engine of {network.num_layers} layers")
+    engine = builder.build_serialized_network(network, config)
+    plugin.raise_noted(all_threads=True)
+    if engine is None:
+        reason = " | ".join(log.errors) or "it gives no reason"
+        raise BackendError(f"{library.title} cannot build an engine of this model: {reason}")
+    (folder / ENGINE).write_bytes(engine)
+    _save_timing_cache(config, request.timing_cache)
+    result = {
+        "library": library.title,
+        "layers": [(layer.name, layer.type, layer.precision) for layer in layers],
+        "engine_layers": _inspected_layers(library, log, engine),
+    }
+    (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _register(library: trt.TensorRt, request: BuildRequest) -> None:
+    if not request.stored_kernels:
+        library.register(plugin.creators(library.module))
+        return
+    if len(set(request.shapes)) != 1:
+        raise BackendError(
+            f"shapes {request.shapes}: an engine with stored kernels has one; ask for three alike"
+        )
+    library.quick_plugins()
+    gpu = Gpu()
+    try:
+        aot_plugin.register(library, gpu.architecture)
+    finally:
+        gpu.close()
+
+
+def _config(library: trt.TensorRt, builder: Any, request: BuildRequest) -> Any:
+    module = library.module
+    config = builder.create_builder_config()
+    if not request.tf32:
+        config.clear_flag(module.BuilderFlag.TF32)
+    # Only so does the engine's inspector tell the types of layers.
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    if request.compute_capabilities:
+        if not library.is_rtx:
+            raise BackendError(
+                f"{library.title} builds for the GPU that it runs on; compute capabilities are for "
+                "tensorrt_rtx"
+            )
+        config.num_compute_capabilities = len(request.compute_capabilities)
+        for index, capability in enumerate(request.compute_capabilities):
+            wanted = getattr(module.ComputeCapability, f"SM{capability}", None)
+            if wanted is None or not config.set_compute_capability(wanted, index):
+                known = [n[2:] for n in module.ComputeCapability.__members__ if n[:2] == "SM"]
+                raise BackendError(
+                    f"{library.title} does not build for compute capability {capability / 10}: "
+                    f"expected of {', '.join(f'{int(name) / 10}' for name in known)}"
+                )
+    if request.timing_cache and not library.is_rtx:
+        path = Path(request.timing_cache)
+        known_times = path.read_bytes() if path.is_file() else b""
+        cache = config.create_timing_cache(known_times)
+        # One that another version or GPU wrote is refused, or does not fit: begin a new one.
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return config
+
+
+def _save_timing_cache(config: Any, name: str) -> None:
+    """Whole or not at all; where two builders write it, the last one's measurements stay."""
+    cache = config.get_timing_cache() if name else None
+    if cache is None:
+        return
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(cache.serialize())
+    temporary.replace(path)
+
+
+def _monitor(module: Any) -> Any:
+    """The library's outermost phases as lines "... 40 %", at most one a second."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.last_s = time.monotonic()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self.steps[phase] = max(1, steps)
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps and time.monotonic() - self.last_s > 1.0:
+                self.last_s = time.monotonic()
+                _say(f"{phase}: {100 * (step + 1) // self.steps[phase]} %")
+            return True
+
+    return Monitor()
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+_TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
+
+
+def _precision(data_type: Any) -> str:
+    name: str = data_type.name
+    return _TYPES.get(name, name.lower())
+
+
+def _network_layers(network: Any) -> list[Layer]:
+    """What computes on floats, by the types of its tensors. A layer whose input comes from a
+    DEQUANTIZE computes in the type before it: the builder fuses them."""
+    all_layers = [network.get_layer(i) for i in range(network.num_layers)]
+    maker = {
+        layer.get_output(i).name: layer for layer in all_layers for i in range(layer.num_outputs)
+    }
+    floats = (*_TYPES.values(), "int8", "fp8")
+    rows = []
+    for layer in all_layers:
+        kind = layer.type.name
+        first = layer.get_input(0) if layer.num_inputs else None
+        # Of a plugin the features count: labels are bytes.
+        tensor = first if kind == "PLUGIN_V3" and first is not None else layer.get_output(0)
+        if tensor is None or kind in ("CONSTANT", "CAST", "SHAPE", "QUANTIZE", "DEQUANTIZE"):
+            continue
+        before = maker.get(first.name) if first is not None else None
+        if before is not None and before.type.name == "DEQUANTIZE" and kind == "CONVOLUTION":
+            tensor = before.get_input(0)
+        precision = _precision(tensor.dtype)
+        if precision in floats:
+            rows.append(Layer(layer.name, kind, precision))
+    return rows
+
+
+def _inspected_layers(
+    library: trt.TensorRt, log: Any, engine: Any
+) -> list[tuple[str, str, str]] | None:
+    """The engine's layers by its inspector, None where there is no GPU. Not run on a GPU."""
+    if not gpu_is_there():
+        return None
+    loaded = library.module.Runtime(log).deserialize_cuda_engine(engine)
+    if loaded is None:
+        return None
+    inspector = loaded.create_engine_inspector()
+    text = inspector.get_engine_information(library.module.LayerInformationFormat.JSON)
+    return layers_of_inspector(text)
+
+
+def layers_of_inspector(text: str) -> list[tuple[str, str, str]]:
+    """(name, type, precision) of each layer of an inspector's JSON; the precision is that of the
+    first output, or of the first input where only that is quantised. Where the library wrote names
+    only (RTX, or an engine without details) the precision is "unknown"."""
+    rows = []
+    for layer in json.loads(text)["Layers"]:
+        if isinstance(layer, str):
+            rows.append((layer, "", "unknown"))
+            continue
+        kinds = [
+            _inspector_type(tensor.get("Format/Datatype", ""))
+            for side in ("Inputs", "Outputs")
+            for tensor in layer.get(side, [])[:1]
+        ]
+        quantised = next((kind for kind in kinds if kind in ("int8", "fp8")), None)
+        rows.append(
+            (layer["Name"], layer.get("LayerType", ""), quantised or (kinds or ["unknown"])[-1])
+        )
+    return rows
+
+
+def _inspector_type(text: str) -> str:
+    """ "Half", "FP16 NHWC8", "Channel major FP32 format" and the like."""
+    words = text.replace(",", " ").upper().split()
+    for word, name in (
+        *(("FP32", "fp32"), ("FLOAT", "fp32"), ("FP16", "fp16"), ("HALF", "fp16")),
+        *(("BF16", "bf16"), ("BFLOAT16", "bf16"), ("INT8", "int8"), ("FP8", "fp8")),
+    ):
+        if word in words:
+            return name
+    return "unknown"
+
+
+def _validity(library: trt.TensorRt, folder: Path) -> str:
+    """See `engine_is_wellformed`."""
+    log = library.module.Logger(library.module.Logger.INTERNAL_ERROR)
+    runtime = library.module.Runtime(log)
+    if not hasattr(runtime, "get_engine_validity"):
+        return f"{library.title} cannot judge an engine without loading it"
+    _validity_enum, diagnostics = runtime.get_engine_validity((folder / ENGINE).read_bytes())
+    malformed = library.module.EngineInvalidityDiagnostics.MALFORMED_ENGINE
+    if int(diagnostics) & int(malformed):
+        raise BackendError(f"{library.title} finds the engine malformed: build it again")
+    return f"{library.title} finds it well-formed"
+
+
+def _say(text: str) -> None:
+    print(f"{PROGRESS}{text}", flush=True)
+
+
+def _end_with(parent: int) -> None:
+    """A build whose parent was killed ends, too: nobody wants its engine."""
+    set_signal = 1  # PR_SET_PDEATHSIG of prctl(2), Linux only
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(set_signal, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    _end_with(int(sys.argv[2]))
+    try:
+        _child(Path(sys.argv[1]))
+    except SfsegError as error:
+        print(one_line(error), flush=True)
+        sys.exit(REFUSED)

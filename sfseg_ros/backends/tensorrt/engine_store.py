@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Built engines on disk: one file and one JSON each, found by what they were built from and for.
+
+An engine is read into memory once, and only where its JSON is whole, of this format, answers the
+question asked and names the hash of exactly these bytes. Everything else is no engine: the reason
+is said in one line, and building again replaces it.
+
+Below the cache folder: engines/<model>/<precision>-<HxW>-b<batch>-<form>-<key>.{engine,json,lock}
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfseg_ros.errors import BackendError
+from sfseg_ros.installed_files import CACHE_VARIABLE, cache_directory
+
+FORMAT_VERSION = 1
+LOCK_POLL_S = 0.2
+STORED = "stored "
+RUNTIME_CACHE = ".runtime_cache"
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """All that makes one engine differ from another.
+
+    `shapes`: smallest, usual and largest `image` (N, H, W, 3). `library`: name and version. `gpu`:
+    name and compute capability, or "portable: <capabilities>" of an engine that is finished where
+    it runs. `plugins`: digest of the kernels' code, with STORED before it where the engine holds
+    them, "" in the portable form. `calibration`: digest of pictures and method for int8 and fp8,
+    else "". `recipe`: version of our own rewriting.
+    """
+
+    onnx_sha256: str
+    precision: str
+    shapes: tuple[Shape, Shape, Shape]
+    library: str
+    gpu: str
+    plugins: str
+    calibration: str
+    recipe: int
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits."""
+        return _digest_of(dataclasses.asdict(self))
+
+    @property
+    def library_name(self) -> str:
+        """Of trt.LIBRARIES."""
+        return "tensorrt_rtx" if "RTX" in self.library else "tensorrt"
+
+    @property
+    def form(self) -> str:
+        """Whether it needs our code where it runs ("plugins"), holds it ("stored"), or has none of
+        it ("portable")."""
+        if self.plugins.startswith(STORED):
+            return "stored"
+        return "plugins" if self.plugins else "portable"
+
+    @property
+    def name(self) -> str:
+        """A file name without suffix: for people, and the digest's beginning to tell two apart."""
+        batch, height, width, _ = self.shapes[1]
+        return f"{self.precision}-{height}x{width}-b{batch}-{self.form}-{self.digest[:16]}"
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """An engine that is whole. `about` is what the builder wrote down for people (JSON values):
+    layers and their precision, time, accuracy."""
+
+    path: Path
+    key: EngineKey
+    sha256: str
+    size: int
+    about: dict[str, Any]
+
+    def read(self) -> bytes:
+        """The engine's bytes. Raises BackendError where they are not those that were built."""
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise BackendError(f"{self.path}: cannot be read ({error.strerror})") from error
+        if len(data) != self.size:
+            raise BackendError(f"{self.path}: truncated, {len(data)} of {self.size} bytes")
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise BackendError(f"{self.path}: damaged, its SHA-256 is not the one in its JSON")
+        return data
+
+
+class EngineStore:
+    """The engines of one cache folder. Processes and threads may share it."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        """`cache`: None for `cache_directory()`."""
+        self.folder = (cache or cache_directory()) / "engines"
+
+    def path_of(self, model: str, key: EngineKey) -> Path:
+        """Where the engine of a model (its manifest's name) lies or would lie."""
+        return self.folder / _folder_name(model) / f"{key.name}.engine"
+
+    def find(self, model: str, key: EngineKey) -> StoredEngine | None:
+        """The engine with exactly this key; None where there is none.
+
+        Raises BackendError, with the reason, where there is one that must not be used.
+        """
+        path = self.path_of(model, key)
+        if not path.exists() and not path.with_suffix(".json").exists():
+            return None
+        stored = load_json(path)
+        if stored.key != key:
+            raise BackendError(f"{path}: foreign, it was made for something else")
+        return stored
+
+    def engines(
+        self, model: str | None = None
+    ) -> Iterator[tuple[Path, StoredEngine | BackendError]]:
+        """Every engine of a model, or (None) of all, by path, with what is wrong with it where
+        something is. Only the JSON is read; `StoredEngine.read` checks the bytes."""
+        pattern = "*" if model is None else _folder_name(model)
+        stems = {
+            path.with_suffix(".engine")
+            for suffix in ("engine", "json")
+            for path in self.folder.glob(f"{pattern}/*.{suffix}")
+            if not path.name.startswith(".")  # being written, or left by a builder that was killed
+        }
+        for path in sorted(stems):
+            try:
+                yield path, load_json(path)
+            except BackendError as error:
+                yield path, error
+
+    def get_or_build(
+        self,
+        model: str,
+        key: EngineKey,
+        build: Callable[[], tuple[bytes, dict[str, Any]]],
+        say: Callable[[str], None] = lambda _: None,
+        rebuild: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> tuple[StoredEngine, bytes]:
+        """The engine of this key, from the store or by `build` -> (engine, about).
+
+        One that is there is taken as it is, from a folder that cannot be written, too. Of several
+        processes that want the same engine one builds and the others wait for it. The lock is the
+        kernel's (flock): it ends with the process that holds it, however that ends.
+        What is in the store and must not be used is replaced and `say` tells why; `rebuild`
+        replaces it anyway. Raises BackendError where the build fails or is cancelled.
+        """
+        path = self.path_of(model, key)
+        if not rebuild:
+            with contextlib.suppress(BackendError, OSError):
+                stored = self.find(model, key)
+                if stored is not None:
+                    return stored, stored.read()
+        with _locked(path.with_suffix(".lock"), say, cancelled):
+            if not rebuild:
+                try:
+                    stored = self.find(model, key)
+                    if stored is not None:
+                        return stored, stored.read()
+                except BackendError as error:
+                    say(f"{error}; building it again")
+            engine, about = build()
+            return self._write(path, key, engine, about), engine
+
+    def remember(self, stored: StoredEngine, about: dict[str, Any]) -> StoredEngine:
+        """Add to what is known about an engine, its measured accuracy for example."""
+        with _locked(stored.path.with_suffix(".lock")):
+            current = load_json(stored.path)
+            if current.sha256 != stored.sha256:
+                raise BackendError(f"{stored.path}: was built again meanwhile")
+            new = dataclasses.replace(current, about=current.about | about)
+            with _explained(stored.path):
+                _write_atomically(stored.path.with_suffix(".json"), _json_of(new))
+            return new
+
+    def remove(self, path: Path) -> int:
+        """Delete an engine, whole or not, with its JSON and what the node keeps beside it; returns
+        the bytes. Raises BackendError while somebody builds it."""
+        with _locked(path.with_suffix(".lock"), cancelled=lambda: True), _explained(path):
+            beside = [path.with_suffix(suffix) for suffix in (".json", ".engine", RUNTIME_CACHE)]
+            freed = 0
+            for file in (*beside, *path.parent.glob(f".{glob.escape(path.stem)}.*")):
+                with contextlib.suppress(FileNotFoundError):
+                    freed += file.stat().st_size
+                    file.unlink()
+        return freed
+
+    def _write(
+        self, path: Path, key: EngineKey, engine: bytes, about: dict[str, Any]
+    ) -> StoredEngine:
+        """The caller holds the lock. Until the JSON is there, there is no engine."""
+        stored = StoredEngine(path, key, hashlib.sha256(engine).hexdigest(), len(engine), about)
+        with _explained(path):
+            for left in path.parent.glob(f".{path.stem}.*"):
+                left.unlink()  # of a builder that was killed while it wrote
+            path.with_suffix(".json").unlink(missing_ok=True)
+            _write_atomically(path, engine)
+            _write_atomically(path.with_suffix(".json"), _json_of(stored))
+        return stored
+
+
+def load_json(path: Path) -> StoredEngine:
+    """What the JSON beside the engine file `path` says; the engine's bytes are not read.
+
+    Raises BackendError for one that is missing, damaged, or of another format.
+    """
+    json_path = path.with_suffix(".json")
+    if not path.is_file():
+        raise BackendError(f"{path}: missing, only its JSON is there")
+    try:
+        document = json.loads(json_path.read_bytes())
+        json.dumps(document, ensure_ascii=False).encode()  # half a character cannot be printed
+    except FileNotFoundError:
+        raise BackendError(f"{path}: half written or foreign, it has no JSON beside it") from None
+    except OSError as error:
+        raise BackendError(f"{json_path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError):
+        raise BackendError(f"{json_path}: damaged, not JSON") from None
+    if not isinstance(document, dict) or not isinstance(document.get("format_version"), int):
+        raise BackendError(f"{json_path}: damaged or foreign, it has no format version")
+    if document["format_version"] != FORMAT_VERSION:
+        raise BackendError(
+            f"{json_path}: of format {document['format_version']}, this release reads "
+            f"{FORMAT_VERSION}"
+        )
+    if document.pop("json_sha256", None) != _digest_of(document):
+        raise BackendError(f"{json_path}: damaged, its own SHA-256 does not fit")
+    if wrong := _wrong_part(document):
+        raise BackendError(f"{json_path}: foreign, its {wrong} is not as sfseg writes it")
+    fields = document["key"] | {"shapes": tuple(map(tuple, document["key"]["shapes"]))}
+    stored = StoredEngine(
+        path, EngineKey(**fields), document["sha256"], document["size"], document["about"]
+    )
+    if stored.key.name != path.stem:
+        raise BackendError(f"{path}: renamed or foreign, its JSON is of {stored.key.name}")
+    return stored
+
+
+def _wrong_part(document: dict[str, Any]) -> str:
+    """Which part of a JSON is not what its readers expect, "" for none. Whoever computed the hash
+    wrote it right, unless by intent."""
+    key, about = document.get("key"), document.get("about")
+    if not isinstance(key, dict) or not isinstance(about, dict):
+        return "about" if isinstance(key, dict) else "key"
+    if set(key) != {field.name for field in dataclasses.fields(EngineKey)}:
+        return "key"
+    texts = {name: value for name, value in key.items() if name not in ("shapes", "recipe")}
+    accuracy, calibration = about.get("accuracy"), about.get("calibration")
+    checks = {
+        "sha256": isinstance(document.get("sha256"), str),
+        "size": _is_number(document.get("size"), 0, 2**63) and type(document["size"]) is int,
+        "key": all(isinstance(text, str) for text in texts.values()) and type(key["recipe"]) is int,
+        "shapes": _is_table(key["shapes"], 4, _is_side) and len(key["shapes"]) == 3,
+        **{
+            name: _is_table(about.get(name) or [], 3, lambda cell: isinstance(cell, str))
+            for name in ("layers", "engine_layers")
+        },
+        "accuracy": accuracy is None or (isinstance(accuracy, dict) and _is_accuracy(accuracy)),
+        "calibration": calibration is None
+        or (isinstance(calibration, dict) and _is_calibration(calibration)),
+        **{name: isinstance(about.get(name, ""), str) for name in ("model", "built")},
+    }
+    return next((name for name, right in checks.items() if not right), "")
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 1 <= value < 2**31
+
+
+def _is_table(value: Any, columns: int, is_cell: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == columns and all(map(is_cell, row)) for row in value
+    )
+
+
+def _is_accuracy(accuracy: dict[str, Any]) -> bool:
+    """See `sfseg_ros.tools.engine`."""
+    shares = (accuracy.get("pixel_agreement"), accuracy.get("threshold"))
+    time_ms = accuracy.get("inference_ms")
+    return (
+        all(_is_number(share, 0, 1) for share in shares)
+        and isinstance(accuracy.get("accepted"), bool)
+        and isinstance(accuracy.get("engine_ran", False), bool)
+        and (time_ms is None or (_is_number(time_ms, 0, 1e9) and time_ms > 0))
+    )
+
+
+def _is_calibration(calibration: dict[str, Any]) -> bool:
+    """See `sfseg_ros.backends.tensorrt.engines`."""
+    ranges = calibration.get("ranges")
+    return (
+        type(calibration.get("pictures")) is int
+        and isinstance(ranges, dict)
+        and all(_is_number(reach, 0, 1e39) for reach in ranges.values())
+    )
+
+
+def _json_of(stored: StoredEngine) -> bytes:
+    document = {
+        "format_version": FORMAT_VERSION,
+        "key": dataclasses.asdict(stored.key),
+        "sha256": stored.sha256,
+        "size": stored.size,
+        "about": stored.about,
+    }
+    document["json_sha256"] = _digest_of(document)
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def _digest_of(document: dict[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _folder_name(model: str) -> str:
+    """The model's name as the name of one folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", model).lstrip(".")[:100] or "_"
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """All of it or nothing, also where the power fails: written beside, then renamed."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{path.suffix[1:]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # a full disk should not stay full of it
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What the system says against writing `path`, as a BackendError."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendError(
+            f"{path}: cannot be written ({error.strerror}); free space there or set "
+            f"{CACHE_VARIABLE}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(
+    path: Path,
+    say: Callable[[str], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Hold the lock file. It stays: removing it would let two processes hold one each."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BackendError(
+            f"{path}: cannot be written ({error.strerror}); set {CACHE_VARIABLE} to a folder of "
+            "yours"
+        ) from error
+    try:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    say("another process is building this engine: waiting for it")
+                waiting = True
+            if cancelled():
+                raise BackendError("cancelled while waiting for another process's build")
+            time.sleep(LOCK_POLL_S)
+        yield
+    finally:
+        os.close(lock)

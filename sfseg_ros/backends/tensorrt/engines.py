@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model directory to its engine: what is asked for, its key, found or built.
+
+`find_engine` looks, `built_engine` also builds. Both give out engines of exactly this model, these
+kernels, this library and this GPU, as their bytes were built (engine_store.py).
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sfseg_ros.backends.cut_graph import model_of
+from sfseg_ros.backends.tensorrt import aot_plugin, engine_builder, plugin
+from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.calibration import calibrate
+from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, BuildResult, Layer
+from sfseg_ros.backends.tensorrt.engine_store import (
+    STORED,
+    EngineKey,
+    EngineStore,
+    Shape,
+    StoredEngine,
+)
+from sfseg_ros.backends.tensorrt.precision import (
+    ENGINE_PRECISIONS,
+    QUANTIZED_PRECISIONS,
+    RECIPE,
+    typed_model,
+)
+from sfseg_ros.errors import BackendError, ManifestError
+from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.kernels import binaries
+from sfseg_ros.model.manifest import Manifest
+
+LARGEST_BATCH = 64
+"""Images at once that an engine may be asked for."""
+PORTABLE = "portable: "
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Which engine of a model.
+
+    `sizes`: smallest, usual and largest network input, each (height, width); equal ones make the
+    faster engine. `batches`: fewest, usual and most images. `library`, `plugins`,
+    `compute_capabilities` and `stored_kernels` as in `BuildRequest`; `precision` one of
+    ENGINE_PRECISIONS.
+    """
+
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    batches: tuple[int, int, int] = (1, 1, 1)
+    precision: str = "fp16"
+    plugins: bool = True
+    library: str = "auto"
+    compute_capabilities: tuple[int, ...] = ()
+    stored_kernels: bool = False
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape, Shape]:
+        """Of the input `image`: (N, H, W, 3) three times."""
+        small, usual, large = (
+            (n, *size, 3) for n, size in zip(self.batches, self.sizes, strict=True)
+        )
+        return small, usual, large
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise BackendError unless the model takes these sizes."""
+        if self.precision not in ENGINE_PRECISIONS:
+            raise BackendError(
+                f"precision {self.precision!r}: expected one of {', '.join(ENGINE_PRECISIONS)}"
+            )
+        try:
+            for size in self.sizes:
+                manifest.check_network_size(size)
+        except ManifestError as error:
+            raise BackendError(str(error)) from error
+        rising = all(a <= b for a, b in zip(self.batches, self.batches[1:]))
+        if not rising or not 1 <= self.batches[0] <= self.batches[2] <= LARGEST_BATCH:
+            raise BackendError(f"batches {self.batches}: expected 1 to {LARGEST_BATCH}, rising")
+        for small, large in zip(self.sizes, self.sizes[1:]):
+            if small[0] > large[0] or small[1] > large[1]:
+                raise BackendError(
+                    f"sizes {', '.join(f'{h}x{w}' for h, w in self.sizes)}: expected the smallest, "
+                    "the usual and the largest, neither side falling"
+                )
+        if self.stored_kernels and (not self.plugins or {*self.shapes} != {(1, *self.sizes[0], 3)}):
+            raise BackendError(
+                "an engine with stored kernels has plugins and takes one image of one size: give "
+                "one size, and batch 1"
+            )
+
+
+def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = "") -> EngineKey:
+    """What the engine of `request` on this machine is known by. `calibration` is the digest of
+    pictures and method for int8 and fp8. Raises BackendError where TensorRT is missing."""
+    request.check(manifest)
+    library = trt.load(request.library)
+    if request.stored_kernels:
+        library.check_stored_kernels()
+        code = stored_kernels_digest()
+    else:
+        code = plugins_digest() if request.plugins else ""
+    return EngineKey(
+        onnx_sha256=manifest.onnx_sha256,
+        precision=request.precision,
+        shapes=request.shapes,
+        library=library.title,
+        gpu=_target(library, request.compute_capabilities),
+        plugins=code,
+        calibration=calibration,
+        recipe=RECIPE,
+    )
+
+
+def find_engine(
+    manifest: Manifest, request: EngineRequest, store: EngineStore
+) -> StoredEngine | None:
+    """The stored engine of `request` on this machine, None where there is none that is whole.
+
+    For int8 and fp8 that with the newest calibration, whatever the pictures were; but one that
+    `is_accepted` before others.
+    """
+    wanted = engine_key(manifest, request)
+    found = [
+        stored
+        for _, stored in store.engines(manifest.name)
+        if isinstance(stored, StoredEngine) and replace(stored.key, calibration="") == wanted
+    ]
+    return max(found, key=lambda stored: (is_accepted(stored), _built(stored)), default=None)
+
+
+def fitting_engines(
+    manifest: Manifest,
+    request: EngineRequest,
+    size: tuple[int, int],
+    store: EngineStore,
+    architecture: int,
+) -> list[StoredEngine]:
+    """The stored engines that are as `request` says but for their shapes, which are to include
+    images of `size` (height, width), the best first.
+
+    A portable one that was built for named GPUs fits, too, if the one here is among them: its
+    compute capability is `architecture`, such as 86 for 8.6. So does one with stored kernels, with
+    or without `request.plugins`: whoever built it wanted it. First comes what `sfseg engine verify`
+    has not refused; of several the engine for this size alone, then that for the largest batch,
+    then the newest.
+    """
+    wanted = engine_key(manifest, request)
+    found, forms = [], (wanted.plugins, stored_kernels_digest())
+    for _, stored in store.engines(manifest.name):
+        if not isinstance(stored, StoredEngine) or stored.key.plugins not in forms:
+            continue
+        (_, *low, _), _, (batch, *high, _) = stored.key.shapes
+        takes = all(a <= side <= b for a, side, b in zip(low, size, high, strict=True))
+        gpu = wanted.gpu if architecture in named_capabilities(stored.key) else stored.key.gpu
+        key = replace(
+            stored.key, calibration="", shapes=wanted.shapes, gpu=gpu, plugins=wanted.plugins
+        )
+        if takes and key == wanted:
+            rank = (is_accepted(stored), is_for_one_size(stored), batch, _built(stored))
+            found.append((*rank, stored))
+    return [row[-1] for row in sorted(found, key=lambda row: row[:-1], reverse=True)]
+
+
+def _built(stored: StoredEngine) -> str:
+    return str(stored.about.get("built", ""))
+
+
+def is_for_one_size(stored: StoredEngine) -> bool:
+    """Whether its images have one (height, width), which makes the faster engine."""
+    small, _, large = stored.key.shapes
+    return small[1:] == large[1:]
+
+
+def built_engine(
+    manifest: Manifest,
+    request: EngineRequest,
+    store: EngineStore,
+    calibration_images: Callable[[], Sequence[Uint8Array]] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    rebuild: bool = False,
+) -> tuple[StoredEngine, bytes]:
+    """The engine of `request`, from the store or built now; and its bytes.
+
+    `calibration_images` gives uint8 (H, W, 3) RGB at the usual size, for int8 and fp8; None takes a
+    stored engine whatever it was calibrated with. `say` gets lines of progress, in this thread.
+    Raises BackendError, also unless that engine `is_accepted`; but one that was calibrated with
+    these pictures is given out to be measured, with another threshold maybe.
+    """
+    request.check(manifest)
+    model = model_of(manifest)
+    digest, ranges, pictures = "", None, 0
+    if request.precision in QUANTIZED_PRECISIONS:
+        if calibration_images is None:
+            stored = None if rebuild else find_engine(manifest, request, store)
+            if stored is None:
+                raise BackendError(
+                    f"precision {request.precision} needs pictures to calibrate with: sfseg engine "
+                    f"build {manifest.directory} --precision {request.precision} --calibration "
+                    "FOLDER_OR_BAG"
+                )
+            check_accepted(stored)
+            return stored, stored.read()
+        calibration = calibrate(model, request.precision, calibration_images(), say)
+        digest, ranges, pictures = calibration.digest, calibration.ranges, calibration.pictures
+    key = engine_key(manifest, request, digest)
+
+    def build() -> tuple[bytes, dict[str, Any]]:
+        began = time.monotonic()
+        say(f"writing the network in {request.precision}")
+        typed = typed_model(model, request.precision, ranges)
+        engine, result = engine_builder.engine_from_onnx(
+            typed, _build_request(request, key, store), say, cancelled
+        )
+        seconds = round(time.monotonic() - began, 1)
+        say(f"built in {seconds:g} s: {len(engine) / 1e6:.1f} MB")
+        return engine, _about(manifest, result, seconds, ranges, pictures)
+
+    began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    stored, engine = store.get_or_build(manifest.name, key, build, say, rebuild, cancelled)
+    built = str(stored.about.get("built"))
+    if built < began:
+        say(f"found, it was built {built}")
+    if not digest:
+        check_accepted(stored)
+    return stored, engine
+
+
+def is_accepted(stored: StoredEngine) -> bool:
+    """Whether the engine may be used: `sfseg engine verify` has not refused it, and what int8 or
+    fp8 costs in labels was measured, which a build that was interrupted did not come to."""
+    if accuracy := stored.about.get("accuracy"):
+        return bool(accuracy["accepted"])
+    return stored.key.precision not in QUANTIZED_PRECISIONS
+
+
+def check_accepted(stored: StoredEngine) -> None:
+    """Raise BackendError unless the engine `is_accepted`."""
+    if is_accepted(stored):
+        return
+    accuracy, precision = stored.about.get("accuracy"), stored.key.precision
+    if accuracy is None:
+        raise BackendError(
+            f"{stored.path}: what {precision} costs in labels was not measured, its build was "
+            f"interrupted: sfseg engine verify {stored.about.get('model', 'MODEL')} --precision "
+            f"{precision} --images FOLDER_OR_BAG"
+        )
+    raise BackendError(
+        f"{stored.path}: refused by sfseg engine verify, its labels agree with fp32 on "
+        f"{100 * accuracy['pixel_agreement']:.2f} % of the pixels, "
+        f"{100 * accuracy['threshold']:g} % are wanted; use another precision, or calibrate with "
+        "more pictures"
+    )
+
+
+def plugins_digest() -> str:
+    """SHA-256 of the code that a plugin engine calls: kernels and plugins."""
+    plugin_code = Path(plugin.__file__).read_bytes()
+    return hashlib.sha256(binaries.source_digest().encode() + plugin_code).hexdigest()
+
+
+def stored_kernels_digest() -> str:
+    """The same for an engine that holds them, marked as such."""
+    aot_code = Path(aot_plugin.__file__).read_bytes()
+    return STORED + hashlib.sha256(plugins_digest().encode() + aot_code).hexdigest()
+
+
+def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:
+    """(where it is known from, layers) of what `built_engine` stored about an engine."""
+    if about.get("engine_layers"):
+        return "by the engine's inspector", [Layer(*row) for row in about["engine_layers"]]
+    layers = [Layer(*row) for row in about.get("layers", [])]
+    return "by the network's tensor types before the build: no GPU to inspect the engine", layers
+
+
+def named_capabilities(key: EngineKey) -> tuple[int, ...]:
+    """The `compute_capabilities` that a portable engine was built for; none for the library's
+    choice, and for an engine of one GPU."""
+    named = re.findall(r"(\d+)\.(\d)", key.gpu) if key.gpu.startswith(PORTABLE) else []
+    return tuple(int(major + minor) for major, minor in named)
+
+
+def _target(library: trt.TensorRt, compute_capabilities: tuple[int, ...]) -> str:
+    """RTX finishes an engine on the GPU that runs it; TensorRT's is of the GPU it was built on."""
+    if library.is_rtx:
+        named = ", ".join(f"{c // 10}.{c % 10}" for c in compute_capabilities)
+        return PORTABLE + (named or "the library's choice")
+    from sfseg_ros.kernels.cuda_memory import Gpu
+
+    gpu = Gpu()
+    try:
+        return f"{gpu.name}, {gpu.architecture // 10}.{gpu.architecture % 10}"
+    finally:
+        gpu.close()
+
+
+def _build_request(request: EngineRequest, key: EngineKey, store: EngineStore) -> BuildRequest:
+    # Timings are of one GPU and one version.
+    machine = hashlib.sha256(f"{key.library} {key.gpu}".encode()).hexdigest()[:16]
+    return BuildRequest(
+        shapes=request.shapes,
+        plugins=request.plugins,
+        library=request.library,
+        tf32=request.precision != "fp32",
+        compute_capabilities=request.compute_capabilities,
+        stored_kernels=request.stored_kernels,
+        timing_cache=str(store.folder / f"timing-{machine}.cache"),
+    )
+
+
+def _about(
+    manifest: Manifest,
+    result: BuildResult,
+    seconds: float,
+    ranges: dict[str, float] | None,
+    pictures: int,
+) -> dict[str, Any]:
+    def rows(layers: tuple[Layer, ...] | None) -> list[list[str]]:
+        return [[layer.name, layer.type, layer.precision] for layer in layers or ()]
+
+    return {
+        "model": manifest.name,
+        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "build_seconds": seconds,
+        "layers": rows(result.layers),
+        "engine_layers": rows(result.engine_layers),
+        "calibration": {"pictures": pictures, "ranges": ranges} if ranges else None,
+        "accuracy": None,
+    }

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA driver API, as much of it as inference needs: memory, one stream, graphs, kernels.
+
+Over `cuda.bindings` (12.6 and later, 13), which is imported at the first use: this module imports
+on a machine without a GPU. Whatever the driver refuses becomes one CudaError. Objects are freed by
+whoever made them; freeing twice does nothing. Handles and addresses are plain integers.
+"""
+
+import contextlib
+import ctypes
+import functools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sfseg_ros.errors import BackendError, one_line
+from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.kernels.launch import Launch
+
+DRIVER = "libcuda.so.1"
+INSTALL = "pip install cuda-bindings"
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+
+# What to do about the errors that people meet, by the driver's name.
+_ADVICE = {
+    "CUDA_ERROR_NO_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus",
+    "CUDA_ERROR_INVALID_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+    OUT_OF_MEMORY: "close other programs on the GPU, or use a smaller network_size or max_batch",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated: restart the machine",
+    "CUDA_ERROR_UNKNOWN": "after a suspend: reload the kernel module nvidia_uvm",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "delete the cached kernels, they are of another GPU",
+    "CUDA_ERROR_INVALID_IMAGE": "delete the cached kernels, the file is damaged",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, it is older than the compiler",
+}
+# After one of these every later call in the same context fails: only a new context works. By the
+# driver's name, without CUDA_ERROR_, and the number, which is that of the CUDA runtime, too.
+LOST = {
+    "DEINITIALIZED": 4,
+    "DEVICE_UNAVAILABLE": 46,
+    "ECC_UNCORRECTABLE": 214,
+    "NVLINK_UNCORRECTABLE": 220,
+    "CONTAINED": 226,
+    "ILLEGAL_ADDRESS": 700,
+    "LAUNCH_TIMEOUT": 702,
+    "CONTEXT_IS_DESTROYED": 709,
+    "ASSERT": 710,
+    "HARDWARE_STACK_ERROR": 714,
+    "ILLEGAL_INSTRUCTION": 715,
+    "MISALIGNED_ADDRESS": 716,
+    "INVALID_ADDRESS_SPACE": 717,
+    "INVALID_PC": 718,
+    "LAUNCH_FAILED": 719,
+    "TENSOR_MEMORY_LEAK": 721,
+    "EXTERNAL_DEVICE": 911,
+}
+_LOST_NAMES = {f"CUDA_ERROR_{name}" for name in LOST}
+# The errors of a machine without a GPU, or without a driver or its binding (no name).
+NO_GPU = ("", "CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
+_LOST_ADVICE = (
+    "the GPU's context is lost: open the backend again, and look at dmesg for what the driver said"
+)
+
+
+class CudaError(BackendError):
+    """The driver refused a call. `name` is the driver's, such as CUDA_ERROR_OUT_OF_MEMORY, or empty
+    where there is no driver; `lost` as in BackendError."""
+
+    def __init__(self, text: str, name: str = "") -> None:
+        super().__init__(text)
+        self.name = name
+        self.lost = name in _LOST_NAMES
+
+
+class Gpu:
+    """One device and its primary context, the one that TensorRT and cudart use, too.
+
+    Calls that need the context are made inside `with gpu.current():`, in any thread.
+    """
+
+    def __init__(self, index: int = 0, wait: str = "block") -> None:
+        """Retain the context of device `index`; `wait` is one of GPU_WAITS. Raises CudaError."""
+        self._blocking = wait == "block"
+        call("cuInit", 0)
+        self._device = call("cuDeviceGet", index)
+        if not self._blocking:
+            self._set_spinning()
+        with _users_lock:
+            self._context: Any = call("cuDevicePrimaryCtxRetain", self._device)
+            _users[int(self._context)] += 1
+        self.name = _text(call("cuDeviceGetName", 256, self._device))
+        self.architecture = _architecture(self._device)
+        self.lost: CudaError | None = None
+        """What lost the context."""
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """The context is this thread's inside the block. A CudaError that loses it is noted."""
+        if self._context is None:
+            raise CudaError(f"the context of {self.name} is released: open the backend again")
+        try:
+            call("cuCtxPushCurrent", self._context)
+            try:
+                yield
+            finally:
+                call("cuCtxPopCurrent")
+        except CudaError as error:
+            if error.lost:
+                self.note_lost(error)
+            raise
+
+    def note_lost(self, error: CudaError) -> None:
+        """The context is lost; `error` says by what."""
+        self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
+        _lost.add(int(self._context))
+
+    def pinned(self, size: int) -> "PinnedBuffer":
+        """`size` bytes of page-locked host memory."""
+        return PinnedBuffer(size)
+
+    def memory(self, size: int) -> "DeviceBuffer":
+        """`size` bytes on the device."""
+        return DeviceBuffer(size)
+
+    def stream(self) -> "Stream":
+        """A stream that does not wait for the default one."""
+        return Stream(self._blocking)
+
+    def close(self) -> None:
+        """Release the context. A lost one is destroyed with its last user here, so that the next
+        Gpu gets a new one."""
+        context, self._context = self._context, None
+        if context is None:
+            return
+        handle = int(context)
+        with _users_lock:  # nobody may retain it between its last release and its reset
+            _users[handle] -= 1
+            if not _users[handle]:
+                _unload_kernels(context)
+            call("cuDevicePrimaryCtxRelease", self._device)
+            if not _users[handle] and handle in _lost:
+                _lost.discard(handle)
+                call("cuDevicePrimaryCtxReset", self._device)
+
+    def _set_spinning(self) -> None:
+        flags = driver().CUctx_flags
+        mask, spin = int(flags.CU_CTX_SCHED_MASK), int(flags.CU_CTX_SCHED_SPIN)
+        now, _active = call("cuDevicePrimaryCtxGetState", self._device)
+        if now & mask != spin:
+            call("cuDevicePrimaryCtxSetFlags", self._device, now & ~mask | spin)
+
+
+class PinnedBuffer:
+    """Page-locked host memory, which the device copies from and to while the processor goes on."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.address = int(call("cuMemHostAlloc", size, 0))
+
+    def array(self, shape: Sequence[int]) -> Uint8Array:
+        """A uint8 view of `shape` of the first bytes. Not to be used after `free`."""
+        size = int(np.prod(shape))
+        if not self.address or size > self.size:
+            raise BackendError(f"{size} bytes asked of a buffer of {self.size}: a bug in sfseg_ros")
+        buffer = (ctypes.c_uint8 * size).from_address(self.address)
+        flat: Uint8Array = np.ctypeslib.as_array(buffer)
+        return flat.reshape(shape)
+
+    def free(self) -> None:
+        address, self.address = self.address, 0
+        if address:
+            call("cuMemFreeHost", address)
+
+
+class DeviceBuffer:
+    """Memory of the device, aligned to 256 bytes or more."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.address = int(call("cuMemAlloc", size))
+
+    def free(self) -> None:
+        address, self.address = self.address, 0
+        if address:
+            call("cuMemFree", address)
+
+
+class Stream:
+    """Work in order. Nothing here waits but `wait`."""
+
+    def __init__(self, blocking: bool) -> None:
+        """`blocking`: `wait` sleeps instead of spinning."""
+        cuda = driver()
+        flags = cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        if blocking:
+            flags |= cuda.CUevent_flags.CU_EVENT_BLOCKING_SYNC
+        self._stream: Any = call("cuStreamCreate", cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self.handle = int(self._stream)
+        self._done: Any = call("cuEventCreate", int(flags))
+
+    def upload(self, target: DeviceBuffer, source: PinnedBuffer, size: int) -> None:
+        """Copy the first `size` bytes to the device."""
+        _check_copy(target, source, size)
+        call("cuMemcpyHtoDAsync", target.address, source.address, size, self._stream)
+
+    def download(self, target: PinnedBuffer, source: DeviceBuffer, size: int) -> None:
+        """Copy the first `size` bytes from the device."""
+        _check_copy(target, source, size)
+        call("cuMemcpyDtoHAsync", target.address, source.address, size, self._stream)
+
+    def wait(self) -> None:
+        """Return when all work so far is done; an error of that work is raised here."""
+        call("cuEventRecord", self._done, self._stream)
+        call("cuEventSynchronize", self._done)
+
+    def captured(self, work: Callable[[], None]) -> "Graph":
+        """What `work` puts into this stream, as a graph; nothing of it runs.
+
+        Raises CudaError where something in it cannot be captured, and what `work` raises.
+        """
+        mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        call("cuStreamBeginCapture", self._stream, mode)
+        try:
+            work()
+        except BaseException:
+            with contextlib.suppress(CudaError):  # that the capture is spoilt is not news
+                graph = call("cuStreamEndCapture", self._stream)
+                call("cuGraphDestroy", graph)
+            raise
+        graph = call("cuStreamEndCapture", self._stream)
+        try:
+            return Graph(call("cuGraphInstantiate", graph, 0))
+        finally:
+            call("cuGraphDestroy", graph)
+
+    def launch(self, graph: "Graph") -> None:
+        """Run a graph once."""
+        call("cuGraphLaunch", graph.handle, self._stream)
+
+    def free(self) -> None:
+        stream, self._stream, self.handle = self._stream, None, 0
+        if stream is not None:
+            call("cuEventDestroy", self._done)
+            call("cuStreamDestroy", stream)
+
+
+class Graph:
+    """Captured work: the addresses in it are those of the capture."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def free(self) -> None:
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            call("cuGraphExecDestroy", handle)
+
+
+def reset_lost_context(reason: str) -> None:
+    """After another library in this process said that it lost the device's context, and let go of
+    it: the next user gets a new one. One that a Gpu here still uses is reset with its end."""
+    gpu = Gpu()
+    gpu.note_lost(CudaError(reason))
+    gpu.close()
+
+
+def launch_kernel(
+    launch: Launch, inputs: Sequence[int], outputs: Sequence[int], stream: int
+) -> None:
+    """Put a kernel of sfseg_ros/kernels into the stream of this handle, in the context that is
+    current; the kernels are compiled and loaded at the first use in a context.
+
+    `inputs` and `outputs` are device addresses; the kernel gets inputs, scalars, outputs. Raises
+    CudaError, and BackendError where there is no compiler.
+    """
+    scalars = [ctypes.c_float(s) if isinstance(s, float) else _int32(s) for s in launch.scalars]
+    values = [
+        *(ctypes.c_void_p(address) for address in inputs),
+        *scalars,
+        *(ctypes.c_void_p(address) for address in outputs),
+    ]
+    # The driver reads the values during the call, so these may go away after it.
+    pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+    call(
+        "cuLaunchKernel",
+        _kernel(launch.kernel),
+        *launch.grid,
+        *launch.block,
+        launch.shared_bytes,
+        driver().CUstream(stream),
+        ctypes.addressof(pointers),
+        0,
+    )
+
+
+def _int32(value: int) -> ctypes.c_int32:
+    if not -(2**31) <= value < 2**31:
+        raise BackendError(f"kernel argument {value} does not fit into 32 bits: a smaller image")
+    return ctypes.c_int32(value)
+
+
+# By context: how many Gpu objects share it (a model loads beside the one in use), whether it is
+# lost, the module with all kernels, and the functions in it.
+_users: Counter[int] = Counter()
+_users_lock = threading.Lock()
+_lost: set[int] = set()
+_modules: dict[int, Any] = {}
+_functions: dict[tuple[int, str], Any] = {}
+_modules_lock = threading.Lock()
+
+
+def load_kernels() -> None:
+    """Compile and load the kernels into the context that is current, before they are needed.
+
+    Raises CudaError, which names the file that the driver refuses, and BackendError where there is
+    no compiler.
+    """
+    with _modules_lock:
+        _module(_current_context())
+
+
+def _kernel(name: str) -> Any:
+    """The function of this name, in the context that is current."""
+    context = _current_context()
+    with _modules_lock:
+        if (context, name) not in _functions:
+            function = call("cuModuleGetFunction", _module(context), name.encode())
+            _functions[context, name] = function
+        return _functions[context, name]
+
+
+def _current_context() -> int:
+    context = int(call("cuCtxGetCurrent"))
+    if not context:
+        raise CudaError("no CUDA context is current in this thread: use `with gpu.current():`")
+    return context
+
+
+def _module(context: int) -> Any:
+    """All kernels, in this context, which is current; the lock is the caller's to hold."""
+    if context not in _modules:
+        from sfseg_ros.kernels import binaries  # it may have to compile
+
+        architecture = _architecture(call("cuCtxGetDevice"))
+        cubin = binaries.compiled(architecture)
+        try:
+            _modules[context] = call("cuModuleLoadData", cubin)
+        except CudaError as error:
+            file = binaries.compiled_path(architecture)
+            raise CudaError(f"{error} (the cached kernels are {file})", error.name) from error
+    return _modules[context]
+
+
+def _unload_kernels(context: Any) -> None:
+    """The next context may have the same handle. A lost one takes its modules along."""
+    with _modules_lock:
+        module = _modules.pop(int(context), None)
+        for key in [key for key in _functions if key[0] == int(context)]:
+            del _functions[key]
+    if module is not None and int(context) not in _lost:
+        call("cuCtxPushCurrent", context)
+        try:
+            call("cuModuleUnload", module)
+        finally:
+            call("cuCtxPopCurrent")
+
+
+def gpu_is_there() -> bool:
+    """Whether the driver counts a GPU. Asks it without `cuda.bindings`, which who only builds or
+    lists engines need not have."""
+    try:
+        library = ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        library.cuInit(0) == 0
+        and library.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+@functools.cache
+def driver() -> Any:
+    """`cuda.bindings.driver`. Raises CudaError."""
+    try:
+        ctypes.CDLL(DRIVER)
+        from cuda.bindings import driver as module
+    except OSError as error:
+        raise CudaError(f"no NVIDIA driver here ({error}); a container needs --gpus") from error
+    except ImportError as error:
+        reason = one_line(error)
+        raise CudaError(f"cuda.bindings cannot be imported ({reason}): {INSTALL}") from error
+    return module
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the driver and return its result, a tuple where there are several.
+
+    Raises CudaError for every status but success, and where the driver is missing.
+    """
+    cuda = driver()
+    try:
+        status, *results = getattr(cuda, name)(*arguments)
+    except (RuntimeError, AttributeError) as error:  # no libcuda, or one without this function
+        raise CudaError(
+            f"{name}: {one_line(error)}; install the NVIDIA driver, or update it"
+        ) from error
+    if status != cuda.CUresult.CUDA_SUCCESS:
+        raise _error(cuda, name, status)
+    if not results:
+        return None
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _error(cuda: Any, call_name: str, status: Any) -> CudaError:
+    name, text = (
+        _text(found) if known == cuda.CUresult.CUDA_SUCCESS and found else f"error {int(status)}"
+        for known, found in (cuda.cuGetErrorName(status), cuda.cuGetErrorString(status))
+    )
+    advice = (
+        _LOST_ADVICE if name in _LOST_NAMES else _ADVICE.get(name, "look at nvidia-smi and dmesg")
+    )
+    return CudaError(f"{call_name}: {name} ({text}); {advice}", name)
+
+
+def _architecture(device: Any) -> int:
+    """Compute capability as in ARCHITECTURES: 87 is 8.7."""
+    attribute = driver().CUdevice_attribute
+    major, minor = (
+        int(call("cuDeviceGetAttribute", which, device))
+        for which in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    return 10 * major + minor
+
+
+def _check_copy(target: Any, source: Any, size: int) -> None:
+    """The driver copies beyond the end of host memory without a word."""
+    if not (target.address and source.address) or size > min(target.size, source.size):
+        raise BackendError(
+            f"copy of {size} bytes from {source.size} to {target.size}: a bug in sfseg_ros"
+        )
+
+
+def _text(found: bytes) -> str:
+    return found.split(b"\0")[0].decode(errors="replace")

@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The point clouds of one camera: `points` of its depth image, `labelled_points` of a lidar's.
+
+The frames' thread only hands masks over. `frames/stamp_matching.py` decides which messages belong
+together, `points/clouds.py` computes the clouds, and a thread of its own does the work.
+"""
+
+import threading
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from sfseg_ros.errors import one_line
+from sfseg_ros.frames.mailbox import BatchWorker
+from sfseg_ros.frames.pacing import Throttle
+from sfseg_ros.frames.stamp_matching import StampMatcher
+from sfseg_ros.geometry import FrameGeometry
+from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.nodes.messages import nanoseconds
+from sfseg_ros.nodes.middleware import QoSMessageLostInfo, output_qos, subscribe
+from sfseg_ros.nodes.transforms import Transforms
+from sfseg_ros.points import clouds
+from sfseg_ros.points.camera_model import CameraModel
+from sfseg_ros.points.clouds import CloudError, PointCloud
+from sfseg_ros.points.lens_distortion import FloatArray
+
+IN_A_ROW = 10
+"""So many masks or clouds without what they need are a fault; a few are only the beginning, or a
+depth camera that is slower than the other."""
+MASKS = 10
+"""Masks that wait for a late depth image, or are kept for a late lidar; each is megabytes."""
+SENSOR_MESSAGES = 30
+"""Depth images or clouds that wait for their mask: a second at 30 Hz, for slow processors."""
+
+
+CLOUDS = {
+    "points": "The mask as an organised cloud: x, y, z in m, rgb, class, confidence; from `depth`.",
+    "labelled_points": "The cloud of `points_in` with two more fields: class, confidence.",
+}
+
+
+class CloudSettings(Protocol):
+    """The camera's parameters that matter here; nodes/parameters.py describes them."""
+
+    @property
+    def rectified(self) -> bool: ...
+    @property
+    def depth_tolerance_ms(self) -> float: ...
+    @property
+    def lidar_extrinsics(self) -> Sequence[float]: ...
+    @property
+    def lidar_time_offset_ms(self) -> float: ...
+    @property
+    def lidar_tolerance_ms(self) -> float: ...
+
+
+class LabelledFrame(Protocol):
+    """What a cloud needs of a SegmentedFrame (nodes/outputs.py). Nobody may write into its arrays
+    afterwards: they are read by another thread."""
+
+    @property
+    def rgb(self) -> Uint8Array: ...
+    @property
+    def labels(self) -> Uint8Array: ...
+    @property
+    def confidence(self) -> Uint8Array | None: ...
+    @property
+    def geometry(self) -> FrameGeometry: ...
+
+
+@dataclass(frozen=True)
+class CloudCounts:
+    """What became of the masks for `points`, or of the lidar's clouds for `labelled_points`.
+
+    unmatched: no depth image or no mask near enough in time. rejected: damaged, of another size,
+    or without a transform. replaced: a newer one came before its turn.
+    """
+
+    made: int
+    unmatched: int
+    rejected: int
+    replaced: int
+
+
+@dataclass(frozen=True)
+class _Mask:
+    header: Header
+    labels: Uint8Array
+    confidence: Uint8Array
+    geometry: FrameGeometry
+    model: CameraModel
+
+
+@dataclass(frozen=True)
+class _Job:
+    output: "_Output"
+    make: Callable[[], tuple[Header, PointCloud]]
+
+
+class CloudOutputs:
+    """Publishes `~/<prefix>points` and `~/<prefix>labelled_points`; takes `<prefix>depth` and
+    `<prefix>points_in`, but only while somebody listens to the output.
+
+    Any thread may call any method; only `stop` and `destroy` wait, for the cloud in hand.
+    """
+
+    needs_confidence = True
+    """Both clouds have a field of it, so a frame for `add` is segmented with confidence."""
+
+    def __init__(self, node: Node, prefix: str, settings: Callable[[], CloudSettings]) -> None:
+        """`prefix` is "" or "front/"; `settings` is asked anew for each message."""
+        self._node = node
+        self._settings = settings
+        self._lock = threading.Lock()  # for all but the worker
+        self._active = False
+        self._throttle = Throttle()
+        self._info_topic = node.resolve_topic_name(f"{prefix}camera_info")
+        self._without_model, self._calibrated = 0, True
+        self._transforms: Transforms | None = None
+        self._worker: BatchWorker[_Job] = BatchWorker(self._work, self._on_rejected)
+        self._points = _Output(
+            node, f"{prefix}points", Image, f"{prefix}depth", self._on_depth, self._worker
+        )
+        self._labelled = _Output(
+            node,
+            f"{prefix}labelled_points",
+            PointCloud2,
+            f"{prefix}points_in",
+            self._on_lidar,
+            self._worker,
+        )
+        self._by_depth: StampMatcher[tuple[_Mask, Uint8Array], Image] = StampMatcher(
+            waiting=MASKS, partners=SENSOR_MESSAGES
+        )
+        self._by_mask: StampMatcher[PointCloud2, _Mask] = StampMatcher(
+            waiting=SENSOR_MESSAGES, partners=MASKS
+        )
+
+    def start(self) -> None:
+        """Begin to make clouds."""
+        with self._lock:
+            self._active = True
+            self._throttle.clear()
+            self._without_model, self._calibrated = 0, True
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Unsubscribe, finish the cloud in hand, drop what waits."""
+        with self._lock:
+            self._active = False
+            self._follow(points=False, labelled=False)
+        self._worker.stop()
+
+    def destroy(self) -> None:
+        """Stop, and take the topics off the network."""
+        self.stop()
+        for output in (self._points, self._labelled):
+            self._node.destroy_publisher(output.publisher)
+
+    def wanted(self, allowed: Container[str]) -> bool:
+        """Whether somebody listens to a cloud that is in `allowed`, names of CLOUDS.
+
+        To be asked with each frame: this is where the inputs are subscribed to when a listener
+        comes, and let go when the last one leaves.
+        """
+        with self._lock:
+            if not self._active:
+                return False
+            points, labelled = (
+                name in allowed and output.publisher.get_subscription_count() > 0
+                for name, output in zip(CLOUDS, (self._points, self._labelled), strict=True)
+            )
+            self._follow(points, labelled)
+            return points or labelled
+
+    @property
+    def counts(self) -> dict[str, CloudCounts]:
+        """Of `points` and of `labelled_points`, since the node was made."""
+        with self._lock:
+            return {
+                "points": self._points.counts(self._by_depth.unmatched),
+                "labelled_points": self._labelled.counts(self._by_mask.unmatched),
+            }
+
+    def add(self, frame: LabelledFrame, header: Header, model: CameraModel | None) -> None:
+        """Take over a mask. `header` and `model` are the image's, `model` None where no camera_info
+        came. A frame without confidence was segmented before anybody listened, and is left out."""
+        with self._lock:
+            settings = self._settings()
+            listened = self._points.subscription or self._labelled.subscription
+            if not listened or frame.confidence is None or not self._usable(model, settings):
+                return
+            assert model is not None
+            mask = _Mask(header, frame.labels, frame.confidence, frame.geometry, model)
+            stamp_ns = nanoseconds(header.stamp)
+            if self._points.subscription:
+                tolerance_ns = _nanoseconds_of(settings.depth_tolerance_ms)
+                self._offer_points(
+                    self._by_depth.add_subject(stamp_ns, (mask, frame.rgb), tolerance_ns)
+                )
+            if self._labelled.subscription:
+                tolerance_ns = _nanoseconds_of(settings.lidar_tolerance_ms)
+                self._offer_labelled(self._by_mask.add_partner(stamp_ns, mask, tolerance_ns))
+
+    # In the executor's thread.
+
+    def _on_depth(self, message: Image) -> None:
+        with self._lock:
+            if self._points.subscription:
+                stamp_ns = nanoseconds(message.header.stamp)
+                tolerance_ns = _nanoseconds_of(self._settings().depth_tolerance_ms)
+                self._offer_points(self._by_depth.add_partner(stamp_ns, message, tolerance_ns))
+
+    def _on_lidar(self, message: PointCloud2) -> None:
+        with self._lock:
+            if self._labelled.subscription:
+                tolerance_ns = _nanoseconds_of(self._settings().lidar_tolerance_ms)
+                self._offer_labelled(
+                    self._by_mask.add_subject(self._lidar_ns(message), message, tolerance_ns)
+                )
+
+    # With the lock held.
+
+    def _follow(self, points: bool, labelled: bool) -> None:
+        """Subscribe to what the wanted outputs are made of, and to nothing else."""
+        if not self._points.follow(points):
+            self._by_depth.clear()
+        if not self._labelled.follow(labelled):
+            self._by_mask.clear()
+        if labelled and not any(self._settings().lidar_extrinsics):
+            # With the subscription, so that the transforms are there when the first cloud is.
+            self._transforms = self._transforms or Transforms(self._node)
+        elif self._transforms is not None:
+            self._transforms.close()
+            self._transforms = None
+
+    def _usable(self, model: CameraModel | None, settings: CloudSettings) -> bool:
+        """Whether the camera has a calibration; what is missing is said once."""
+        if model is None:
+            self._without_model += 1
+            if self._without_model == IN_A_ROW:
+                self._warn(self._info_topic, "nothing for these images came so far: no points")
+            return False
+        self._without_model = 0
+        calibrated = (model.p if settings.rectified else model.k)[0] != 0
+        if self._calibrated and not calibrated:
+            matrix = "P" if settings.rectified else "K"
+            self._warn(self._info_topic, f"{matrix} is empty: no points without a calibration")
+        self._calibrated = calibrated
+        return calibrated
+
+    def _offer_points(self, pairs: list[tuple[tuple[_Mask, Uint8Array], Image]]) -> None:
+        for (mask, rgb), depth in pairs:
+            self._points.offer(partial(self._organised, mask, rgb, depth))
+        if self._points.keeps_missing(len(pairs), self._by_depth.unmatched):
+            self._warn_seldom(
+                self._points.topic,
+                "unmatched",
+                f"{self._by_depth.unmatched} masks so far had no depth image within "
+                f"{self._settings().depth_tolerance_ms:g} ms; compare the stamps of the image and "
+                f"of {self._points.input_topic}",
+            )
+
+    def _offer_labelled(self, pairs: list[tuple[PointCloud2, _Mask]]) -> None:
+        for cloud, mask in pairs:
+            self._labelled.offer(partial(self._labelled_points, cloud, mask))
+        if self._labelled.keeps_missing(len(pairs), self._by_mask.unmatched):
+            self._warn_seldom(
+                self._labelled.topic,
+                "unmatched",
+                f"{self._by_mask.unmatched} clouds so far had no mask within "
+                f"{self._settings().lidar_tolerance_ms:g} ms; compare the stamps of the image and "
+                f"of {self._labelled.input_topic}, which lidar_time_offset_ms shifts",
+            )
+
+    # In the worker's thread.
+
+    def _work(self, jobs: list[_Job]) -> list[bool | Exception | None]:
+        outcomes: list[bool | Exception | None] = []
+        for job in jobs:
+            try:
+                header, cloud = job.make()
+                job.output.publisher.publish(message_from_cloud(header, cloud))
+                outcomes.append(True)
+            except Exception as error:  # costs this cloud only
+                outcomes.append(error)
+        return outcomes
+
+    def _on_rejected(self, job: _Job, error: Exception) -> None:
+        if self._node.context.ok():  # else Ctrl-C came while it was made
+            with self._lock:
+                rejected = job.output.counts(0).rejected
+                text = f"{rejected} so far not made: {one_line(error)}"
+                self._warn_seldom(job.output.topic, "rejected", text)
+
+    def _organised(self, mask: _Mask, rgb: Uint8Array, depth: Image) -> tuple[Header, PointCloud]:
+        """The header is the mask's, as Nav2's semantic layer joins the two by it."""
+        pixels = clouds.depth_from_buffer(
+            depth.data,
+            depth.encoding,
+            depth.height,
+            depth.width,
+            depth.step,
+            bool(depth.is_bigendian),
+        )
+        cloud = clouds.organised_cloud(
+            pixels,
+            rgb,
+            mask.labels,
+            mask.confidence,
+            mask.geometry,
+            mask.model,
+            self._settings().rectified,
+        )
+        return mask.header, cloud
+
+    def _labelled_points(self, message: PointCloud2, mask: _Mask) -> tuple[Header, PointCloud]:
+        cloud = clouds.labelled_cloud(
+            cloud_from_message(message),
+            mask.labels,
+            mask.confidence,
+            mask.geometry,
+            mask.model,
+            self._camera_from_lidar(message, mask.header.frame_id),
+            self._settings().rectified,
+        )
+        return message.header, cloud
+
+    def _camera_from_lidar(self, message: PointCloud2, camera_frame: str) -> FloatArray:
+        extrinsics = self._settings().lidar_extrinsics
+        if any(extrinsics):
+            return clouds.matrix_from_pose(extrinsics)
+        transforms = self._transforms
+        if transforms is None:
+            raise CloudError("/tf is not subscribed to yet")
+        return transforms.matrix(camera_frame, message.header.frame_id, self._lidar_ns(message))
+
+    def _lidar_ns(self, message: PointCloud2) -> int:
+        offset_ns = _nanoseconds_of(self._settings().lidar_time_offset_ms)
+        return max(0, nanoseconds(message.header.stamp) + offset_ns)
+
+    def _warn_seldom(self, topic: str, kind: str, text: str) -> None:
+        if self._throttle.admits(f"{topic} {kind}"):
+            self._warn(topic, text)
+
+    def _warn(self, topic: str, text: str) -> None:
+        self._node.get_logger().warning(f"{topic}: {text}")
+
+
+class _Output:
+    """One of the two clouds: its publisher, its input, and the mailbox before the worker."""
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        kind: type,
+        input_topic: str,
+        on_message: Callable[[Any], None],
+        worker: BatchWorker[_Job],
+    ) -> None:
+        self._node = node
+        self._kind = kind
+        self._on_message = on_message
+        self._mailbox = worker.mailbox()
+        self._unmatched_before = 0
+        self.publisher = node.create_publisher(
+            PointCloud2,
+            f"~/{topic}",
+            output_qos(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self.topic = self.publisher.topic_name
+        self.input_topic = node.resolve_topic_name(input_topic)
+        self.subscription: Subscription | None = None
+
+    def follow(self, wanted: bool) -> bool:
+        """Subscribe to the input or let go of it; returns `wanted`."""
+        if wanted and self.subscription is None:
+            self.subscription = subscribe(
+                self._node, self._kind, self.input_topic, self._on_message, _ignore_lost
+            )
+        elif not wanted and self.subscription is not None:
+            self._node.destroy_subscription(self.subscription)
+            self.subscription = None
+        return wanted
+
+    def offer(self, make: Callable[[], tuple[Header, PointCloud]]) -> None:
+        self._mailbox.offer(_Job(self, make))
+
+    def keeps_missing(self, pairs: int, unmatched: int) -> bool:
+        """Whether IN_A_ROW or more found no partner since the last pair; `pairs` are new."""
+        if pairs:
+            self._unmatched_before = unmatched
+        return unmatched - self._unmatched_before >= IN_A_ROW
+
+    def counts(self, unmatched: int) -> CloudCounts:
+        counts = self._mailbox.counts
+        return CloudCounts(counts.segmented, unmatched, counts.rejected, counts.replaced)
+
+
+def cloud_from_message(message: PointCloud2) -> PointCloud:
+    """The fields of the message; its bytes are not copied."""
+    return PointCloud(
+        height=message.height,
+        width=message.width,
+        fields=tuple(
+            clouds.PointField(field.name, field.offset, field.datatype, field.count)
+            for field in message.fields
+        ),
+        is_bigendian=bool(message.is_bigendian),
+        point_step=message.point_step,
+        row_step=message.row_step,
+        data=message.data,
+        is_dense=bool(message.is_dense),
+    )
+
+
+def message_from_cloud(header: Header, cloud: PointCloud) -> PointCloud2:
+    """The message of a cloud, whose bytes it takes over as `messages.image_from_array` does."""
+    message = PointCloud2(
+        header=header,
+        height=cloud.height,
+        width=cloud.width,
+        fields=[
+            PointField(
+                name=field.name, offset=field.offset, datatype=field.datatype, count=field.count
+            )
+            for field in cloud.fields
+        ],
+        is_bigendian=cloud.is_bigendian,
+        point_step=cloud.point_step,
+        row_step=cloud.row_step,
+        is_dense=cloud.is_dense,
+    )
+    message._data = cloud.data
+    return message
+
+
+def _nanoseconds_of(milliseconds: float) -> int:
+    return round(milliseconds * 1e6)
+
+
+def _ignore_lost(event: QoSMessageLostInfo) -> None:
+    """A cloud whose input was lost counts as unmatched."""

@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing but the bytes that were built for exactly this is ever given out as an engine."""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfseg_ros.backends.tensorrt import engine_store, engines
+from sfseg_ros.backends.tensorrt.engine_store import EngineKey, EngineStore, load_json
+from sfseg_ros.errors import BackendError
+from sfseg_ros.tools.engine import main
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = EngineKey(
+    onnx_sha256="a" * 64,
+    precision="fp16",
+    shapes=((1, 64, 96, 3), (1, 64, 96, 3), (1, 64, 96, 3)),
+    library="TensorRT-RTX 1.7.1",
+    gpu="portable: 8.x, 12.x",
+    plugins="b" * 64,
+    calibration="",
+    recipe=1,
+)
+ENGINE = bytes(range(256)) * 20
+
+
+def put(store: EngineStore, key: EngineKey = KEY, engine: bytes = ENGINE) -> Path:
+    stored, _ = store.get_or_build("tiny", key, lambda: (engine, {"layers": []}))
+    return stored.path
+
+
+def never() -> tuple[bytes, dict]:
+    raise AssertionError("built although the engine is there")
+
+
+def test_what_was_built_is_found_with_its_notes_and_not_built_again(tmp_path):
+    store = EngineStore(tmp_path)
+    assert store.find("tiny", KEY) is None
+    path = put(store)
+    stored, data = EngineStore(tmp_path).get_or_build("tiny", KEY, never)
+    assert (stored.path, data, stored.about) == (path, ENGINE, {"layers": []})
+    assert [(p, s.key) for p, s in store.engines("tiny")] == [(path, KEY)]
+    assert list(store.engines("other")) == []
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".engine", ".json", ".lock"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"onnx_sha256": "c" * 64},
+        {"precision": "int8"},
+        {"shapes": ((1, 64, 96, 3), (1, 64, 96, 3), (2, 64, 96, 3))},
+        {"library": "TensorRT-RTX 1.7.2"},
+        {"gpu": "NVIDIA H200, 9.0"},
+        {"plugins": "d" * 64},
+        {"plugins": ""},
+        {"calibration": "e" * 64},
+        {"recipe": 2},
+    ],
+)
+def test_an_engine_of_another_key_is_not_found(tmp_path, change):
+    store = EngineStore(tmp_path)
+    put(store)
+    assert store.find("tiny", dataclasses.replace(KEY, **change)) is None
+
+
+def test_every_field_of_the_key_is_in_its_name():
+    fields = {field.name for field in dataclasses.fields(EngineKey)}
+    assert fields == {
+        *("onnx_sha256", "precision", "shapes", "library", "gpu", "plugins", "calibration"),
+        "recipe",
+    }, "extend the test above too"
+
+
+def engine_or_reason(store: EngineStore) -> bytes | None:
+    """What a backend would get: the engine's bytes, None for a refusal or no engine."""
+    try:
+        stored = store.find("tiny", KEY)
+        return stored.read() if stored else None
+    except BackendError as error:
+        assert "\n" not in str(error)
+        return None
+
+
+def check_repair(store: EngineStore) -> None:
+    """Building again replaces whatever is there."""
+    said = []
+    rebuilt, data = store.get_or_build("tiny", KEY, lambda: (b"new", {}), said.append)
+    assert data in (b"new", ENGINE)
+    assert rebuilt.read() == data
+    assert len(said) <= 1
+    assert engine_or_reason(store) == data
+
+
+@given(st.data())
+def test_no_damage_to_engine_or_json_gets_through(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("store")
+    store = EngineStore(folder)
+    path = put(store)
+    target = data.draw(st.sampled_from([path, path.with_suffix(".json")]))
+    content = bytearray(target.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    match data.draw(st.sampled_from(["flip", "truncate", "insert", "zero", "delete", "swap"])):
+        case "flip":
+            content[position] ^= 1 << data.draw(st.integers(0, 7))
+        case "truncate":
+            del content[position:]
+        case "insert":
+            content[position:position] = data.draw(st.binary(min_size=1, max_size=9))
+        case "zero":
+            content[position : position + 512] = bytes(len(content[position : position + 512]))
+        case "delete":
+            del content[position : position + data.draw(st.integers(1, 40))]
+        case "swap":
+            content.reverse()
+    target.write_bytes(content)
+    assert engine_or_reason(store) in (None, ENGINE)
+    if target == path and bytes(content) != ENGINE:
+        assert engine_or_reason(store) is None
+    check_repair(store)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "null", "[]", "{}", "7", "[" * 9999, "\ufeff{}", "\x00"),
+        *(f'{{"format_version": {version}}}' for version in ("1", "true", "NaN", "1e400")),
+    ],
+)
+def test_any_text_in_the_json_is_refused_in_one_line(tmp_path, text):
+    store = EngineStore(tmp_path)
+    path = put(store)
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(BackendError, match="damaged|foreign|format"):
+        store.find("tiny", KEY)
+    check_repair(store)
+
+
+# Anything that a JSON can hold, also what breaks those who print or compute with it.
+VALUES = st.recursive(
+    st.sampled_from([None, True, -1, 0, 1e400, 10**400, "", "x", "\n", "\ud800", 0.5, -0.0, 2**63])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+ABOUT = {
+    "model": "tiny",
+    "built": "2026-01-01T00:00:00+00:00",
+    "build_seconds": 1.5,
+    "layers": [["conv", "CONVOLUTION", "int8"]],
+    "engine_layers": [],
+    "calibration": {"pictures": 2, "ranges": {"x": 1.5}},
+    "accuracy": {
+        "pictures": 2,
+        "pixel_agreement": 0.99,
+        "threshold": 0.98,
+        "accepted": True,
+        "engine_ran": False,
+        "inference_ms": None,
+    },
+}
+
+
+def replaced(document, data):
+    """`document` with one of its values, however deep, replaced or missing."""
+    inside = [document]
+    while True:
+        container = inside[-1]
+        places = list(container) if isinstance(container, dict) else list(range(len(container)))
+        place = data.draw(st.sampled_from(places))
+        if (
+            isinstance(container[place], (dict, list))
+            and container[place]
+            and data.draw(st.booleans())
+        ):
+            inside.append(container[place])
+            continue
+        if data.draw(st.integers(0, 4)) == 0:
+            del container[place]
+        else:
+            container[place] = data.draw(VALUES)
+        return document
+
+
+@given(st.data())
+def test_a_json_that_was_edited_and_hashed_again_is_refused_or_can_be_read(
+    tmp_path_factory, tiny_manifest, data
+):
+    """No tool and no node stumbles over it."""
+    folder = tmp_path_factory.mktemp("store")
+    store = EngineStore(folder)
+    key = dataclasses.replace(KEY, precision="int8", onnx_sha256=tiny_manifest.onnx_sha256)
+    stored, _ = store.get_or_build("tiny_rgb", key, lambda: (ENGINE, ABOUT))
+    document = replaced(json.loads(stored.path.with_suffix(".json").read_bytes()), data)
+    document.pop("json_sha256", None)
+    document["json_sha256"] = engine_store._digest_of(document)
+    stored.path.with_suffix(".json").write_text(json.dumps(document))
+    for command in (["list"], ["info", str(tiny_manifest.directory)]):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(["engine", *command, "--cache", str(folder)])
+        assert status in (0, 1)
+        assert out.getvalue().encode()
+        assert err.getvalue() == ""
+    ((_, found),) = store.engines("tiny_rgb")
+    if isinstance(found, BackendError):
+        assert "\n" not in str(found)
+    else:
+        engines.is_accepted(found)
+        engines.named_capabilities(found.key)
+        with contextlib.suppress(BackendError):
+            engines.check_accepted(found)
+
+
+def test_what_is_removed_is_gone_with_what_lay_beside_it(tmp_path):
+    store = EngineStore(tmp_path)
+    path, other = put(store), put(store, dataclasses.replace(KEY, precision="fp32"))
+    path.with_suffix(".runtime_cache").write_bytes(b"x" * 100)
+    (path.parent / f".{path.stem}.4711.engine").write_bytes(b"x" * 10)
+    size = len(ENGINE) + path.with_suffix(".json").stat().st_size
+    assert store.remove(path) == size + 110
+    assert [found for found, _ in store.engines()] == [other]
+    assert {file.suffix for file in path.parent.iterdir() if path.stem in file.name} == {".lock"}
+    assert store.remove(path) == 0
+
+    def build():
+        with pytest.raises(BackendError, match="another process"):
+            store.remove(path)
+        return ENGINE, {}
+
+    assert store.get_or_build("tiny", KEY, build)[1] == ENGINE
+
+
+def test_an_older_or_newer_format_is_said_and_built_again(tmp_path):
+    store = EngineStore(tmp_path)
+    path = put(store)
+    for version in (0, 2):
+        document = json.loads(path.with_suffix(".json").read_text())
+        document["format_version"] = version
+        path.with_suffix(".json").write_text(json.dumps(document))
+        with pytest.raises(BackendError, match=f"of format {version}, this release reads 1"):
+            store.find("tiny", KEY)
+        said = []
+        store.get_or_build("tiny", KEY, lambda: (ENGINE, {}), said.append)
+        assert said[0].endswith("building it again")
+
+
+def test_an_engine_of_another_machine_copied_over_ours_is_not_loaded(tmp_path):
+    ours, theirs = EngineStore(tmp_path / "ours"), EngineStore(tmp_path / "theirs")
+    mine = put(ours)
+    foreign = put(theirs, dataclasses.replace(KEY, gpu="NVIDIA Orin, 8.7"), b"foreign")
+    for suffix in (".engine", ".json"):
+        mine.with_suffix(suffix).write_bytes(foreign.with_suffix(suffix).read_bytes())
+    assert engine_or_reason(ours) is None
+    ((_, reason),) = ours.engines()
+    assert "renamed or foreign" in str(reason)
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+def test_half_an_engine_is_none(tmp_path, suffix):
+    store = EngineStore(tmp_path)
+    put(store).with_suffix(suffix).unlink()
+    assert engine_or_reason(store) is None
+    ((_, reason),) = store.engines()
+    assert isinstance(reason, BackendError)
+    check_repair(store)
+
+
+def test_a_failed_build_leaves_what_was_there(tmp_path):
+    store = EngineStore(tmp_path)
+    put(store)
+
+    def fails():
+        raise BackendError("no")
+
+    with pytest.raises(BackendError, match="no"):
+        store.get_or_build("tiny", KEY, fails, rebuild=True)
+    assert engine_or_reason(store) == ENGINE
+
+
+def test_a_folder_that_cannot_be_written_is_said_with_the_variable(tmp_path):
+    (tmp_path / "engines").write_text("a file")
+    with pytest.raises(BackendError, match="SFSEG_CACHE_DIR"):
+        put(EngineStore(tmp_path))
+
+
+def test_notes_are_added_without_touching_the_engine(tmp_path):
+    store = EngineStore(tmp_path)
+    path = put(store)
+    accuracy = {"pixel_agreement": 0.9, "threshold": 0.5, "accepted": True}
+    store.remember(load_json(path), {"accuracy": accuracy})
+    assert load_json(path).about == {"layers": [], "accuracy": accuracy}
+    stale = load_json(path)
+    store.get_or_build("tiny", KEY, lambda: (b"new", {}), rebuild=True)
+    with pytest.raises(BackendError, match="built again"):
+        store.remember(stale, {"accuracy": accuracy})
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b", ".hidden", "", "ä b", "x" * 500])
+def test_a_models_name_cannot_leave_the_store(tmp_path, name):
+    store = EngineStore(tmp_path)
+    path = store.path_of(name, KEY)
+    assert path.parent.parent == store.folder
+    store.get_or_build(name, KEY, lambda: (ENGINE, {}))
+    assert store.find(name, KEY).read() == ENGINE
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def build_slowly(folder: Path, barrier, results) -> None:
+    def build():
+        time.sleep(0.5)
+        return os.getpid().to_bytes(4, "little") * 100, {}
+
+    barrier.wait()
+    _, data = EngineStore(folder).get_or_build("tiny", KEY, build)
+    results.put((os.getpid(), int.from_bytes(data[:4], "little"), len(data)))
+
+
+def test_of_four_processes_one_builds_and_all_get_its_engine(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    processes = [
+        context.Process(target=build_slowly, args=(tmp_path, barrier, results)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join()
+    assert len({pid for pid, _, _ in found}) == 4
+    assert len({builder for _, builder, _ in found}) == 1
+    assert {size for _, _, size in found} == {400}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from test_engine_store_key import KEY
+from sfseg_ros.backends.tensorrt import engine_store
+
+def slow(path, data):
+    path.with_name("." + path.stem + ".1.engine").write_bytes(data[:50])
+    path.write_bytes(data[:100]) if {half} else None
+    print("writing", flush=True)
+    time.sleep(60)
+
+engine_store._write_atomically = slow
+engine_store.EngineStore(Path({folder!r})).get_or_build("tiny", KEY, lambda: (b"x" * 5000, {{}}))
+"""
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_builder_that_is_killed_while_writing_leaves_no_lock_and_no_half_engine(tmp_path, half):
+    """`half`: even where a file system lost the order of the writes."""
+    (tmp_path / "test_engine_store_key.py").write_text(
+        f"from sfseg_ros.backends.tensorrt.engine_store import EngineKey\nKEY = {KEY!r}\n"
+    )
+    script = KILLED.format(root=str(tmp_path), folder=str(tmp_path / "cache"), half=half)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    builder = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE
+    )
+    try:
+        assert builder.stdout.readline() == b"writing\n"
+        store = EngineStore(tmp_path / "cache")
+        said, waited = [], {}
+
+        def wait():
+            waited["data"] = store.get_or_build("tiny", KEY, lambda: (ENGINE, {}), said.append)[1]
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        time.sleep(0.4)
+        assert waiter.is_alive()
+        assert said == ["another process is building this engine: waiting for it"]
+    finally:
+        builder.send_signal(signal.SIGKILL)
+        builder.wait()
+    waiter.join(timeout=10)
+    assert waited["data"] == ENGINE
+    assert engine_or_reason(store) == ENGINE
+    assert not list(store.folder.glob("*/.*")), "the killed builder's temporary file is gone"
+
+
+def test_waiting_for_another_builder_can_be_cancelled(tmp_path):
+    store = EngineStore(tmp_path)
+    cancelled = threading.Event()
+    errors = []
+
+    def build():
+        def wait():
+            try:
+                store.get_or_build("tiny", KEY, never, cancelled=cancelled.is_set)
+            except BackendError as error:
+                errors.append(str(error))
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        cancelled.set()
+        waiter.join(timeout=10)
+        return ENGINE, {}
+
+    store.get_or_build("tiny", KEY, build)
+    assert errors == ["cancelled while waiting for another process's build"]
+
+
+def test_readers_during_many_rebuilds_see_a_whole_engine_or_a_refusal(tmp_path):
+    """Every engine's bytes say which it is; none is ever mixed."""
+    store = EngineStore(tmp_path)
+    put(store)
+    stop = threading.Event()
+    wrong: list[bytes] = []
+    seen = set()
+
+    def read():
+        while not stop.is_set():
+            data = engine_or_reason(store)
+            if data is not None:
+                seen.add(data[:1])
+                if len(set(data)) != 1 and data != ENGINE:
+                    wrong.append(data)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    rng = random.Random(0)
+    for i in range(60):
+        engine = bytes([i]) * rng.randrange(1, 200_000)
+        store.get_or_build("tiny", KEY, lambda engine=engine: (engine, {}), rebuild=True)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    assert seen
+
+
+def test_an_engine_that_is_there_needs_no_lock(tmp_path):
+    """Of an image or a folder that only root can write."""
+    store = EngineStore(tmp_path)
+    path = put(store)
+    lock = path.with_suffix(".lock")
+    lock.unlink()
+    lock.mkdir()  # cannot be opened to write, by root neither
+    stored, data = store.get_or_build("tiny", KEY, never)
+    assert (stored.path, data) == (path, ENGINE)
+    with pytest.raises(BackendError, match=r"\.lock: cannot be written"):
+        store.get_or_build("tiny", KEY, never, rebuild=True)
+
+
+def test_what_is_being_written_is_no_engine_yet(tmp_path):
+    store = EngineStore(tmp_path)
+    path = put(store)
+    (path.parent / f".{path.stem}.4711.engine").write_bytes(ENGINE[:99])
+    (path.parent / f".{path.stem}.4711.json").write_bytes(b"{")
+    assert [found for found, _ in store.engines()] == [path]
+
+
+def test_what_cannot_be_written_leaves_nothing_and_is_said(tmp_path, monkeypatch):
+    store = EngineStore(tmp_path)
+    stored = load_json(put(store))
+    before = sorted(stored.path.parent.iterdir())
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BackendError, match=r"No space left on device.*SFSEG_CACHE_DIR"):
+            store.remember(stored, {"accuracy": None})
+        assert sorted(stored.path.parent.iterdir()) == before
+        with pytest.raises(BackendError, match=r"No space left on device.*SFSEG_CACHE_DIR"):
+            store.get_or_build("tiny", KEY, lambda: (ENGINE, {}), rebuild=True)
+    assert {path.name[0] for path in stored.path.parent.iterdir()} == {"f"}

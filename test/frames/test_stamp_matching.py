@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfseg_ros.frames.stamp_matching import StampBuffer, StampMatcher
+
+MS = 1_000_000
+S = 1_000_000_000
+
+
+def buffer_of(*stamps, capacity=10):
+    buffer = StampBuffer(capacity)
+    for stamp in stamps:
+        buffer.add(stamp, stamp)
+    return buffer
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(0, 10), (14, 10), (16, 20), (50, 30)])
+def test_the_nearest_stamp_is_found_before_and_after(wanted, found):
+    assert buffer_of(10, 30, 20).nearest(wanted, 100) == found
+
+
+@pytest.mark.parametrize(("tolerance", "found"), [(5, 20), (4, None), (0, None)])
+def test_beyond_the_tolerance_there_is_none(tolerance, found):
+    assert buffer_of(20).nearest(25, tolerance) == found
+
+
+def test_an_empty_buffer_has_none():
+    assert StampBuffer(3).nearest(0, 10) is None
+
+
+def test_of_two_that_are_equally_near_the_later_arrival_is_taken():
+    buffer = StampBuffer(3)
+    for item in ("first", "second"):
+        buffer.add(0, item)  # a driver that sets no stamps
+    assert buffer.nearest(0, 0) == "second"
+
+
+def test_a_full_buffer_forgets_what_came_first():
+    buffer = buffer_of(10, 20, 30, capacity=2)
+    assert len(buffer) == 2
+    assert buffer.nearest(10, 0) is None
+
+
+def test_a_looped_bag_empties_the_buffer_and_a_swapped_pair_does_not():
+    assert len(buffer_of(100 * S, 100 * S - 50 * MS)) == 2
+    buffer = buffer_of(100 * S, 101 * S, 20 * S)
+    assert len(buffer) == 1
+    assert buffer.nearest(100 * S, S) is None
+
+
+def matcher(waiting=10, partners=10):
+    return StampMatcher(waiting, partners)
+
+
+class Played:
+    """A matcher with one tolerance; items are their own stamps in ms."""
+
+    def __init__(self, matcher, tolerance_ms=50):
+        self._matcher = matcher
+        self._tolerance_ns = tolerance_ms * MS
+        self.pairs = []
+
+    def subject(self, stamp_ms):
+        self.pairs += self._matcher.add_subject(stamp_ms * MS, stamp_ms, self._tolerance_ns)
+        return self.pairs
+
+    def partner(self, stamp_ms):
+        self.pairs += self._matcher.add_partner(stamp_ms * MS, stamp_ms, self._tolerance_ns)
+        return self.pairs
+
+
+def test_equal_stamps_meet_at_once_whichever_comes_first():
+    played = Played(matcher())
+    assert played.subject(100) == []
+    assert played.partner(100) == [(100, 100)]
+    played.partner(133)
+    assert played.subject(133) == [(100, 100), (133, 133)]
+
+
+def test_a_subject_that_is_early_does_not_take_the_partner_before_its_own():
+    """30 Hz and 50 ms: the depth image of the frame before lies within the tolerance."""
+    played = Played(matcher())
+    played.partner(67)
+    played.partner(100)
+    assert played.subject(133) == []
+    assert played.partner(133) == [(133, 133)]
+
+
+def test_a_partner_a_little_earlier_is_taken_without_waiting_for_the_next():
+    played = Played(matcher())
+    played.partner(67)
+    played.partner(100)
+    assert played.subject(110) == [(110, 100)]
+
+
+def test_a_subject_without_partner_is_counted_when_that_is_certain():
+    matcher = StampMatcher(10, 10)
+    played = Played(matcher)
+    played.subject(100)
+    assert matcher.unmatched == 0
+    played.partner(200)
+    assert played.pairs == []
+    assert matcher.unmatched == 1
+
+
+def test_several_subjects_share_a_partner():
+    played = Played(matcher())
+    for stamp in (80, 100, 120):
+        played.subject(stamp)
+    assert played.partner(125) == [(80, 125), (100, 125), (120, 125)]
+
+
+def test_subjects_of_a_stream_without_partners_do_not_pile_up():
+    matcher = StampMatcher(3, 10)
+    played = Played(matcher)
+    for stamp in range(10):
+        played.subject(stamp)
+    assert matcher.unmatched == 7
+    assert played.partner(9) == [(7, 9), (8, 9), (9, 9)]
+
+
+def test_after_a_jump_back_nothing_old_is_joined():
+    matcher = StampMatcher(10, 10)
+    played = Played(matcher)
+    for stamp in (100_000, 100_100, 100_200):
+        played.partner(stamp)
+    played.subject(100_900)
+    assert played.subject(10) == []  # the bag began anew, the partners not yet
+    assert matcher.unmatched == 1
+    assert played.partner(10) == [(10, 10)]
+
+
+def test_partners_that_no_later_subject_can_get_are_let_go():
+    """They are depth images and clouds of megabytes."""
+    matcher = StampMatcher(10, 10)
+    played = Played(matcher)
+    for stamp in (0, 100, 200, 300):
+        played.partner(stamp)
+    played.subject(300)
+    assert len(matcher._partners) == 1
+
+
+def test_clearing_counts_what_waits():
+    matcher = StampMatcher(10, 10)
+    Played(matcher).subject(5)
+    matcher.clear()
+    assert matcher.unmatched == 1
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 500)), max_size=40),
+    st.integers(0, 60),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_each_subject_is_paired_once_within_tolerance_or_unmatched_or_waits(
+    arrivals, tolerance, waiting, partners
+):
+    matcher = StampMatcher(waiting, partners)
+    played = Played(matcher, tolerance)
+    for is_subject, stamp in arrivals:
+        (played.subject if is_subject else played.partner)(stamp)
+    assert all(abs(subject - partner) <= tolerance for subject, partner in played.pairs)
+    paired, unmatched = len(played.pairs), matcher.unmatched
+    matcher.clear()
+    assert paired + matcher.unmatched == sum(is_subject for is_subject, _ in arrivals)
+    assert matcher.unmatched - unmatched <= waiting
+
+
+@given(
+    st.lists(st.integers(0, 1000), unique=True, min_size=1, max_size=30).map(sorted),
+    st.lists(st.integers(0, 1000), unique=True, min_size=1, max_size=30).map(sorted),
+)
+def test_in_order_and_partners_first_each_subject_gets_the_nearest_of_all(subjects, partners):
+    played = Played(StampMatcher(50, 50), 20)
+    for stamp in partners:
+        played.partner(stamp)
+    for stamp in subjects:
+        played.subject(stamp)
+    for subject, partner in played.pairs:
+        assert abs(subject - partner) == min(abs(subject - other) for other in partners)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfseg_ros.errors import ManifestError
+from sfseg_ros.installed_files import DEFAULT_MODEL, find_model, shared_file
+from sfseg_ros.model.class_groups import identity, load_class_groups
+from sfseg_ros.model.manifest import SemanticClass, load_manifest
+
+NAMES = ("road", "parking", "sky", "car")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory, make_manifest):
+    return make_manifest(
+        tmp_path_factory.mktemp("model"),
+        name="town",
+        classes=tuple(
+            SemanticClass(index, name, (index, 10 * index, 100)) for index, name in enumerate(NAMES)
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory, manifest):
+    path = tmp_path_factory.mktemp("groups") / "groups.yaml"
+
+    def load(text):
+        path.write_text(text, encoding="utf-8")
+        return load_class_groups(path, manifest)
+
+    return load
+
+
+GROUPS = """
+groups:
+  drivable: {classes: [parking, road], color: [0, 160, 0]}
+  ignore: [sky]
+  obstacle: [car]
+"""
+
+
+def test_groups_are_labelled_in_the_order_of_the_file_and_ignore_becomes_255(load):
+    mapping = load(GROUPS)
+    labels = np.array([[0, 1, 2], [3, 255, 77]], np.uint8)
+    mapped = mapping.apply(labels)
+    assert mapped.dtype == np.uint8
+    assert mapped.tolist() == [[0, 0, 255], [1, 255, 255]]
+    assert labels.tolist() == [[0, 1, 2], [3, 255, 77]]
+
+
+def test_a_group_has_its_own_colour_or_that_of_its_first_class(load):
+    mapping = load(GROUPS)
+    assert mapping.classes == (
+        SemanticClass(0, "drivable", (0, 160, 0)),
+        SemanticClass(1, "obstacle", (3, 30, 100)),
+    )
+    assert mapping.palette_rgb[:3].tolist() == [[0, 160, 0], [3, 30, 100], [0, 0, 0]]
+
+
+def test_without_groups_the_labels_are_the_models_and_are_not_copied(manifest):
+    mapping = identity(manifest)
+    labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert mapping.apply(labels) is labels
+    assert mapping.classes == manifest.classes
+    assert np.array_equal(mapping.palette_rgb, manifest.palette_rgb)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("groups: {all: [road, parking, sky]}", "car of town in no group"),
+        ("groups: {all: [road, parking, sky, car, cat, Road]}", "town has no class cat, Road"),
+        ("groups: {a: [road, parking], b: [sky, car, road]}", "road stands twice"),
+        ("groups: {a: [road, parking, sky, car, car]}", "car stands twice"),
+        ("groups: {ignore: [road, parking, sky, car]}", "at least one group besides ignore"),
+        ("groups: {}", "road, parking, sky, car of town in no group"),
+        ("groups: {a: [road, parking, sky, car], b: []}", "group b: has no classes"),
+        ("groups: {no: [road]}", "group False: its name is not a text"),
+        ("groups: {a: [yes]}", "group a: class True is not a text"),
+        ("groups: {a: road}", "group a: expected a list of classes"),
+        ("groups: {a: {color: [1, 2, 3]}}", "group a: expected a list of classes"),
+        ("groups: {a: {classes: [road], colour: [1, 2, 3]}}", "group a: colour?"),
+        ("groups: {a: {classes: [road], color: [1, 2, 300]}}", "color is [1, 2, 300]"),
+        ("groups: {a: {classes: [road], color: green}}", "color is 'green'"),
+        ("groups: {ignore: {classes: [sky], color: [0, 0, 0]}}", "group ignore: has a color"),
+        ("groups: [road]", "groups: expected the names of the groups"),
+        ("drivable: [road]", "expected one key, groups"),
+        (GROUPS + "more: 1", "expected one key, groups"),
+        ("", "expected one key, groups"),
+        ("groups: {", "not YAML"),
+        ("2001-99-99", "not YAML"),
+        ("[" * 5000, "not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_one_line_that_names_it(load, text, words):
+    with pytest.raises(ManifestError) as error:
+        load(text)
+    assert words in str(error.value)
+    assert "groups.yaml: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path, manifest):
+    with pytest.raises(ManifestError, match=r"no_such\.yaml: cannot be read"):
+        load_class_groups(tmp_path / "no_such.yaml", manifest)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path, manifest):
+    path = tmp_path / "groups.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ManifestError, match="not YAML"):
+        load_class_groups(path, manifest)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([*NAMES, "classes", "color", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["ignore", "a", "b", "classes", "color"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(document=st.fixed_dictionaries({"groups": _VALUES}) | _VALUES)
+def test_any_document_is_a_mapping_or_refused(load, document):
+    try:
+        mapping = load(yaml.safe_dump(document))
+    except ManifestError:
+        return
+    published = set(mapping.table.tolist()) - {255}
+    assert published == {semantic_class.index for semantic_class in mapping.classes}
+
+
+@given(text=st.text(max_size=60))
+def test_any_text_is_refused_with_one_line(load, text):
+    with pytest.raises(ManifestError):
+        load(text)
+
+
+def test_the_example_in_config_fits_the_model_of_the_repository():
+    manifest = load_manifest(find_model(DEFAULT_MODEL), verify_hash=False)
+    mapping = load_class_groups(shared_file("config/groups_drivable.yaml"), manifest)
+    assert [c.name for c in mapping.classes] == ["drivable", "walkable", "obstacle"]

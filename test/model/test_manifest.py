@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from sfseg_ros.errors import ManifestError
+from sfseg_ros.model.manifest import (
+    MANIFEST_FILE,
+    SemanticClass,
+    load_manifest,
+    save_manifest,
+    sha256_of_file,
+)
+
+
+@pytest.fixture
+def manifest(tmp_path, make_manifest):
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    return make_manifest(
+        tmp_path,
+        name="tiny",
+        classes=(
+            SemanticClass(0, "road", (128, 64, 128)),
+            SemanticClass(1, "sky", (70, 130, 180)),
+        ),
+        onnx_sha256=sha256_of_file(tmp_path / "model.onnx"),
+        input_size=(352, 480),
+        min_size=(64, 64),
+        max_size=(1024, 2048),
+        evaluation={"miou": 0.7},
+        provenance={"commit": "abc"},
+    )
+
+
+def edited(manifest, section, key, value):
+    """Write the manifest with one value replaced (or removed, with None)."""
+    path = save_manifest(manifest)
+    document = yaml.safe_load(path.read_text())
+    target = document[section] if section else document
+    if value is None:
+        del target[key]
+    else:
+        target[key] = value
+    path.write_text(yaml.safe_dump(document))
+
+
+def test_what_was_saved_is_what_is_loaded(manifest):
+    assert save_manifest(manifest) == manifest.directory / MANIFEST_FILE
+    assert load_manifest(manifest.directory) == manifest
+
+
+def test_the_palette_has_the_class_colours_and_is_black_elsewhere(manifest):
+    palette = manifest.palette_rgb
+    assert palette.shape == (256, 3)
+    assert palette.dtype == np.uint8
+    np.testing.assert_array_equal(palette[:2], [[128, 64, 128], [70, 130, 180]])
+    assert not palette[2:].any()
+
+
+def test_class_names_are_in_label_order(manifest):
+    assert manifest.class_names == ("road", "sky")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "network_size"),
+    [
+        ((360, 480), (352, 480)),
+        ((720, 960), (352, 480)),
+        ((1080, 1920), (320, 544)),
+        ((480, 360), (480, 352)),
+        ((1, 1), (416, 416)),
+        ((10, 100000), (64, 2048)),
+    ],
+)
+def test_the_network_size_keeps_pixel_count_and_aspect_ratio(manifest, image_size, network_size):
+    assert manifest.network_size_for(image_size) == network_size
+    manifest.check_network_size(network_size)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((352, 470), "multiples of 32 only, such as 352x480"),
+        ((32, 480), "takes 64x64 to 1024x2048"),
+        ((2048, 2048), "takes 64x64 to 1024x2048"),
+    ],
+)
+def test_a_network_size_outside_the_manifest_is_refused(manifest, size, message):
+    with pytest.raises(ManifestError, match=message):
+        manifest.check_network_size(size)
+
+
+def test_an_exchanged_model_file_is_noticed(manifest):
+    save_manifest(manifest)
+    manifest.onnx_path.write_bytes(b"other weights")
+    with pytest.raises(ManifestError, match="SHA-256 begins"):
+        load_manifest(manifest.directory)
+    assert load_manifest(manifest.directory, verify_hash=False) == manifest
+
+
+def test_a_missing_model_file_is_named(manifest):
+    save_manifest(manifest)
+    manifest.onnx_path.unlink()
+    with pytest.raises(ManifestError, match=r"model\.onnx: missing"):
+        load_manifest(manifest.directory, verify_hash=False)
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(ManifestError, match="expected a model directory"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "document is empty, not a mapping"),
+        ("- 1", "document is list, not a mapping"),
+        ("a: [", "not YAML"),
+        ("\x00", "not YAML"),
+        ("name: tiny", "format_version is missing"),
+    ],
+)
+def test_a_damaged_document_is_one_line(tmp_path, text, message):
+    (tmp_path / MANIFEST_FILE).write_text(text)
+    with pytest.raises(ManifestError, match=message) as caught:
+        load_manifest(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_binary_document_is_refused(tmp_path):
+    (tmp_path / MANIFEST_FILE).write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(ManifestError, match="cannot be read"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("", "format_version", 2, "format_version is 2, this release reads 1"),
+        ("", "name", " ", "name is ' ', expected a text"),
+        ("", "classes", [], "classes has 0 entries"),
+        ("", "classes", [{"name": "a", "color": [0, 0, 256]}], r"classes\[0\].color is"),
+        ("", "classes", [{"name": "a", "color": [0, 0, 0]}] * 2, "names a twice"),
+        ("", "classes", "road", "classes is str, expected a list"),
+        ("", "evaluation", 3, "evaluation is int, expected a mapping"),
+        ("onnx", "sha256", "ABC", "expected 64 hexadecimal digits"),
+        ("onnx", "file", "../model.onnx", "expected a file name without folder"),
+        ("onnx", "opset", True, "onnx.opset is True, expected an integer"),
+        ("onnx", "file", None, "onnx.file is missing"),
+        ("input", "size", [352], "input.size is .*, expected 2 integers"),
+        ("input", "size", [350, 480], "expected multiples of 32"),
+        ("input", "size", [352, 4096], "takes 64x64 to 1024x2048"),
+        ("input", "min_size", [65, 64], "expected multiples of 32"),
+        ("input", "multiple_of", 0, "expected an integer >= 1"),
+        ("output", "stride", "4", "output.stride is '4'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_expectation(manifest, section, key, value, message):
+    edited(manifest, section, key, value)
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(manifest.directory)
+
+
+def test_a_manifest_that_could_not_be_read_back_is_not_written(manifest):
+    with pytest.raises(ManifestError, match=r"onnx\.sha256"):
+        save_manifest(replace(manifest, onnx_sha256="none"))
+    assert not (manifest.directory / MANIFEST_FILE).exists()

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import site
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from sfseg_ros.errors import ManifestError
+from sfseg_ros.installed_files import cache_directory, find_model, shared_file
+
+
+@pytest.fixture
+def prefix(tmp_path, monkeypatch):
+    """An install prefix, as colcon makes one, with the model `made_up` in it."""
+    model = tmp_path / "share" / "sfseg_ros" / "models" / "made_up"
+    model.mkdir(parents=True)
+    (model / "manifest.yaml").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere:{tmp_path}")
+    return tmp_path
+
+
+def test_a_model_is_found_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert find_model(str(tmp_path / "mine")) == tmp_path / "mine"
+    assert find_model("mine").resolve() == tmp_path / "mine"
+
+
+def test_a_model_is_found_by_its_name_below_an_install_prefix(prefix):
+    assert find_model("made_up") == prefix / "share" / "sfseg_ros" / "models" / "made_up"
+
+
+@pytest.mark.parametrize("scheme", ["user", "data"])
+def test_a_model_is_found_where_pip_puts_it_outside_an_environment(prefix, monkeypatch, scheme):
+    monkeypatch.delenv("AMENT_PREFIX_PATH")
+    if scheme == "user":
+        monkeypatch.setattr(site, "getuserbase", lambda: str(prefix))
+    else:
+        monkeypatch.setattr(sysconfig, "get_path", {"data": str(prefix)}.__getitem__)
+    assert find_model("made_up") == prefix / "share" / "sfseg_ros" / "models" / "made_up"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no_such_model", "models/made_up", "/made_up", "", "~nobody_here/made", "x" * 300, "a\0b"],
+)
+def test_an_unknown_model_names_the_known_ones(prefix, name):
+    with pytest.raises(ManifestError, match="made_up"):
+        find_model(name)
+
+
+def test_the_middleware_profile_is_found_in_the_source_tree():
+    assert shared_file("config/fastdds_large_images.xml").is_file()
+    assert shared_file("config/no_such_file.yaml") is None
+
+
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "chosen"))
+    assert cache_directory() == tmp_path / "chosen"
+    monkeypatch.delenv("SFSEG_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "sfseg_ros"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_directory() == Path.home() / ".cache" / "sfseg_ros"
