@@ -27,15 +27,20 @@ from hostile_pictures import (
     street,
 )
 
-from sfseg_ros.picture_files import jpeg_guard, png_guard
-from sfseg_ros.recordings.bags import BagReader, bag_from_folder
-from sfseg_ros.picture_files.decoding import FILE_FORMATS, decode_picture, examine_picture, read_picture
 from sfseg_ros.errors import BagError, ImageError
 from sfseg_ros.imaging import rgb_from_file
+from sfseg_ros.picture_files import jpeg_guard, png_guard
+from sfseg_ros.picture_files.decoding import (
+    FILE_FORMATS,
+    decode_picture,
+    examine_picture,
+    read_picture,
+)
+from sfseg_ros.recordings.bags import BagReader, bag_from_folder
 from sfseg_ros.recordings.video import frames_of_video
 
 ROOT = Path(__file__).resolve().parents[2]
-CHILD = ROOT / "test" / "picture_child.py"
+CHILD = Path(__file__).with_name("picture_child.py")
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "PPM": ".ppm", "TIFF": ".tif"}
 SUFFIX_OF["WebP"] = ".webp"
 MEGABYTE = zlib.compress(bytes(1 << 20), 9)

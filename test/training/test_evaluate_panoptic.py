@@ -24,9 +24,9 @@ from training.networks.knet import KNet
 from training.networks.sfnet import SFNet
 from training.panoptic_quality import quality_of_files, read_ids
 from training.recipes.knet import TOWN_THINGS, cityscapes_stdc1, town_r18
-from training.schedules import two_drops
 from training.rendered_town.labels import Label
 from training.rendered_town.panoptic import add_to_split
+from training.schedules import two_drops
 from training.train import Length, optimiser, train_epoch
 
 CPU = torch.device("cpu")

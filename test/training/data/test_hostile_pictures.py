@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_every_entry_point_refuses_the_animated_png(tmp_path: Path) -> None:
     """In a process of its own: a decoder that reads the file crashes."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "test/picture_child.py"), "training", str(tmp_path)],
+        [sys.executable, str(ROOT / "test/picture_files/picture_child.py"), "training", str(tmp_path)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
