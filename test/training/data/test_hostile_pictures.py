@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+CHILD = ROOT / "test" / "picture_files" / "picture_child.py"
 
 
 def test_every_entry_point_refuses_the_animated_png(tmp_path: Path) -> None:
     """In a process of its own: a decoder that reads the file crashes."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "test/picture_files/picture_child.py"), "training", str(tmp_path)],
+        [sys.executable, str(CHILD), "training", str(tmp_path)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
