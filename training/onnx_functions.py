@@ -2,7 +2,7 @@
 """Standard-ONNX bodies of the operators of the domain `sfseg`, as model-local functions.
 
 They say the same as `training/networks/operators.py`. A runtime that has a kernel for an operator
-takes the node; every other runtime inlines the body (docs/adr/0030).
+takes the node; every other runtime inlines the body (docs/adr/0020).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX file, cut in two at its `sfseg::UpsampleArgmax` node (docs/adr/0011).
+"""The ONNX file, cut in two at its `sfseg::UpsampleArgmax` node (docs/adr/0010).
 
 The trunk holds the weights and ends in class scores at the output stride; the tail is the rest. The
 tail exists in two variants, so that the confidence costs nothing when nobody asked for it and

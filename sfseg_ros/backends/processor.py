@@ -39,7 +39,7 @@ def usable_cores() -> int:
 
 
 def bf16_is_faster() -> bool:
-    """True if the processor has AMX. AVX-512 BF16 alone is slower than fp32 (docs/adr/0012)."""
+    """True if the processor has AMX. AVX-512 BF16 alone is slower than fp32 (docs/adr/0011)."""
     return bf16_unit() == "AMX"
 
 

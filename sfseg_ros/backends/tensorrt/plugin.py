@@ -267,7 +267,7 @@ def finishing(threshold: int, table: int) -> Iterator[None]:
     labels: less confidence than `threshold` (0 to 255) is 255, then the table, uint8 (256,) at the
     device address `table`, says the label. The address is read when the work runs.
 
-    The engine has no such inputs: they would be part of the model's contract (ADR 48).
+    The engine has no such inputs: they would be part of the model's contract (ADR 28).
     """
     _finishing.rules, _finishing.nodes = (threshold, table), 0
     try:
