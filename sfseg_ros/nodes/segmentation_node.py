@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node: images in, label images out. The path of a frame is in nodes/camera.py.
+"""The node: images in, label images out. The path of a frame is in nodes/frame_path.py.
 
 It only connects: frames wait in frames/mailbox.py, the network is behind segmenter.py,
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import rclpy
@@ -31,8 +32,10 @@ from sfseg_ros.frames.mailbox import BatchWorker
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.model.class_groups import LabelMapping, identity, load_class_groups
 from sfseg_ros.model.manifest import Manifest, load_manifest
-from sfseg_ros.nodes.camera import Camera, ReceivedFrame, segment_frames, snapshot_of, warm_up
+from sfseg_ros.model.published_labels import Finish
+from sfseg_ros.nodes.camera import Camera
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
+from sfseg_ros.nodes.frame_path import Outcome, ReceivedFrame, receive, segment_frames, warm_up
 from sfseg_ros.nodes.middleware import StartError, spin, start_rclpy
 from sfseg_ros.nodes.outputs import SegmentedFrame
 from sfseg_ros.nodes.parameters import (
@@ -41,7 +44,7 @@ from sfseg_ros.nodes.parameters import (
     changed_settings,
     declare_parameters,
 )
-from sfseg_ros.nodes.snapshot import new_folder, write_snapshot
+from sfseg_ros.nodes.snapshot import new_folder, snapshot_of, write_snapshot
 from sfseg_ros.nodes.transitions import Recovery, ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
@@ -113,7 +116,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         super().on_activate(state)
         self._worker.start()
         for camera in self._cameras:
-            camera.subscribe()
+            camera.subscribe(partial(receive, camera))
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -145,10 +148,14 @@ class SegmentationNode(ResponsiveLifecycleNode):
 
     # The model. Loading happens in a transition thread, beside the model in use.
 
-    def _segment(self, batch: list[ReceivedFrame]) -> Sequence[bool | Exception | None]:
+    def _segment(self, batch: list[ReceivedFrame]) -> Sequence[Outcome]:
         assert self._segmenter is not None
         assert self._mapping is not None
-        return segment_frames(batch, self._segmenter, self._mapping)
+        return segment_frames(batch, self._segmenter, self._finish(self._mapping))
+
+    def _finish(self, mapping: LabelMapping) -> Finish:
+        parameters = self._settings.node
+        return Finish(mapping, parameters.confidence_threshold, parameters.overlay_alpha)
 
     def _load_model(self) -> None:
         """Open the model of the parameters, warm it up for the images that the cameras send, and
@@ -167,7 +174,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
-                warm_up(new, self._cameras, mapping, settings.max_batch)
+                warm_up(new, self._cameras, self._finish(mapping), settings.max_batch)
             except Exception:
                 new.close()
                 raise
@@ -298,7 +305,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         missing = {camera.name for camera in self._cameras}
         end = time.monotonic() + SNAPSHOT_WAIT_S
         for camera in self._cameras:
-            camera.send_snapshot_to(frames)
+            camera.snapshots = frames
         try:
             folder = new_folder(self._settings.node.snapshot_dir)
             while missing:
@@ -313,7 +320,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
             return False, one_line(error)
         finally:
             for camera in self._cameras:
-                camera.send_snapshot_to(None)
+                camera.snapshots = None
         return True, str(folder)
 
     # Health.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frame and its result as files, for a bug report or a new training picture."""
 
+import dataclasses
 import json
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 
 from sfseg_ros.errors import SfsegError
 from sfseg_ros.imaging import Uint8Array, png_from_pixels
+from sfseg_ros.model.manifest import Manifest
+from sfseg_ros.nodes.messages import nanoseconds
+from sfseg_ros.nodes.outputs import SegmentedFrame
 
 
 class SnapshotError(SfsegError):
@@ -20,6 +24,26 @@ def new_folder(parent: str) -> Path:
     Raises RuntimeError for ~user of a user that does not exist.
     """
     return Path(parent).expanduser().absolute() / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
+
+
+def snapshot_of(
+    frame: SegmentedFrame, manifest: Manifest
+) -> tuple[dict[str, Uint8Array], dict[str, Any]]:
+    """Pictures and metadata of a frame, for `write_snapshot`."""
+    pictures = {"image": frame.rgb, "mask": frame.labels, "overlay": frame.overlay}
+    if frame.confidence is not None:
+        pictures["confidence"] = frame.confidence
+    return pictures, {
+        "stamp_ns": nanoseconds(frame.header.stamp),
+        "frame_id": frame.header.frame_id,
+        "model": manifest.name,
+        "model_sha256": manifest.onnx_sha256,
+        "image_size": list(frame.geometry.image_size),
+        "network_size": list(frame.geometry.network_size),
+        "area": list(frame.geometry.area),
+        "output_area": list(frame.geometry.output_area),
+        "camera": None if frame.camera is None else dataclasses.asdict(frame.camera),
+    }
 
 
 def write_snapshot(folder: Path, pictures: dict[str, Uint8Array], metadata: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ class Bench:
         return self.camera(CompressedImage, "image/compressed")
 
     def counts(self, node: SegmentationNode, camera: int = 0) -> dict[str, int]:
-        counts = node._cameras[camera]._mailbox.counts
+        counts = node._cameras[camera].mailbox.counts
         return {**vars(counts), "pending": counts.pending}
 
     def call(self, kind: Any, name: str, request: Any) -> Any:

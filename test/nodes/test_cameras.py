@@ -80,7 +80,7 @@ def test_a_new_model_is_warmed_up_for_what_the_cameras_sent(bench, monkeypatch):
     monkeypatch.setattr(Segmenter, "warm_up", watched)
     parameters = {"cameras": ["a", "b", "c", "d"], "b.horizon": 0.5, "confidence_threshold": 0.25}
     node = bench.started(**parameters)
-    finish = node._cameras[0].finish(node._mapping)
+    finish = node._finish(node._mapping)
     assert [row[0] for row in asked] == [(64, 96)]
     assert asked[0][1].threshold == finish.threshold == 0.25
     asked.clear()
@@ -298,7 +298,7 @@ def test_camera_infos_may_come_while_the_worker_looks_for_one(bench):
     sys.setswitchinterval(1e-6)
     try:
         for _ in range(20_000):
-            camera._model_for(0, (96, 128))
+            camera.calibration_of(0, (96, 128))
     finally:
         sys.setswitchinterval(interval)
         ended.set()

@@ -7,8 +7,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
 from sfseg_ros.installed_files import shared_file
-from sfseg_ros.nodes import camera as nodes_camera
-from sfseg_ros.nodes import middleware
+from sfseg_ros.nodes import frame_path, middleware
 from sfseg_ros.nodes.middleware import PROFILE, missing_profile, output_qos
 
 VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -82,7 +81,7 @@ def test_each_publisher_has_a_profile_object_of_its_own():
 def test_the_first_large_image_without_a_profile_is_warned_about_once(
     bench, no_profile, monkeypatch, capfd
 ):
-    monkeypatch.setattr(nodes_camera, "LARGE_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(frame_path, "LARGE_MESSAGE_BYTES", 1000)
     node = bench.started()
     camera = bench.camera()
     for count in (1, 2):
