@@ -4,7 +4,9 @@
 Messages are one line: what was wrong, what was expected, what to do.
 """
 
+import reprlib
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
@@ -55,3 +57,22 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, SfsegError):
         return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_FOREIGN]
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shortened(value: object) -> str:
+    """repr of a value from outside, at most a few hundred characters and one line."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "a very long number"
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Names with commas between them, and how many more there are than `most`."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

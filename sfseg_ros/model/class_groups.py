@@ -6,6 +6,7 @@ them is a YAML file (config/groups_drivable.yaml is an example), not a property 
 """
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from sfseg_ros.errors import ManifestError, one_line
-from sfseg_ros.model.manifest import UNLABELLED, Manifest, SemanticClass, palette_rgb_of
+from sfseg_ros.errors import ManifestError, listed, shortened
+from sfseg_ros.model.manifest import (
+    UNLABELLED,
+    Manifest,
+    SemanticClass,
+    palette_rgb_of,
+    text_problem,
+)
+from sfseg_ros.yaml_files import read_yaml
 
 IGNORE = "ignore"
 """The group whose pixels become 255, unlabelled."""
@@ -73,13 +80,9 @@ def load_class_groups(path: Path | str, manifest: Manifest) -> LabelMapping:
     """
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ManifestError(
-            f"{path}: cannot be read ({error.strerror}); expected a YAML file of class groups"
-        ) from error
-    except Exception as error:  # PyYAML lets ValueError, RecursionError and others through
-        raise ManifestError(f"{path}: not YAML ({one_line(error)})") from error
+        document = read_yaml(path)
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}; expected a YAML file of class groups") from error
     try:
         return _mapping_from_groups(_groups_of(document), manifest)
     except ValueError as error:
@@ -105,12 +108,14 @@ def _groups_of(document: object) -> list[_Group]:
 
 
 def _group_of(name: object, value: object) -> _Group:
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"group {name!r}: its name is not a text (put it in quotes)")
+    if not isinstance(name, str):
+        raise ValueError(f"group {shortened(name)}: its name is not a text (put it in quotes)")
+    if problem := text_problem(name):
+        raise ValueError(f"group {shortened(name)}: its name must have {problem}")
     color = None
     if isinstance(value, Mapping):
         if unknown := sorted(str(key) for key in value if key not in ("classes", "color")):
-            raise ValueError(f"group {name}: {', '.join(unknown)}? expected classes and color")
+            raise ValueError(f"group {name}: {shortened(unknown[0])}? expected classes and color")
         if "color" in value:
             color = _color_of(name, value["color"])
         value = value.get("classes")
@@ -118,7 +123,13 @@ def _group_of(name: object, value: object) -> _Group:
         raise ValueError(f"group {name}: expected a list of classes, or classes and color")
     for class_name in value:
         if not isinstance(class_name, str):
-            raise ValueError(f"group {name}: class {class_name!r} is not a text (put it in quotes)")
+            raise ValueError(
+                f"group {name}: class {shortened(class_name)} is not a text (put it in quotes)"
+            )
+        if problem := text_problem(class_name):
+            raise ValueError(
+                f"group {name}: class {shortened(class_name)}: its name must have {problem}"
+            )
     if name == IGNORE and color is not None:
         raise ValueError(f"group {IGNORE}: has a color, but its pixels are 255, which has none")
     if name != IGNORE and not value:
@@ -132,23 +143,23 @@ def _color_of(name: str, value: object) -> tuple[int, int, int]:
         or len(value) != 3
         or not all(type(part) is int and 0 <= part <= 255 for part in value)
     ):
-        raise ValueError(f"group {name}: color is {value!r}, expected 3 integers from 0 to 255")
+        raise ValueError(
+            f"group {name}: color is {shortened(value)}, expected 3 integers from 0 to 255"
+        )
     red, green, blue = value
     return red, green, blue
 
 
 def _mapping_from_groups(groups: list[_Group], manifest: Manifest) -> LabelMapping:
     members = [class_name for group in groups for class_name in group.classes]
-    if double := sorted({name for name in members if members.count(name) > 1}):
-        raise ValueError(f"{', '.join(double)} stands twice; each class belongs to one group")
     names = manifest.class_names
     if unknown := [name for name in members if name not in names]:
-        raise ValueError(
-            f"{manifest.name} has no class {', '.join(unknown)}; it has {', '.join(names)}"
-        )
+        raise ValueError(f"{manifest.name} has no class {listed(unknown)}; it has {listed(names)}")
+    if double := sorted(name for name, count in Counter(members).items() if count > 1):
+        raise ValueError(f"{listed(double)} stands twice; each class belongs to one group")
     if missing := [name for name in names if name not in members]:
         raise ValueError(
-            f"{', '.join(missing)} of {manifest.name} in no group; "
+            f"{listed(missing)} of {manifest.name} in no group; "
             f"put what is not wanted into {IGNORE}"
         )
     by_name = {semantic_class.name: semantic_class for semantic_class in manifest.classes}

@@ -15,14 +15,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from sfseg_ros.errors import ManifestError, one_line
+from sfseg_ros.errors import ManifestError, listed, shortened
+from sfseg_ros.yaml_files import read_yaml, yaml_text
 
 MANIFEST_FILE = "manifest.yaml"
 FORMAT_VERSION = 1
 UNLABELLED = 255
 """Label of a pixel without a class; so a model has at most 255 classes, 0 to 254."""
+LONGEST_TEXT = 100
+"""Characters of a name; names go into topics, logs and pictures of reports."""
+LARGEST_INTEGER = 1 << 16
+"""Of sizes in pixels, strides and versions."""
+LARGEST_ONNX_BYTES = 1 << 31
+"""Protobuf takes no larger file."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +134,11 @@ def load_manifest(directory: Path | str, verify_hash: bool = True) -> Manifest:
     directory = Path(directory)
     path = directory / MANIFEST_FILE
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        document = read_yaml(path)
+    except ValueError as error:
         raise ManifestError(
-            f"{path}: cannot be read ({one_line(error)}); "
-            "expected a model directory that training/export.py wrote"
+            f"{path}: {error}; expected a model directory that training/export.py wrote"
         ) from error
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: not YAML ({one_line(error)})") from error
     try:
         manifest = _manifest_from_document(directory, _Section(document, ""))
     except ValueError as error:
@@ -175,8 +178,7 @@ def save_manifest(manifest: Manifest) -> Path:
     except ValueError as error:
         raise ManifestError(f"manifest of {manifest.name}: {error}") from error
     path = manifest.directory / MANIFEST_FILE
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(yaml_text(document), encoding="utf-8")
     return path
 
 
@@ -189,11 +191,28 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def text_problem(value: object) -> str | None:
+    """What is expected instead of `value` where a name belongs; None for a good name.
+
+    A surrogate cannot be published; a control character rewrites a terminal or a log.
+    """
+    if not isinstance(value, str) or not value.strip():
+        return "a text"
+    if len(value) > LONGEST_TEXT or not value.isprintable():
+        return f"at most {LONGEST_TEXT} printable characters"
+    return None
+
+
 def _check_hash(manifest: Manifest) -> None:
     try:
+        if (size := manifest.onnx_path.stat().st_size) > LARGEST_ONNX_BYTES:
+            raise ManifestError(
+                f"{manifest.onnx_path}: has {size:,} bytes, expected at most "
+                f"{LARGEST_ONNX_BYTES:,}, the limit of ONNX; export the model again"
+            )
         actual = sha256_of_file(manifest.onnx_path)
     except OSError as error:
-        raise ManifestError(f"{manifest.onnx_path}: cannot be read ({error})") from error
+        raise ManifestError(f"{manifest.onnx_path}: cannot be read ({error.strerror})") from error
     if actual != manifest.onnx_sha256:
         raise ManifestError(
             f"{manifest.onnx_path}: SHA-256 begins {actual[:12]}, the manifest says "
@@ -215,14 +234,17 @@ class _Section:
 
     def text(self, key: str) -> str:
         value = self._get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{self._path}{key} is {value!r}, expected a text")
-        return value
+        if problem := text_problem(value):
+            raise ValueError(f"{self._path}{key} is {shortened(value)}, expected {problem}")
+        return str(value)
 
-    def integer(self, key: str, low: int = 1) -> int:
+    def integer(self, key: str) -> int:
         value = self._get(key)
-        if not _is_integer(value) or value < low:
-            raise ValueError(f"{self._path}{key} is {value!r}, expected an integer >= {low}")
+        if not _is_integer(value) or not 1 <= value <= LARGEST_INTEGER:
+            raise ValueError(
+                f"{self._path}{key} is {shortened(value)}, expected an integer from 1 to "
+                f"{LARGEST_INTEGER}"
+            )
         return int(value)
 
     def integers(self, key: str, count: int, low: int, high: int) -> tuple[int, ...]:
@@ -233,7 +255,8 @@ class _Section:
             or not all(_is_integer(item) and low <= item <= high for item in value)
         ):
             raise ValueError(
-                f"{self._path}{key} is {value!r}, expected {count} integers from {low} to {high}"
+                f"{self._path}{key} is {shortened(value)}, expected {count} integers from "
+                f"{low} to {high}"
             )
         return tuple(value)
 
@@ -309,12 +332,12 @@ def _classes(rows: list[_Section]) -> tuple[SemanticClass, ...]:
         classes.append(SemanticClass(index, row.text("name"), (red, green, blue)))
     names = [semantic_class.name for semantic_class in classes]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"classes names {', '.join(repeated)} twice")
+        raise ValueError(f"classes names {listed(repeated)} twice")
     return tuple(classes)
 
 
 def _size(section: _Section, key: str) -> tuple[int, int]:
-    height, width = section.integers(key, 2, 1, 1 << 16)
+    height, width = section.integers(key, 2, 1, LARGEST_INTEGER)
     return height, width
 
 

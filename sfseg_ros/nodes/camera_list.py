@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sfseg_ros.errors import one_line
+from sfseg_ros.errors import shortened
 from sfseg_ros.nodes import parameters as declared
 from sfseg_ros.nodes.parameters import ParameterError
+from sfseg_ros.yaml_files import read_yaml
 
 INPUTS = ("image", "camera_info", "depth", "points_in")
 """Topics that a camera may have, by their names below the camera's."""
@@ -29,9 +28,9 @@ def load_cameras(path: Path) -> CameraList:
     and fields of CameraParameters. Raises ParameterError: the node itself would pass over a
     misspelt parameter in silence."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path}: {one_line(error)}") from error
+        document = read_yaml(path)
+    except ValueError as error:
+        raise ParameterError(f"{path}: {error}; expected a YAML file of cameras") from error
     entries = document.get("cameras") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ParameterError(f"{path}: expected a key `cameras` with a list of cameras")
@@ -54,16 +53,19 @@ def _camera_list(entries: list[Any]) -> CameraList:
     remappings: list[tuple[str, str]] = []
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        if not isinstance(name, str) or not re.fullmatch(declared.CAMERA_NAME, name):
             raise ParameterError(
-                f"camera {entry!r}: expected a mapping with a `name` of letters, digits and _"
+                f"camera {shortened(entry)}: expected a mapping with a `name` of up to 60 "
+                "letters, digits and _"
             )
         if name in names:
             raise ParameterError(f"camera {name} is there twice")
         names.append(name)
         if unknown := sorted(map(str, entry.keys() - {"name", *INPUTS, *fields})):
             known = ", ".join(("name", *INPUTS, *fields))
-            raise ParameterError(f"camera {name}: no {unknown[0]}, expected one of {known}")
+            raise ParameterError(
+                f"camera {name}: no {shortened(unknown[0])}, expected one of {known}"
+            )
         # `depth:` without a value is no depth, not a topic `None`.
         topics = {i: str(entry[i]) for i in INPUTS if entry.get(i)}
         if "image" in topics:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
 from sfseg_ros.backends import BACKENDS, GPU_WAITS, PRECISIONS
-from sfseg_ros.errors import ImageError, SfsegError
+from sfseg_ros.errors import ImageError, SfsegError, shortened
 from sfseg_ros.frames.health import Thresholds
 from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View
 from sfseg_ros.installed_files import DEFAULT_MODEL
@@ -35,6 +35,8 @@ OUTPUT_NAMES = (
 )
 """What the parameter `outputs` may name: the topics of nodes/outputs.py and nodes/clouds.py."""
 
+CAMERA_NAME = "[A-Za-z][A-Za-z0-9_]{,59}"
+"""Regular expression; ROS takes topics of up to 240 characters or so, prefix included."""
 
 UNSET = ("null", "None")
 """What becomes of a parameter without a value on its way through `ros2 param dump`, and then a
@@ -289,9 +291,10 @@ class NodeParameters(CameraParameters):
         super().__post_init__()
         self.fixed_network_size()
         for name in self.cameras:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and self.cameras != ("",):
+            if not re.fullmatch(CAMERA_NAME, name) and self.cameras != ("",):
                 raise ParameterError(
-                    f"cameras names {name!r}, expected letters, digits and underscores"
+                    f"cameras names {shortened(name)}, expected up to 60 letters, digits and "
+                    "underscores"
                 )
         if len(set(self.cameras)) < len(self.cameras):
             raise ParameterError(f"cameras is {list(self.cameras)}: a name occurs twice")
@@ -414,7 +417,9 @@ def value_from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
             return [element(item) for item in items]
         return field.type(text)  # type: ignore[operator]
     except (KeyError, ValueError) as error:
-        raise ParameterError(f"{field.name} is {text!r}, expected {type_name(field)}") from error
+        raise ParameterError(
+            f"{field.name} is {shortened(text)}, expected {type_name(field)}"
+        ) from error
 
 
 def markdown_table() -> str:
@@ -506,7 +511,7 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
 def _size(name: str, text: str, expected: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
-        raise ParameterError(f"{name} is {text!r}, expected {expected} such as 512x1024")
+        raise ParameterError(f"{name} is {shortened(text)}, expected {expected} such as 512x1024")
     return int(match[1]), int(match[2])
 
 
@@ -516,7 +521,7 @@ def _element_type(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _text(value: Any) -> str:
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
+    return shortened(list(value) if isinstance(value, tuple) else value)
 
 
 def _default_text(field: "dataclasses.Field[Any]") -> str:

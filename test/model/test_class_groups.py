@@ -83,7 +83,7 @@ def test_without_groups_the_labels_are_the_models_and_are_not_copied(manifest):
         ("groups: {a: [yes]}", "group a: class True is not a text"),
         ("groups: {a: road}", "group a: expected a list of classes"),
         ("groups: {a: {color: [1, 2, 3]}}", "group a: expected a list of classes"),
-        ("groups: {a: {classes: [road], colour: [1, 2, 3]}}", "group a: colour?"),
+        ("groups: {a: {classes: [road], colour: [1, 2, 3]}}", "group a: 'colour'?"),
         ("groups: {a: {classes: [road], color: [1, 2, 300]}}", "color is [1, 2, 300]"),
         ("groups: {a: {classes: [road], color: green}}", "color is 'green'"),
         ("groups: {ignore: {classes: [sky], color: [0, 0, 0]}}", "group ignore: has a color"),
@@ -93,7 +93,14 @@ def test_without_groups_the_labels_are_the_models_and_are_not_copied(manifest):
         ("", "expected one key, groups"),
         ("groups: {", "not YAML"),
         ("2001-99-99", "not YAML"),
-        ("[" * 5000, "not YAML"),
+        ("[" * 5000, "nested over 20 levels at line 1, column 21"),
+        ("groups: {a: [" + "road, " * 20_000 + "]}", "over 20,000 values"),
+        ("groups: {a: [" + "road, " * 9_000 + "]}", "road stands twice"),
+        ("groups: {" + "a" * 101 + ": [road]}", "its name must have at most 100 printable"),
+        ('groups: {"a\\nb": [road]}', "its name must have at most 100 printable"),
+        ('groups: {a: ["ro\\ead"]}', "its name must have at most 100 printable"),
+        ("groups: {a: [" + ", ".join(f"n{i}" for i in range(9000)) + "]}", "and 8990 more; it has"),
+        ("groups: &a [*a]", "anchor or alias at line 1, column 9"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_one_line_that_names_it(load, text, words):
@@ -102,6 +109,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line_that_names_it(load, text,
     assert words in str(error.value)
     assert "groups.yaml: " in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
 
 
 def test_a_file_that_is_missing_is_named(tmp_path, manifest):
@@ -112,7 +120,7 @@ def test_a_file_that_is_missing_is_named(tmp_path, manifest):
 def test_a_file_that_is_not_text_is_refused(tmp_path, manifest):
     path = tmp_path / "groups.yaml"
     path.write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ManifestError, match="not YAML"):
+    with pytest.raises(ManifestError, match=r"cannot be read \(byte 0 is not UTF-8\)"):
         load_class_groups(path, manifest)
 
 

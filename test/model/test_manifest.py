@@ -51,6 +51,14 @@ def test_what_was_saved_is_what_is_loaded(manifest):
     assert load_manifest(manifest.directory) == manifest
 
 
+def test_a_value_that_stands_twice_is_written_out_twice(manifest):
+    """PyYAML would write an anchor, which no reader of a hostile file takes."""
+    sizes = [1, 2]
+    twice = replace(manifest, evaluation={"a": sizes, "b": sizes})
+    save_manifest(twice)
+    assert load_manifest(manifest.directory) == twice
+
+
 def test_the_palette_has_the_class_colours_and_is_black_elsewhere(manifest):
     palette = manifest.palette_rgb
     assert palette.shape == (256, 3)
@@ -119,6 +127,11 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         ("- 1", "document is list, not a mapping"),
         ("a: [", "not YAML"),
         ("\x00", "not YAML"),
+        ("created: 2024-13-45", "not YAML"),
+        ("format_version: " + "1" * 5000, "not YAML at line 1, column 17"),
+        ("format_version: 0x_", "not YAML"),
+        ("[" * 100_000, "nested over 20 levels at line 1, column 21"),
+        ("a: &a [lol]\nname: [*a, *a]", "anchor or alias at line 1, column 4"),
         ("name: tiny", "format_version is missing"),
     ],
 )
@@ -140,26 +153,55 @@ def test_a_binary_document_is_refused(tmp_path):
     [
         ("", "format_version", 2, "format_version is 2, this release reads 1"),
         ("", "name", " ", "name is ' ', expected a text"),
+        ("", "name", "n" * 101, r"n\.\.\.n+', expected at most 100"),
+        ("", "name", "a\nb", r"name is 'a\\nb', expected at most 100 printable"),
+        ("", "name", "\x1b[2J", "expected at most 100 printable"),
+        ("", "classes", [{"name": "a\u202eb", "color": [0, 0, 0]}], r"classes\[0\].name is"),
+        ("", "classes", [{"name": "x" * 10_000, "color": [0, 0, 0]}], r"classes\[0\].name is"),
+        ("onnx", "opset", 10**30, "onnx.opset is 1000"),
+        ("output", "stride", 0xFFFF_FFFF, "output.stride is 4294967295"),
         ("", "classes", [], "classes has 0 entries"),
         ("", "classes", [{"name": "a", "color": [0, 0, 256]}], r"classes\[0\].color is"),
-        ("", "classes", [{"name": "a", "color": [0, 0, 0]}] * 2, "names a twice"),
+        ("", "classes", [{"name": "a", "color": [0, 0, 0]} for _ in "ab"], "names a twice"),
         ("", "classes", "road", "classes is str, expected a list"),
         ("", "evaluation", 3, "evaluation is int, expected a mapping"),
         ("onnx", "sha256", "ABC", "expected 64 hexadecimal digits"),
         ("onnx", "file", "../model.onnx", "expected a file name without folder"),
-        ("onnx", "opset", True, "onnx.opset is True, expected an integer"),
+        ("onnx", "opset", True, "onnx.opset is True, expected an integer from 1 to 65536"),
         ("onnx", "file", None, "onnx.file is missing"),
         ("input", "size", [352], "input.size is .*, expected 2 integers"),
         ("input", "size", [350, 480], "expected multiples of 32"),
         ("input", "size", [352, 4096], "takes 64x64 to 1024x2048"),
         ("input", "min_size", [65, 64], "expected multiples of 32"),
-        ("input", "multiple_of", 0, "expected an integer >= 1"),
+        ("input", "multiple_of", 0, "multiple_of is 0, expected an integer from 1 to"),
         ("output", "stride", "4", "output.stride is '4'"),
     ],
 )
 def test_a_wrong_value_is_named_with_the_expectation(manifest, section, key, value, message):
     edited(manifest, section, key, value)
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=message) as caught:
+        load_manifest(manifest.directory)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("where", ["name", "class"])
+def test_a_lone_surrogate_is_refused(manifest, where):
+    """DDS cannot encode one, so it would end every later publication of the name."""
+    save_manifest(manifest)
+    path = manifest.directory / MANIFEST_FILE
+    old = "tiny" if where == "name" else "road"
+    path.write_text(path.read_text().replace(f"name: {old}", 'name: "\\ud800"'))
+    with pytest.raises(ManifestError, match="not YAML at line"):
+        load_manifest(manifest.directory)
+    with pytest.raises(ManifestError, match=r"name is '\\ud800', expected at most 100 printable"):
+        save_manifest(replace(manifest, name="\ud800"))
+
+
+def test_a_model_file_larger_than_onnx_allows_is_refused_unread(manifest):
+    save_manifest(manifest)
+    with manifest.onnx_path.open("r+b") as file:
+        file.truncate(1 << 40)  # sparse: hashing it would take an hour
+    with pytest.raises(ManifestError, match=r"1,099,511,627,776 bytes, expected at most"):
         load_manifest(manifest.directory)
 
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to read a YAML file: manifests, class groups, lists of cameras.
+
+A file is hostile until checked, so reading is bounded in bytes, nodes, depth and time. Errors name
+a position in the file and never quote it: the reader of the error may not be allowed to read it.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LARGEST_BYTES = 1_000_000
+MOST_NODES = 20_000
+"""Scalars, lists and mappings of a document; a manifest of 255 classes has about 2,000."""
+DEEPEST = 20
+"""Lists and mappings inside each other."""
+LONGEST_SCALAR = 10_000
+"""Characters; PyYAML converts a number in base 60 in quadratic time."""
+LONGEST_INTEGER = 40
+"""Characters of an integer; Python refuses to print one of more than 4,300 digits."""
+
+# libyaml parses 100 times as fast as PyYAML's own parser, but some builds of PyYAML lack it.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _BoundedLoader(_Loader):  # type: ignore[misc]
+    """PyYAML's safe loader without very long integers."""
+
+
+def _bounded_integer(loader: Any, node: yaml.ScalarNode) -> int:
+    if len(node.value) > LONGEST_INTEGER:
+        raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
+    return int(loader.construct_yaml_int(node))
+
+
+_BoundedLoader.add_constructor("tag:yaml.org,2002:int", _bounded_integer)
+
+
+def read_yaml(path: Path) -> Any:
+    """The document of a YAML file: None, bool, int, float, str, date, list or dict.
+
+    Takes a regular file of at most LARGEST_BYTES, without anchors and aliases. Raises ValueError
+    with one line that lacks the path, also if the file cannot be read.
+    """
+    text = _text_of(path)
+    try:
+        _check_bounds(text)
+        return yaml.load(text, _BoundedLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"not YAML{_position(mark)}") from None
+    except yaml.reader.ReaderError as error:
+        raise ValueError(f"not YAML (a control character, number {error.position})") from None
+    except _BoundsError as error:
+        raise ValueError(str(error)) from None
+    except Exception:  # PyYAML lets ValueError and others through, with the value in the message
+        raise ValueError("not YAML (a number or date that does not exist)") from None
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a list that occurs twice out twice, because `read_yaml` takes no anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def yaml_text(document: object) -> str:
+    """`document` as the text of a file that `read_yaml` takes, keys in their order."""
+    return yaml.dump(
+        document, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+
+
+class _BoundsError(Exception):
+    """A document that is larger than any of ours."""
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("cannot be read (not a regular file)")
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    if len(data) > LARGEST_BYTES:
+        raise ValueError(f"cannot be read (more than {LARGEST_BYTES:,} bytes)")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot be read (byte {error.start} is not UTF-8)") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a FIFO at once, which otherwise waits for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_bounds(text: str) -> None:
+    """Raise _BoundsError unless the document is small, flat and without anchors."""
+    nodes = depth = 0
+    for event in yaml.parse(text, _Loader):
+        if getattr(event, "anchor", None) is not None:
+            raise _BoundsError(f"anchor or alias{_position(event.start_mark)}: write it out")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        nodes += isinstance(event, yaml.NodeEvent)
+        if depth > DEEPEST:
+            raise _BoundsError(f"nested over {DEEPEST} levels{_position(event.start_mark)}")
+        if nodes > MOST_NODES:
+            raise _BoundsError(f"over {MOST_NODES:,} values{_position(event.start_mark)}")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_SCALAR:
+            raise _BoundsError(f"over {LONGEST_SCALAR:,} characters{_position(event.start_mark)}")
+
+
+def _position(mark: Any) -> str:
+    return "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
