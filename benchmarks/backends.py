@@ -21,10 +21,12 @@ import numpy as np
 import onnxruntime as ort
 import openvino as ov
 
-from sfseg_ros.backends import Backend, Uint8Array, open_backend
+from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.openvino_backend import new_core, upsample_argmax
 from sfseg_ros.backends.processor import bf16_unit
+from sfseg_ros.backends.protocol import Backend, BackendOptions
+from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.model.manifest import Manifest, load_manifest
 from sfseg_ros.tools.machine import machine_facts
@@ -68,7 +70,7 @@ def whole_model_rows(manifest: Manifest, height: int, width: int, repeats: int) 
     rows: list[Row] = []
     reference: Uint8Array | None = None
     for name, precision in backends_of_this_machine():
-        backend = open_backend(name, manifest, precision)
+        backend = open_backend(name, manifest, BackendOptions(precision))
         labels, _ = backend.infer(rgb, confidence=False)
         reference = labels if reference is None else reference
         agreement = round(float((labels == reference).mean()), 6)
@@ -87,7 +89,7 @@ def batch_rows(manifest: Manifest, height: int, width: int, batch: int, repeats:
     rows: list[Row] = []
     for name, precision in backends_of_this_machine():
         what = f"{name} {precision} {height}x{width} {batch} images"
-        backend = open_backend(name, manifest, precision)
+        backend = open_backend(name, manifest, BackendOptions(precision))
         calls = {
             "one call": partial(backend.infer, rgb, confidence=False),
             "one by one": partial(infer_one_by_one, backend, rgb),

@@ -419,7 +419,8 @@ def tensorrt_calls(
 ) -> dict[str, Callable[[Uint8Array], Uint8Array]]:
     """The runtime's backend, where TensorRT has a library and a GPU that it takes. It takes RGB,
     which the host makes of the camera's bytes before: not counted here."""
-    from sfseg_ros.backends import GpuOptions, open_backend
+    from sfseg_ros.backends.choice import open_backend
+    from sfseg_ros.backends.protocol import BackendOptions
 
     rgb = np.ascontiguousarray(bgr[..., ::-1])
 
@@ -432,8 +433,7 @@ def tensorrt_calls(
                 open_backend,
                 "tensorrt",
                 manifest,
-                "fp16",
-                gpu=GpuOptions(wait=wait, network_size=(rgb.shape[1], rgb.shape[2])),
+                BackendOptions("fp16", network_size=(rgb.shape[1], rgb.shape[2]), gpu_wait=wait),
             ),
         )
         if backend is not None:

@@ -149,11 +149,11 @@ def build_for_this_gpu(manifest: Manifest, folder: Path) -> None:
 
 def infer(manifest: Manifest, _folder: Path) -> None:
     """By the runtime's backend, host picture to host labels."""
-    from sfseg_ros.backends import GpuOptions, open_backend
+    from sfseg_ros.backends.choice import open_backend
+    from sfseg_ros.backends.protocol import BackendOptions
 
-    backend = open_backend(
-        "tensorrt", manifest, "fp16", gpu=GpuOptions(network_size=(SHAPE[1], SHAPE[2]))
-    )
+    options = BackendOptions("fp16", network_size=(SHAPE[1], SHAPE[2]))
+    backend = open_backend("tensorrt", manifest, options)
     rgb = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
     labels, _ = backend.infer(rgb, False)
     print(f"{backend.description}: labels {np.unique(labels).tolist()}")

@@ -75,7 +75,7 @@ class InstantBackend:
     def infer(
         self, rgb: npt.NDArray[np.uint8], confidence: bool
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """As sfseg_ros.backends.Backend; the arrays are read-only, because they come again."""
+        """See `Backend`. The arrays are read-only, because they come again."""
         shape = rgb.shape[:3]
         if shape not in self._labels:
             labels = np.random.default_rng(0).integers(0, 11, shape, np.uint8)

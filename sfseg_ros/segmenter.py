@@ -3,19 +3,19 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from sfseg_ros.allocator import give_back_free_memory
-from sfseg_ros.backends import (
-    DEFAULT_GPU,
+from sfseg_ros.backends.choice import open_backend
+from sfseg_ros.backends.protocol import (
+    DEFAULT_OPTIONS,
     Backend,
+    BackendOptions,
     DeviceBackend,
-    GpuOptions,
     Inferred,
-    open_backend,
 )
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
@@ -260,18 +260,13 @@ def _ms_since(start: float) -> float:
 def open_segmenter(
     model_dir: Path | str,
     backend: str = "auto",
-    precision: str = "auto",
-    threads: int = 0,
-    network_size: tuple[int, int] | None = None,
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: BackendOptions = DEFAULT_OPTIONS,
 ) -> Segmenter:
-    """Load the model directory into a backend; arguments as in `open_backend` and `Segmenter`.
+    """Load the model directory into a backend; arguments as in `open_backend`.
 
     Raises ManifestError where the directory is damaged, BackendError where no library can run it.
     """
     manifest = load_manifest(model_dir)
-    if network_size is not None:
-        manifest.check_network_size(network_size)  # before the seconds that loading takes
-    gpu = replace(gpu, network_size=network_size)
-    opened = open_backend(backend, manifest, precision, threads, gpu)
-    return Segmenter(manifest, opened, network_size)
+    if options.network_size is not None:
+        manifest.check_network_size(options.network_size)  # before the seconds that loading takes
+    return Segmenter(manifest, open_backend(backend, manifest, options), options.network_size)

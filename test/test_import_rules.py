@@ -120,7 +120,7 @@ def test_the_check_sees_a_breach(tmp_path, path, source, rule):
     ("path", "source"),
     [
         ("sfseg_ros/nodes/messages.py", "import rclpy\nfrom sfseg_ros.segmenter import Segmenter"),
-        ("sfseg_ros/segmenter.py", "from sfseg_ros.backends import open_backend"),
+        ("sfseg_ros/segmenter.py", "from sfseg_ros.backends.choice import open_backend"),
         ("sfseg_ros/backends/openvino_backend.py", "import openvino"),
         ("training/export.py", "import torch\nfrom sfseg_ros.model.manifest import save_manifest"),
     ],

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import open_backend
+from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.backends.processor import bf16_unit
+from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.model.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,7 @@ def onnx_runtime(manifest):
 @pytest.fixture(scope="module")
 def openvino(manifest):
     pytest.importorskip("openvino")
-    return open_backend("openvino", manifest, "fp32")
+    return open_backend("openvino", manifest, BackendOptions("fp32"))
 
 
 def test_the_folder_has_the_name_of_the_model(manifest):
@@ -78,7 +79,8 @@ def test_the_libraries_agree_in_fp32(manifest, onnx_runtime, openvino, scale):
 def test_bf16_changes_few_labels(manifest, openvino):
     rgb = street(*manifest.input_size)
     labels, _ = openvino.infer(rgb, confidence=False)
-    rounded, _ = open_backend("openvino", manifest, "bf16").infer(rgb, confidence=False)
+    bf16 = open_backend("openvino", manifest, BackendOptions("bf16"))
+    rounded, _ = bf16.infer(rgb, confidence=False)
     assert (labels == rounded).mean() > 0.97
 
 

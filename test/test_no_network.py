@@ -47,7 +47,7 @@ import importlib, pkgutil, sys
 from pathlib import Path
 
 import sfseg_ros
-from sfseg_ros.backends import open_backend
+from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.model.manifest import load_manifest
 
 for name in sys.argv[2:]:

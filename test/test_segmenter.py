@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import DeviceBackend, Inferred
+from sfseg_ros.backends.protocol import BackendOptions, DeviceBackend, Inferred
 from sfseg_ros.errors import BackendError, ImageError, ManifestError
 from sfseg_ros.geometry import View
 from sfseg_ros.imaging import ImageFormat, Picture, color_mask, overlay, picture_from_buffer
@@ -41,7 +41,7 @@ def backend():
 @pytest.fixture(scope="module")
 def segmenter(tiny_model):
     pytest.importorskip("onnxruntime")
-    return open_segmenter(tiny_model, backend="onnxruntime", threads=1)
+    return open_segmenter(tiny_model, "onnxruntime", BackendOptions(threads=1))
 
 
 def halves(height, width):
@@ -390,7 +390,7 @@ def test_what_is_no_rgb_image_is_refused(segmenter, image):
 
 def test_a_network_size_that_the_model_does_not_take_is_refused(tiny_model):
     with pytest.raises(ManifestError, match="multiples of 32"):
-        open_segmenter(tiny_model, network_size=(50, 50))
+        open_segmenter(tiny_model, options=BackendOptions(network_size=(50, 50)))
 
 
 def test_closing_closes_the_backend(tiny_manifest, backend):

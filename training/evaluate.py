@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.errors import SfsegError
 from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.segmenter import Segmenter, open_segmenter
@@ -86,7 +87,7 @@ def main() -> None:
     if arguments.model:
         try:
             segmenter = open_segmenter(
-                arguments.model, backend=arguments.backend, precision=arguments.precision
+                arguments.model, arguments.backend, BackendOptions(arguments.precision)
             )
         except SfsegError as error:
             raise SystemExit(str(error)) from None

@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, check_images
 from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
+from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions, check_images
 from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
 from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.kernels.cuda_memory import LOST, reset_lost_context
@@ -31,16 +31,10 @@ class OnnxRuntimeBackend:
     precision = "fp32"
     reason = "asked for"
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        precision: str = "auto",
-        threads: int = 0,
-        gpu: GpuOptions = DEFAULT_GPU,
-    ) -> None:
+    def __init__(self, manifest: Manifest, options: BackendOptions = DEFAULT_OPTIONS) -> None:
         self._manifest = manifest
         self._options = ort.SessionOptions()
-        self._options.intra_op_num_threads = thread_count(threads)
+        self._options.intra_op_num_threads = thread_count(options.threads)
         # Waiting threads sleep instead of spinning: on a robot other nodes want the cores, and the
         # trunk's threads would spin while the tail's work.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -99,20 +93,14 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     name = "onnxruntime-cuda"
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        precision: str = "auto",
-        threads: int = 0,
-        gpu: GpuOptions = DEFAULT_GPU,
-    ) -> None:
+    def __init__(self, manifest: Manifest, options: BackendOptions = DEFAULT_OPTIONS) -> None:
         if CUDA not in ort.get_available_providers():
             raise BackendUnavailableError(
                 f"onnxruntime-cuda: this onnxruntime {ort.__version__} was built without "
                 f"{CUDA}: pip uninstall onnxruntime; pip install onnxruntime-gpu"
             )
         self._lost = ""
-        super().__init__(manifest, precision, threads, gpu)
+        super().__init__(manifest, options)
 
     def close(self) -> None:
         """Also give up a context that was lost: the whole process shares it, so that without this

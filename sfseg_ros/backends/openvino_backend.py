@@ -18,9 +18,9 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 import openvino as ov
 from openvino import opset13 as ops
 
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, check_images
 from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.processor import bf16_is_faster, bf16_unit, thread_count, threads_text
+from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions, check_images
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.model.manifest import UNLABELLED, Manifest
@@ -44,21 +44,15 @@ class OpenVinoBackend:
     precisions = ("fp32", "bf16")
     reason = "asked for"
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        precision: str = "auto",
-        threads: int = 0,
-        gpu: GpuOptions = DEFAULT_GPU,
-    ) -> None:
-        unit = bf16_unit()
+    def __init__(self, manifest: Manifest, options: BackendOptions = DEFAULT_OPTIONS) -> None:
+        precision, unit = options.precision, bf16_unit()
         if precision == "bf16" and unit is None:
             raise BackendError(
                 "precision bf16: this processor has neither AMX nor AVX-512 BF16 and would be "
                 "slower than in fp32; use precision fp32 or auto"
             )
         use_bf16 = precision == "bf16" or (precision == "auto" and bf16_is_faster())
-        threads = thread_count(threads)
+        threads = thread_count(options.threads)
         self._manifest = manifest
         self.precision = "bf16" if use_bf16 else "fp32"
         self._core: ov.Core | None = new_core()

@@ -81,7 +81,7 @@ class Gpu:
     """
 
     def __init__(self, index: int = 0, wait: str = "block") -> None:
-        """Retain the context of device `index`; `wait` is one of GPU_WAITS. Raises CudaError."""
+        """Retain the context of device `index`; `wait` is "block" or "spin". Raises CudaError."""
         self._blocking = wait == "block"
         call("cuInit", 0)
         self._device = call("cuDeviceGet", index)

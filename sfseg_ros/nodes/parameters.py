@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-from sfseg_ros.backends import BACKENDS, GPU_WAITS, PRECISIONS
+from sfseg_ros.backends.choice import BACKENDS
+from sfseg_ros.backends.protocol import GPU_WAITS, PRECISIONS
 from sfseg_ros.errors import ImageError, SfsegError, shortened
 from sfseg_ros.frames.health import Thresholds
 from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View

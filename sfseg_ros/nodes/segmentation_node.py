@@ -25,7 +25,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from sfseg_ros.allocator import keep_large_buffers
-from sfseg_ros.backends import GpuOptions
+from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.frames.health import StreamState
 from sfseg_ros.frames.mailbox import BatchWorker
@@ -167,10 +167,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
             new = open_segmenter(
                 find_model(settings.model_dir),
                 settings.backend,
-                settings.precision,
-                settings.threads,
-                settings.fixed_network_size(),
-                self._gpu_options(),
+                self._backend_options(),
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
@@ -191,9 +188,17 @@ class SegmentationNode(ResponsiveLifecycleNode):
             f"{time.monotonic() - begin:.1f} s"
         )
 
-    def _gpu_options(self) -> GpuOptions:
-        wait, warn = self._settings.node.gpu_wait, self.get_logger().warning
-        return GpuOptions(wait, None, self._on_progress, self.is_ending, warn)
+    def _backend_options(self) -> BackendOptions:
+        settings = self._settings.node
+        return BackendOptions(
+            precision=settings.precision,
+            threads=settings.threads,
+            network_size=settings.fixed_network_size(),
+            gpu_wait=settings.gpu_wait,
+            progress=self._on_progress,
+            cancelled=self.is_ending,
+            warn=self.get_logger().warning,
+        )
 
     def _on_progress(self, text: str) -> None:
         """In the thread that builds an engine: that of a transition, or the frames' for a camera

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import cv2
 
-from sfseg_ros.backends import BACKENDS, PRECISIONS, GpuOptions
+from sfseg_ros.backends.choice import BACKENDS
+from sfseg_ros.backends.protocol import PRECISIONS, BackendOptions
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_file
 from sfseg_ros.installed_files import find_model
@@ -29,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         segmenter = open_segmenter(
             find_model(args.model),
             args.backend,
-            args.precision,
-            args.threads,
-            args.network_size,
-            GpuOptions(progress=_say, warn=_say),
+            BackendOptions(
+                args.precision, args.threads, args.network_size, progress=_say, warn=_say
+            ),
         )
         print(f"{segmenter.manifest.name}: {segmenter.backend.description}")
         refused = 0

@@ -18,7 +18,7 @@ import types
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import GpuOptions
+from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.backends.tensorrt import engine_builder, plugin
 from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
@@ -741,7 +741,7 @@ def open_tensorrt_with(cuda, tensorrt_library, engines, tiny_manifest):
     def open_it(network, rtx=False, configure=lambda engine: None, precision="auto", **options):
         module = tensorrt_library(network, rtx)
         module.configure = configure
-        backend = TensorRtBackend(tiny_manifest, precision, gpu=GpuOptions(**options))
+        backend = TensorRtBackend(tiny_manifest, BackendOptions(precision, **options))
         opened.append(backend)
         return backend, module
 

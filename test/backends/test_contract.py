@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import Backend, open_backend
+from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.backends.processor import bf16_unit
+from sfseg_ros.backends.protocol import Backend, BackendOptions
 from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import WHOLE_IMAGE
@@ -51,7 +52,9 @@ def away_from_edges(labels):
 
 @pytest.fixture(scope="class")
 def backend(request: pytest.FixtureRequest, tiny_manifest: Manifest) -> Backend:
-    return open_backend(request.cls.name, tiny_manifest, request.cls.precision, threads=1)
+    return open_backend(
+        request.cls.name, tiny_manifest, BackendOptions(request.cls.precision, threads=1)
+    )
 
 
 class BackendContract:
@@ -190,7 +193,7 @@ class BackendContract:
         assert "\n" not in str(caught.value)
 
     def test_a_closed_backend_says_so(self, tiny_manifest):
-        backend = open_backend(self.name, tiny_manifest, self.precision, threads=1)
+        backend = open_backend(self.name, tiny_manifest, BackendOptions(self.precision, threads=1))
         backend.close()
         backend.close()
         with pytest.raises(BackendError, match=f"backend {self.name} is closed"):
@@ -226,7 +229,7 @@ class TestTensorRtPretended(BackendContract):
 
     @pytest.fixture
     def backend(self, open_tensorrt_with, tiny_manifest):
-        network = open_backend("onnxruntime", tiny_manifest, threads=1)
+        network = open_backend("onnxruntime", tiny_manifest, BackendOptions(threads=1))
         backend, _ = open_tensorrt_with(partial(network.infer, confidence=True), precision="fp32")
         return backend
 

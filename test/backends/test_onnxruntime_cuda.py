@@ -6,7 +6,9 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime")
 
-from sfseg_ros.backends import onnxruntime_backend, open_backend  # noqa: E402
+from sfseg_ros.backends import onnxruntime_backend  # noqa: E402
+from sfseg_ros.backends.choice import open_backend  # noqa: E402
+from sfseg_ros.backends.protocol import BackendOptions  # noqa: E402
 from sfseg_ros.errors import BackendError, BackendUnavailableError  # noqa: E402
 from sfseg_ros.kernels import cuda_memory  # noqa: E402
 
@@ -29,7 +31,7 @@ def pretend(monkeypatch, tiny_manifest):
             return made
 
         monkeypatch.setattr(ort, "InferenceSession", session)
-        backend = open_backend("onnxruntime-cuda", tiny_manifest, threads=1)
+        backend = open_backend("onnxruntime-cuda", tiny_manifest, BackendOptions(threads=1))
         return backend, asked, without_fallback
 
     return open_it
@@ -53,7 +55,7 @@ def test_the_gpu_is_asked_first_and_no_session_falls_back(pretend, tiny_manifest
     assert len(without_fallback) == 3
     assert backend.description.endswith("fp32, CUDA")
     # Scores that stay where the trunk left them give the labels that arrays give.
-    plain = open_backend("onnxruntime", tiny_manifest, threads=1)
+    plain = open_backend("onnxruntime", tiny_manifest, BackendOptions(threads=1))
     rgb = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
     for confidence in (False, True):
         for found, expected in zip(backend.infer(rgb, confidence), plain.infer(rgb, confidence)):
@@ -62,7 +64,7 @@ def test_the_gpu_is_asked_first_and_no_session_falls_back(pretend, tiny_manifest
 
 def test_it_computes_in_fp32_only(pretend, tiny_manifest):
     with pytest.raises(BackendUnavailableError, match="computes in fp32 only, not in fp16"):
-        open_backend("onnxruntime-cuda", tiny_manifest, "fp16")
+        open_backend("onnxruntime-cuda", tiny_manifest, BackendOptions("fp16"))
 
 
 def failure(number, text, place="cudaStreamSynchronize(static_cast<cudaStream_t>(stream_))"):
@@ -143,5 +145,5 @@ def test_a_lost_context_is_not_taken_from_those_who_still_use_it(cuda, pretend, 
 
 
 def test_the_processors_backend_never_loses_a_device(tiny_manifest, monkeypatch):
-    backend = open_backend("onnxruntime", tiny_manifest, threads=1)
+    backend = open_backend("onnxruntime", tiny_manifest, BackendOptions(threads=1))
     assert not fail_with(backend, failure(700, "never"), monkeypatch).lost

@@ -4,7 +4,8 @@ import types
 
 import pytest
 
-from sfseg_ros.backends import BACKENDS, DEFAULT_GPU, open_backend
+from sfseg_ros.backends.choice import BACKENDS, open_backend
+from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 
 pytest.importorskip("onnxruntime")
@@ -55,21 +56,23 @@ def test_a_named_backend_is_not_replaced_by_another(tiny_manifest, uninstall):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "options", "message"),
     [
-        ({"name": "torch"}, "'torch': expected one of auto, tensorrt, onnxruntime-cuda, openvino"),
-        ({"name": "auto", "precision": "fp64"}, "'fp64': expected one of auto, fp32, bf16"),
+        ("torch", {}, "'torch': expected one of auto, tensorrt, onnxruntime-cuda, openvino"),
+        ("auto", {"precision": "fp64"}, "'fp64': expected one of auto, fp32, bf16"),
         (
-            {"name": "openvino", "precision": "int8"},
+            "openvino",
+            {"precision": "int8"},
             "openvino computes in fp32 or bf16 only",
         ),
-        ({"name": "auto", "threads": -1}, "threads is -1: expected 0"),
-        ({"name": "onnxruntime", "precision": "bf16"}, "onnxruntime computes in fp32 only"),
+        ("auto", {"threads": -1}, "threads is -1: expected 0"),
+        ("auto", {"gpu_wait": "poll"}, "gpu_wait 'poll': expected block or spin"),
+        ("onnxruntime", {"precision": "bf16"}, "onnxruntime computes in fp32 only"),
     ],
 )
-def test_what_does_not_exist_is_refused(tiny_manifest, arguments, message):
+def test_what_does_not_exist_is_refused(tiny_manifest, name, options, message):
     with pytest.raises(BackendError, match=message):
-        open_backend(manifest=tiny_manifest, **arguments)
+        open_backend(name, tiny_manifest, BackendOptions(**options))
 
 
 class Pretend:
@@ -78,7 +81,7 @@ class Pretend:
     precisions = ("fp16",)
     name, description, precision, reason = "tensorrt", "pretend", "fp16", ""
 
-    def __init__(self, manifest, precision="auto", threads=0, gpu=DEFAULT_GPU):
+    def __init__(self, manifest, options=DEFAULT_OPTIONS):
         if isinstance(self.outcome, Exception):
             raise self.outcome
 
@@ -117,5 +120,5 @@ def test_auto_does_not_hide_a_gpu_that_is_there_and_fails(tiny_manifest, pretend
 def test_auto_passes_over_what_does_not_compute_in_the_precision(tiny_manifest, pretend):
     pretend()
     with pytest.raises(BackendError, match="only, not in int8") as error:
-        open_backend("auto", tiny_manifest, "int8")
+        open_backend("auto", tiny_manifest, BackendOptions("int8"))
     assert all(name in str(error.value) for name in BACKENDS)

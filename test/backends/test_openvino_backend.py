@@ -18,6 +18,7 @@ from sfseg_ros.backends.openvino_backend import (  # noqa: E402
     new_core,
     upsample_argmax,
 )
+from sfseg_ros.backends.protocol import BackendOptions  # noqa: E402
 from sfseg_ros.errors import BackendError  # noqa: E402
 from sfseg_ros.installed_files import DEFAULT_MODEL, find_model  # noqa: E402
 
@@ -70,7 +71,7 @@ def test_of_equal_scores_the_lowest_class_wins(onnx_body, compiled_tail):
 
 @pytest.fixture
 def backend(tiny_manifest):
-    return OpenVinoBackend(tiny_manifest, "fp32", threads=1)
+    return OpenVinoBackend(tiny_manifest, BackendOptions("fp32", threads=1))
 
 
 def sizes(count):

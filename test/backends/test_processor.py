@@ -12,6 +12,7 @@ from sfseg_ros.backends.processor import (
     threads_text,
     usable_cores,
 )
+from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.errors import BackendError
 
 AMX = "processor: 0\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
@@ -65,7 +66,7 @@ def test_without_bf16_unit_openvino_chooses_fp32_and_refuses_bf16(machine, tiny_
     machine(AVX512)
     assert "fp32" in OpenVinoBackend(tiny_manifest).description
     with pytest.raises(BackendError, match="neither AMX nor AVX-512 BF16") as caught:
-        OpenVinoBackend(tiny_manifest, precision="bf16")
+        OpenVinoBackend(tiny_manifest, BackendOptions("bf16"))
     assert "\n" not in str(caught.value)
 
 
@@ -95,7 +96,7 @@ def test_openvino_is_told_its_precision(machine, monkeypatch, tiny_manifest, inf
         return compile_model(core, model, device, options | {"INFERENCE_PRECISION_HINT": "f32"})
 
     monkeypatch.setattr(openvino_backend.ov.Core, "compile_model", compile_and_note)
-    backend = openvino_backend.OpenVinoBackend(tiny_manifest, precision)
+    backend = openvino_backend.OpenVinoBackend(tiny_manifest, BackendOptions(precision))
     backend.infer(np.zeros((1, 64, 96, 3), np.uint8), confidence=False)
     assert told == [hint, "f32"]  # the trunk, then its tail
     assert backend.precision == {"bf16": "bf16", "f32": "fp32"}[hint]

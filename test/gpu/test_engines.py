@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import GpuOptions
 from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
@@ -53,7 +52,7 @@ def backend(request, manifest, tmp_path_factory):
 
     wanted = EngineRequest(sizes=SIZES, batches=(1, 1, 2), precision="fp16", plugins=request.param)
     stored, _ = built_engine(manifest, wanted, EngineStore(tmp_path_factory.mktemp("engines")))
-    backend = TensorRtBackend(manifest, gpu=GpuOptions(), only=stored)
+    backend = TensorRtBackend(manifest, only=stored)
     yield backend
     backend.close()
 

@@ -4,7 +4,6 @@
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import GpuOptions
 from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
@@ -46,7 +45,7 @@ def test_engines_with_plugins_and_without_agree(
             plugins=plugins,
         )
         stored, _ = built_engine(tiny_manifest, request, store)
-        backend = TensorRtBackend(tiny_manifest, gpu=GpuOptions(), only=stored)
+        backend = TensorRtBackend(tiny_manifest, only=stored)
         try:
             results.append([backend.infer(picture, confidence=True) for picture in pictures])
         finally:

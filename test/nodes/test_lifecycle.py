@@ -264,14 +264,14 @@ def test_the_progress_of_a_build_and_the_reason_of_a_backend_are_in_the_diagnost
     building, built = threading.Event(), threading.Event()
     open_backend = segmenter.open_backend
 
-    def slow_open_backend(name, manifest, precision, threads, gpu):
-        assert gpu.wait == "spin"
-        assert not gpu.cancelled()
-        gpu.progress("TensorRT engine: timing kernels: 40 %")
+    def slow_open_backend(name, manifest, options):
+        assert options.gpu_wait == "spin"
+        assert not options.cancelled()
+        options.progress("TensorRT engine: timing kernels: 40 %")
         building.set()
         assert built.wait(20)
-        gpu.progress("")
-        return open_backend(name, manifest, precision, threads, gpu)
+        options.progress("")
+        return open_backend(name, manifest, options)
 
     monkeypatch.setattr(segmenter, "open_backend", slow_open_backend)
     bench.start(gpu_wait="spin")

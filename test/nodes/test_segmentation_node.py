@@ -14,7 +14,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from sfseg_ros.backends import Inferred
+from sfseg_ros.backends.protocol import Inferred
 from sfseg_ros.nodes.middleware import latched_qos
 
 OUTPUTS = ("mask", "confidence", "color_mask", "overlay")

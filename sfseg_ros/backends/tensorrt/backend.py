@@ -11,7 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from sfseg_ros.backends import DEFAULT_GPU, GpuOptions, Inferred, check_images
+from sfseg_ros.backends.protocol import (
+    DEFAULT_OPTIONS,
+    BackendOptions,
+    Inferred,
+    check_images,
+)
 from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore, StoredEngine
@@ -68,17 +73,15 @@ class TensorRtBackend:
     def __init__(
         self,
         manifest: Manifest,
-        precision: str = "auto",
-        threads: int = 0,
-        gpu: GpuOptions = DEFAULT_GPU,
+        options: BackendOptions = DEFAULT_OPTIONS,
         only: StoredEngine | None = None,
     ) -> None:
-        """`threads` says nothing here. `only`: this engine and no other, whatever the arguments and
-        its accuracy. Raises BackendUnavailableError without GPU or library, BackendError where the
-        engine cannot be built or loaded."""
-        self._manifest, self._options, self._only = manifest, gpu, only
-        self.precision = "fp16" if precision == "auto" else precision
-        usual_size, library = gpu.network_size or manifest.input_size, "auto"
+        """`only`: run this engine, whatever the options and its accuracy say. Raises
+        BackendUnavailableError without a GPU or the library, BackendError if the engine cannot be
+        built or loaded."""
+        self._manifest, self._options, self._only = manifest, options, only
+        self.precision = "fp16" if options.precision == "auto" else options.precision
+        usual_size, library = options.network_size or manifest.input_size, "auto"
         if only is not None:
             self.precision, library = only.key.precision, only.key.library_name
             usual_size = only.key.shapes[1][1:3]
@@ -90,7 +93,7 @@ class TensorRtBackend:
         # Those that had to go, until one of them comes back; not more than could be of use.
         self._pushed_out: deque[PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
         try:
-            self._gpu = Gpu(wait=gpu.wait)
+            self._gpu = Gpu(wait=options.gpu_wait)
         except CudaError as error:
             if error.name not in NO_GPU:  # one that is there and fails is not passed over
                 raise

@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sfseg_ros.backends import GpuOptions, open_backend
+from sfseg_ros.backends.choice import open_backend
+from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.backends.tensorrt import engine_builder, plugin
 from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt import pipeline as tensorrt_pipeline
@@ -1076,7 +1077,7 @@ def test_the_real_rtx_builds_what_the_backend_asks_for_and_says_why_it_cannot_lo
     said = []
     # The driver is a pretended one, so the library finds none.
     with pytest.raises(BackendError, match=r"TensorRT-RTX .* refuses .*plugins.*cudaError"):
-        TensorRtBackend(tiny_manifest, gpu=GpuOptions(progress=said.append))
+        TensorRtBackend(tiny_manifest, BackendOptions(progress=said.append))
     ((path, stored),) = EngineStore().engines()
     assert stored.key.shapes == ((1, 32, 32, 3), (1, 64, 96, 3), (8, 160, 160, 3))
     assert path.stat().st_size > 1000
