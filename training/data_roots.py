@@ -6,35 +6,41 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.config import Recipe, validation_data
-from training.data.street_folder import StreetFolder
+from training.data.dataset import SegmentationDataset
+from training.data.listed_folder import ListedFolder
+from training.recipe import Recipe, validation_data
 
 
-class Roots(dict[str, Path]):
+class DataRoots(dict[str, Path]):
     """Folders by name; asking for one that was not given ends the program with a line."""
 
     def __missing__(self, name: str) -> Path:
         raise SystemExit(f"no folder for {name!r}: add --data-root {name}=FOLDER")
 
 
-class DataRoots(argparse.Action):
-    """Collects NAME=FOLDER into Roots."""
+class DataRootAction(argparse.Action):
+    """Collects NAME=FOLDER into DataRoots."""
 
-    # type: ignore[no-untyped-def]
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
         name, separator, folder = str(values).partition("=")
         if not separator:
             parser.error(
                 f"{option_string} {values!r}: expected NAME=FOLDER, e.g. camvid=data/camvid"
             )
-        roots = Roots(getattr(namespace, self.dest) or {})
+        roots = DataRoots(getattr(namespace, self.dest) or {})
         roots[name] = Path(folder)
         setattr(namespace, self.dest, roots)
 
 
 def validation_pictures(
-    recipe: Recipe, roots: Roots | None, folder: Path | None, lists: list[str]
-) -> tuple[StreetFolder, list[str]]:
+    recipe: Recipe, roots: DataRoots | None, folder: Path | None, lists: list[str]
+) -> tuple[SegmentationDataset, list[str]]:
     """The recipe's validation, found by `roots`, or, where these are None, what the list files in
     `folder` name; and the names of the lists.
 
@@ -49,8 +55,9 @@ def validation_pictures(
                 "list files instead, see --help"
             )
         return data, [f"validation of {recipe.name}"]
+    assert folder is not None, "argparse asks for one of the two"
     try:
-        data = StreetFolder(folder, tuple(lists))
+        data = ListedFolder(folder, tuple(lists))
     except FileNotFoundError as error:
         own = "" if recipe.validation is None else "; --data-root takes the recipe's validation"
         raise SystemExit(f"{error}{own}") from None

@@ -18,15 +18,15 @@ from sfseg_ros.errors import SfsegError
 from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from training import checkpoint
-from training.config import built_network, load_recipe
-from training.data.street_folder import StreetFolder
-from training.data_roots import DataRoots, validation_pictures
+from training.data.dataset import SegmentationDataset
+from training.data_roots import DataRootAction, validation_pictures
 from training.networks.normalisation import images_from_rgb
+from training.recipe import built_network, load_recipe
 
 
 @torch.inference_mode()
 def evaluate(
-    network: nn.Module, data: StreetFolder, num_classes: int, device: torch.device
+    network: nn.Module, data: SegmentationDataset, num_classes: int, device: torch.device
 ) -> ConfusionMatrix:
     """Confusion matrix of `network` over `data`, fp32, every picture at its own size."""
     network.eval()
@@ -39,7 +39,7 @@ def evaluate(
     return matrix
 
 
-def evaluate_segmenter(segmenter: Segmenter, data: StreetFolder) -> ConfusionMatrix:
+def evaluate_segmenter(segmenter: Segmenter, data: SegmentationDataset) -> ConfusionMatrix:
     """Confusion matrix of a deployed model: what the node would publish for these pictures."""
     matrix = ConfusionMatrix(len(segmenter.manifest.classes))
     for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
@@ -57,7 +57,11 @@ def report(matrix: ConfusionMatrix, names: list[str]) -> str:
 
 
 def record(
-    matrix: ConfusionMatrix, names: list[str], data: StreetFolder, lists: list[str], what: str
+    matrix: ConfusionMatrix,
+    names: list[str],
+    data: SegmentationDataset,
+    lists: list[str],
+    what: str,
 ) -> dict[str, object]:
     """The measurement as plain values for a manifest: IoUs from 0 to 1, with digits enough that a
     percentage of them is rounded once."""
@@ -126,7 +130,7 @@ def parse_arguments() -> argparse.Namespace:
     where.add_argument("--data", type=Path, help="folder with the list files, of train ids")
     where.add_argument(
         "--data-root",
-        action=DataRoots,
+        action=DataRootAction,
         metavar="NAME=FOLDER",
         help="instead, as in training: the recipe's validation pictures",
     )

@@ -19,23 +19,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sfseg_ros.model.manifest import UNLABELLED
 from training import checkpoint
-from training.config import built_network, load_recipe
-from training.data.panoptic_folder import (
-    INSTANCE_STEP,
-    PanopticFolder,
-    cityscapes_panoptic,
-    coco_panoptic,
-    town_panoptic,
-)
-from training.data.street_folder import IGNORE, DataError
+from training.data.cityscapes import cityscapes_panoptic
+from training.data.coco import coco_panoptic
+from training.data.dataset import DataError
+from training.data.panoptic_folder import INSTANCE_STEP, PanopticFolder
+from training.data.rendered_town import rendered_town_panoptic
 from training.data.transforms import PADDING_RGB
 from training.networks.knet import KNet, merge
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import resize
 from training.panoptic_quality import quality_of_files, write_ids
+from training.recipe import built_network, load_recipe
 
-LAYOUTS = {"town": town_panoptic, "cityscapes": cityscapes_panoptic, "coco": coco_panoptic}
+LAYOUTS = {"town": rendered_town_panoptic, "cityscapes": cityscapes_panoptic, "coco": coco_panoptic}
 
 
 @torch.inference_mode()
@@ -76,7 +74,7 @@ def most_frequent_classes(data: PanopticFolder) -> np.ndarray[Any, Any]:
                 f"{data.annotations}: {sample.name} is {_text(labels)}, the first picture "
                 f"{_text(counts[0])}: --blind expects pictures of one size"
             )
-        for c in np.unique(labels[labels != IGNORE]):
+        for c in np.unique(labels[labels != UNLABELLED]):
             counts[c] += labels == c
     return counts.argmax(axis=0)
 

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from sfseg_ros.errors import ManifestError
 from sfseg_ros.model.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
-from training.config import Recipe, built_network, load_recipe
-from training.data.street_folder import DataError
-from training.data_roots import DataRoots, validation_pictures
+from training.data.dataset import DataError
+from training.data_roots import DataRootAction, validation_pictures
 from training.model_card import model_card
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import upsample_argmax
 from training.onnx_functions import DOMAIN, OPSET, functions
+from training.recipe import Recipe, built_network, load_recipe
 
 MIN_SIZE = (64, 64)
 MAX_SIZE = (2048, 4096)
@@ -436,7 +436,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     real.add_argument(
         "--data-root",
-        action=DataRoots,
+        action=DataRootAction,
         metavar="NAME=FOLDER",
         help="instead, as in training: the recipe's validation pictures",
     )

@@ -26,12 +26,13 @@ from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.imaging import color_mask, overlay, resized_labels, resized_rgb, rgb_from_file
 from sfseg_ros.model.manifest import SemanticClass, palette_rgb_of
 from training import checkpoint
-from training.config import built_network, load_recipe
-from training.data.street_folder import DataError, read_label_ids
+from training.data.dataset import DataError
+from training.data.reading import read_label_ids
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import flow_warp, resize
 from training.networks.sfnet import FlowAlignment
 from training.networks.sfnet_lite import GatedDualFlowAlignment
+from training.recipe import built_network, load_recipe
 
 Rgb = NDArray[np.uint8]
 

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfseg_ros.model.manifest import UNLABELLED
 from training.networks.operators import resize
-
-IGNORE = 255
 
 
 def ohem_cross_entropy(
@@ -30,9 +29,9 @@ def ohem_cross_entropy(
         Scalar; 0 with a gradient of 0 when every pixel is ignored.
     """
     losses = F.cross_entropy(
-        logits.float(), labels.long(), ignore_index=IGNORE, reduction="none"
+        logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none"
     ).flatten()
-    losses = losses[(labels != IGNORE).flatten()]
+    losses = losses[(labels != UNLABELLED).flatten()]
     if losses.numel() == 0:
         return logits.sum() * 0.0
     if losses.numel() > keep:
@@ -66,10 +65,10 @@ def cross_entropy(
     logits, aux = output["logits"], output["aux"]
     assert isinstance(logits, Tensor)
     size = (labels.shape[1], labels.shape[2])
-    valid = (labels != IGNORE).sum().clamp(min=1)
+    valid = (labels != UNLABELLED).sum().clamp(min=1)
     total = logits.new_zeros((), dtype=torch.float32)
     for scores, weight in ((logits, 1.0), *((scores, aux_weight) for scores in aux)):
         full = resize(scores.float(), size)
-        losses = F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="sum")
+        losses = F.cross_entropy(full, labels.long(), ignore_index=UNLABELLED, reduction="sum")
         total = total + weight * losses / valid
     return total

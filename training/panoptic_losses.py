@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfseg_ros.model.manifest import UNLABELLED
 from training.data.panoptic_folder import INSTANCE_STEP
-from training.losses import IGNORE
 
 CLASS_WEIGHT = 2.0
 DICE_WEIGHT = 4.0
@@ -148,7 +148,7 @@ def segmentation_loss(scores: Tensor, classes: Tensor) -> Tensor:
 
     Differs: in the authors' code void cells are trained as none of the classes.
     """
-    labelled = classes != IGNORE
+    labelled = classes != UNLABELLED
     true = F.one_hot(classes.clamp(max=scores.shape[1] - 1), scores.shape[1])
     losses = focal_loss(scores, true.movedim(3, 1).float())
     return (losses * labelled[:, None]).sum() / labelled.sum().clamp(min=1)

@@ -23,12 +23,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import checkpoint
-from training.config import Recipe, built_network, load_recipe, training_data, validation_data
-from training.data.mixture import Mixture, Portion
-from training.data.street_folder import DataError
-from training.data_roots import DataRoots, Roots
+from training.data.dataset import DataError
+from training.data.mixture import Mixture, MixturePart
+from training.data_roots import DataRootAction, DataRoots
 from training.evaluate import evaluate, report
 from training.networks.normalisation import images_from_rgb
+from training.recipe import Recipe, built_network, load_recipe, training_data, validation_data
 from training.weights import load_matching, read_state
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -84,7 +84,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start(recipe, arguments, device)
     run.precision = PRECISIONS.get(arguments.precision) or fastest_precision(run, recipe)
-    portions = training_data(recipe, arguments.data_root)
+    parts = training_data(recipe, arguments.data_root)
     validation = validation_data(recipe, arguments.data_root)
     length = Length(arguments.epochs or recipe.epochs, arguments.minutes)
     epochs = MOST_EPOCHS if length.minutes else length.epochs
@@ -93,7 +93,7 @@ def main() -> None:
         if length.is_reached(run.seconds):
             break
         try:
-            train_epoch(run, recipe, portions, length, device, arguments.workers, writer)
+            train_epoch(run, recipe, parts, length, device, arguments.workers, writer)
         except DataError as error:  # from a loader's process it comes below that one's traceback
             line = str(error).strip().splitlines()[-1]
             raise SystemExit(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
@@ -201,13 +201,13 @@ def optimiser(recipe: Recipe, network: nn.Module, loaded: set[str]) -> torch.opt
 def train_epoch(
     run: Run,
     recipe: Recipe,
-    portions: list[Portion],
+    parts: list[MixturePart],
     length: Length,
     device: torch.device,
     workers: int,
     writer: SummaryWriter,
 ) -> None:
-    data = Mixture(portions, recipe.augmentation, run.seed, run.epoch)
+    data = Mixture(parts, recipe.augmentation, run.seed, run.epoch)
     loader = DataLoader(
         data,
         recipe.batch_size,
@@ -365,7 +365,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="module:function in training/recipes")
     parser.add_argument(
-        "--data-root", action=DataRoots, default=Roots(), help="NAME=FOLDER, once per data set"
+        "--data-root",
+        action=DataRootAction,
+        default=DataRoots(),
+        help="NAME=FOLDER, once per data set",
     )
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

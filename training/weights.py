@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.config import built_network, load_recipe
+from training.recipe import built_network, load_recipe
 
 State = dict[str, Tensor]
 SHOWN = 8  # names per line of a report

@@ -61,7 +61,8 @@ def runtime_entries(folder: Path) -> dict[str, str]:
 def training_entries(folder: Path) -> dict[str, str]:
     """As `runtime_entries`, for what needs the requirements of training."""
     from training import flow_figures, panoptic_quality
-    from training.data import street_folder
+    from training.data.camvid import camvid
+    from training.data.reading import read_bgr
 
     hostile = folder / "a.png"
     hostile.write_bytes(animated_png())
@@ -69,9 +70,9 @@ def training_entries(folder: Path) -> dict[str, str]:
     (folder / "train.txt").write_text("a.png good.png\n")
     (folder / "labels.txt").write_text("good.png a.png\n")
     calls = {
-        "picture": lambda: street_folder.camvid(folder, ("train.txt",))[0],
-        "labels": lambda: street_folder.camvid(folder, ("labels.txt",))[0],
-        "panoptic picture": lambda: street_folder.read_bgr(hostile),
+        "picture": lambda: camvid(folder, ("train.txt",))[0],
+        "labels": lambda: camvid(folder, ("labels.txt",))[0],
+        "panoptic picture": lambda: read_bgr(hostile),
         "panoptic ids": lambda: panoptic_quality.read_ids(hostile),
         "figure": lambda: flow_figures.read_rgb(hostile),
         "figure labels": lambda: flow_figures.read_labels(hostile),

@@ -31,11 +31,12 @@ else:
     # cores, OpenMP's threads wait for each other by spinning, which took ten times as long.
     torch.set_num_threads(1)
 
-    from training.config import Recipe
-    from training.data.mixture import Portion
-    from training.data.street_folder import StreetFolder, camvid
+    from training.data.camvid import camvid
+    from training.data.listed_folder import ListedFolder
+    from training.data.mixture import MixturePart
     from training.data.transforms import Augmentation
     from training.networks.sfnet_lite import sfnet_lite_r18
+    from training.recipe import Recipe
     from training.recipes.sfnet_lite import camvid_r18
 
 # In a process of its own: the library's parser and builder can abort instead of raising.
@@ -86,10 +87,10 @@ def street(tmp_path: Path) -> Path:
 def tiny_recipe() -> Recipe:
     """The real network and loop on the street above."""
 
-    def portions(roots: dict[str, Path]) -> list[Portion]:
-        return [Portion(camvid(roots["street"], ("train.txt",)), 8)]
+    def mixture(roots: dict[str, Path]) -> list[MixturePart]:
+        return [MixturePart(camvid(roots["street"], ("train.txt",)), 8)]
 
-    def validation(roots: dict[str, Path]) -> StreetFolder:
+    def validation(roots: dict[str, Path]) -> ListedFolder:
         return camvid(roots["street"], ("train.txt",))
 
     return replace(
@@ -97,7 +98,7 @@ def tiny_recipe() -> Recipe:
         name="tiny",
         network=partial(sfnet_lite_r18, 3, "plain", (1, 1)),
         classes=CLASSES,
-        portions=portions,
+        mixture=mixture,
         validation=validation,
         augmentation=Augmentation((64, 64), (0.8, 1.2)),
         backbone_weights=None,

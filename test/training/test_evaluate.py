@@ -13,8 +13,8 @@ import torch
 
 from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from training import evaluate
-from training.config import Recipe
-from training.data.street_folder import StreetFolder
+from training.data.listed_folder import ListedFolder
+from training.recipe import Recipe
 
 RAW = 20  # what raw label ids are above train ids
 
@@ -45,7 +45,7 @@ def with_raw_ids(recipe: Recipe, street: Path) -> Recipe:
         cv2.imwrite(str(path), np.where(ids == 255, 0, ids + RAW).astype(np.uint8))
     table = {RAW + i: i for i in range(3)}
     return replace(
-        recipe, validation=lambda roots: StreetFolder(roots["street"], ("train.txt",), table)
+        recipe, validation=lambda roots: ListedFolder(roots["street"], ("train.txt",), table)
     )
 
 
@@ -86,7 +86,7 @@ def test_a_recorded_iou_is_rounded_once(street: Path) -> None:
     matrix = ConfusionMatrix(2)
     truth = np.zeros(100_000, np.uint8)
     matrix.update((np.arange(100_000) >= 21_046).astype(np.uint8), truth)
-    data = StreetFolder(street, ("train.txt",))
+    data = ListedFolder(street, ("train.txt",))
     recorded = evaluate.record(matrix, ["Pole", "Sky"], data, [], "a test")["iou"]
     assert isinstance(recorded, dict)
     assert f"{100 * recorded['Pole']:.1f}" == "21.0"

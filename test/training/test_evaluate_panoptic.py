@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from training.backbones.resnet import ResNet
-from training.data.panoptic_folder import town_panoptic
+from training.data.rendered_town import rendered_town_panoptic
 from training.evaluate_panoptic import (
     main,
     most_frequent_classes,
@@ -57,14 +57,16 @@ def tiny(**options: int) -> KNet:
 
 @pytest.mark.parametrize("fit", [(64, 96), (40, 40), (200, 100)])
 def test_segments_have_the_size_of_the_picture(town: Path, fit: tuple[int, int]) -> None:
-    segments, classes = segments_of(tiny().eval(), town_panoptic(town, "train")[0].image, fit, CPU)
+    segments, classes = segments_of(
+        tiny().eval(), rendered_town_panoptic(town, "train")[0].image, fit, CPU
+    )
 
     assert segments.shape == (40, 60)
     assert segments.max() <= len(classes)
 
 
 def test_the_truth_as_prediction_scores_one(town: Path, tmp_path: Path) -> None:
-    data = town_panoptic(town, "train")
+    data = rendered_town_panoptic(town, "train")
     predictions = []
     for _, entry in data.entries:
         ids = read_ids(data.folder / entry["file_name"])
@@ -80,7 +82,7 @@ def test_the_truth_as_prediction_scores_one(town: Path, tmp_path: Path) -> None:
 
 
 def test_with_eyes_shut_one_knows_the_sky_and_no_car(town: Path, tmp_path: Path) -> None:
-    data = town_panoptic(town, "train")
+    data = rendered_town_panoptic(town, "train")
     blind = most_frequent_classes(data)
 
     write_prediction(data, tmp_path / "blind.json", [(blind + 1, list(range(11)))] * 3)
@@ -145,7 +147,7 @@ def test_the_town_recipe_trains_through_the_loop_of_all_networks(
     before = {name: value.clone() for name, value in network.named_parameters()}
 
     train_epoch(
-        run, recipe, recipe.portions({"town": town}), Length(1), CPU, 0, SummaryWriter(tmp_path)
+        run, recipe, recipe.mixture({"town": town}), Length(1), CPU, 0, SummaryWriter(tmp_path)
     )
 
     assert run.step == 1

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from training import flow_figures as figures
-from training.config import Recipe
 from training.networks.sfnet import sfnet_df1
 from training.networks.sfnet_lite import sfnet_lite_r18
+from training.recipe import Recipe
 
 PALETTE = np.zeros((256, 3), np.uint8)
 PALETTE[1] = (10, 20, 30)

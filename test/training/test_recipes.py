@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from training import recipes
-from training.config import load_recipe
+from training.recipe import load_recipe
 
 README = Path(__file__).resolve().parents[2] / "training" / "README.md"
 
@@ -58,6 +58,6 @@ def test_the_recipe_in_the_readme_is_complete(
     network = recipe.network()
     assert network.num_classes == len(recipe.classes)
     assert [side % network.size_multiple for side in recipe.input_size] == [0, 0]
-    (portion,) = recipe.portions({"field": street})
+    (part,) = recipe.mixture({"field": street})
     assert recipe.validation is not None
-    assert len(recipe.validation({"field": street})) == portion.per_epoch == len(portion.data)
+    assert len(recipe.validation({"field": street})) == part.per_epoch == len(part.data)

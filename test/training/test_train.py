@@ -10,25 +10,25 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
-from training.config import Recipe, load_recipe
-from training.data.street_folder import camvid
+from training.data.camvid import camvid
 from training.evaluate import evaluate
 from training.networks.sfnet_lite import sfnet_lite_r18
-from training.train import Length, Roots, Run, averaging, main, save, start, train_epoch
+from training.recipe import Recipe, load_recipe
+from training.train import DataRoots, Length, Run, averaging, main, save, start, train_epoch
 
 CPU = torch.device("cpu")
 
 
 def arguments(folder: Path, resume: bool = False) -> argparse.Namespace:
     return argparse.Namespace(
-        seed=3, data_root=Roots(), init=None, resume=resume, output_dir=folder
+        seed=3, data_root=DataRoots(), init=None, resume=resume, output_dir=folder
     )
 
 
 def train(run: Run, recipe: Recipe, street: Path, log: Path, until: int) -> None:
-    portions = recipe.portions({"street": street})
+    parts = recipe.mixture({"street": street})
     for _ in range(run.epoch, until):
-        train_epoch(run, recipe, portions, Length(recipe.epochs), CPU, 0, SummaryWriter(str(log)))
+        train_epoch(run, recipe, parts, Length(recipe.epochs), CPU, 0, SummaryWriter(str(log)))
         run.epoch += 1
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from training import checkpoint, weights
 from training.backbones.resnet import ResNet, Stem
 from training.backbones.shufflenet import ShuffleNetV2
-from training.config import load_recipe
 from training.export import training_record
 from training.networks.df_seg import df1_seg
 from training.networks.sfnet import sfnet_df1
+from training.recipe import load_recipe
 from training.weights import load_matching, read_state, renamed
 
 

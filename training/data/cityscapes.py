@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.data.mixture import Portion
-from training.data.street_folder import StreetFolder
+from training.data.listed_folder import ListedFolder
+from training.data.mixture import MixturePart
+from training.data.panoptic_folder import PanopticFolder
 
 # The order is the train id.
 CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -35,8 +36,8 @@ CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
-class CityscapesFolder(StreetFolder):
-    """A StreetFolder whose lists are the splits "train", "val" and "test"."""
+class CityscapesFolder(ListedFolder):
+    """A ListedFolder whose lists are the splits "train", "val" and "test"."""
 
     def _pairs(self, name: str) -> list[tuple[str, str]]:
         pictures = sorted((self.root / "leftImg8bit" / name).glob("*/*_leftImg8bit.png"))
@@ -53,17 +54,31 @@ class CityscapesFolder(StreetFolder):
         return pairs
 
 
-def cityscapes(root: Path, splits: tuple[str, ...]) -> StreetFolder:
+def cityscapes(root: Path, splits: tuple[str, ...]) -> ListedFolder:
     """Cityscapes fine, 1024x2048; the sizes of the splits are 2975, 500 and 1525 (no labels)."""
     return CityscapesFolder(root, splits, {label: train for train, label in enumerate(LABEL_IDS)})
 
 
-def train_portions(roots: dict[str, Path]) -> list[Portion]:
+def train_mixture(roots: dict[str, Path]) -> list[MixturePart]:
     """All of "train" in each epoch, for a recipe; the folder is --data-root cityscapes=FOLDER."""
     data = cityscapes(roots["cityscapes"], ("train",))
-    return [Portion(data, len(data))]
+    return [MixturePart(data, len(data))]
 
 
-def val_folder(roots: dict[str, Path]) -> StreetFolder:
+def validation(roots: dict[str, Path]) -> ListedFolder:
     """The split "val", for a recipe's validation."""
     return cityscapes(roots["cityscapes"], ("val",))
+
+
+def cityscapes_panoptic(root: Path, split: str) -> PanopticFolder:
+    """Cityscapes fine, 19 classes, 8 of them things; split "train" or "val".
+
+    The JSON file comes from cityscapesscripts' createPanopticImgs, with or without
+    --use-train-id. Its order of classes is that of the train ids.
+    """
+    annotations = root / "gtFine" / f"cityscapes_panoptic_{split}.json"
+
+    def picture(name: str) -> Path:
+        return root / "leftImg8bit" / split / name.partition("_")[0] / name
+
+    return PanopticFolder(annotations, picture)

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.street_folder import StreetFolder
+from training.data.dataset import SegmentationDataset
 from training.data.transforms import Augmentation
 
 
 @dataclass(frozen=True)
-class Portion:
+class MixturePart:
     """A data set and how many of its pictures an epoch holds (drawn without repeats while there
     are enough)."""
 
-    data: StreetFolder
+    data: SegmentationDataset
     per_epoch: int
 
 
@@ -31,28 +31,28 @@ class Mixture(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, portions: list[Portion], augmentation: Augmentation, seed: int, epoch: int
+        self, parts: list[MixturePart], augmentation: Augmentation, seed: int, epoch: int
     ) -> None:
-        self.portions = portions
+        self.parts = parts
         self.augmentation = augmentation
         self.seed = (seed, epoch)
         rng = np.random.default_rng(self.seed)
-        order = [(p, i) for p, portion in enumerate(portions) for i in _draw(portion, rng)]
+        order = [(p, i) for p, part in enumerate(parts) for i in _draw(part, rng)]
         self.order = [order[i] for i in rng.permutation(len(order))]
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        portion, picture = self.order[index]
+        part, picture = self.order[index]
         rng = np.random.default_rng((*self.seed, index))
-        sample = self.augmentation(self.portions[portion].data[picture], rng)
+        sample = self.augmentation(self.parts[part].data[picture], rng)
         return torch.from_numpy(sample.image), torch.from_numpy(sample.labels)
 
 
-def _draw(portion: Portion, rng: np.random.Generator) -> Iterator[int]:
-    remaining = portion.per_epoch
+def _draw(part: MixturePart, rng: np.random.Generator) -> Iterator[int]:
+    remaining = part.per_epoch
     while remaining > 0:
-        part = rng.permutation(len(portion.data))[:remaining]
-        remaining -= len(part)
-        yield from (int(i) for i in part)
+        drawn = rng.permutation(len(part.data))[:remaining]
+        remaining -= len(drawn)
+        yield from (int(i) for i in drawn)

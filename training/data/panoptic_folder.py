@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.street_folder import IGNORE, DataError, Sample, read_bgr, rgb_and_labels
+from sfseg_ros.model.manifest import UNLABELLED
+from training.data.dataset import DataError, Sample
+from training.data.reading import read_bgr, rgb_and_labels
 from training.panoptic_quality import read_ids
 
 INSTANCE_STEP = 256
@@ -87,7 +89,7 @@ class PanopticFolder:
             raise DataError(str(error)) from None
         if bgr.shape[:2] != ids.shape:
             raise DataError(f"{path}: its size is not that of its ids")
-        labels = np.full(ids.shape, IGNORE, np.uint16)
+        labels = np.full(ids.shape, UNLABELLED, np.uint16)
         instance = 0
         for segment in entry["segments_info"]:
             category = segment["category_id"]
@@ -105,28 +107,3 @@ class PanopticFolder:
             raise DataError(f"{path}: {instance} things, expected at most {MAX_INSTANCES}")
         rgb, labels = rgb_and_labels(bgr, labels, self.long_side)
         return Sample(rgb, labels, Path(name).stem)
-
-
-def coco_panoptic(root: Path, split: str) -> PanopticFolder:
-    """COCO 2017 as its site unpacks it: 133 classes, 80 of them things; split "train" or "val"."""
-    annotations = root / "annotations" / f"panoptic_{split}2017.json"
-    return PanopticFolder(annotations, lambda name: root / f"{split}2017" / name)
-
-
-def cityscapes_panoptic(root: Path, split: str) -> PanopticFolder:
-    """Cityscapes fine, 19 classes, 8 of them things; split "train" or "val".
-
-    The JSON file comes from cityscapesscripts' createPanopticImgs, with or without
-    --use-train-id. Its order of classes is that of the train ids.
-    """
-    annotations = root / "gtFine" / f"cityscapes_panoptic_{split}.json"
-
-    def picture(name: str) -> Path:
-        return root / "leftImg8bit" / split / name.partition("_")[0] / name
-
-    return PanopticFolder(annotations, picture)
-
-
-def town_panoptic(root: Path, split: str, long_side: int = 0) -> PanopticFolder:
-    """Pictures of `training.rendered_town.render`: CamVid's 11 classes, three of them things."""
-    return PanopticFolder(root / f"panoptic_{split}.json", lambda name: root / name, long_side)

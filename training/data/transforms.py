@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.street_folder import IGNORE, Sample
+from sfseg_ros.model.manifest import UNLABELLED
+from training.data.dataset import Sample
 
 PADDING_RGB = (124, 116, 104)
 """What stands beside the picture: about ImageNet's mean, which normalising makes nearly 0."""
@@ -69,7 +70,7 @@ class Augmentation:
         )  # fmt: skip
         labels = cv2.warpAffine(
             sample.labels, matrix, (crop_width, crop_height), flags=cv2.INTER_NEAREST,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORE,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=UNLABELLED,
         )  # fmt: skip
         return np.asarray(image, np.uint8), np.asarray(labels, sample.labels.dtype)
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from training.config import Recipe
 from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.networks.deeplabv3_plus import deeplabv3_plus_b1, deeplabv3_plus_r50
+from training.recipe import Recipe
 from training.recipes.eseg import cityscapes_s
 
 CLASSES = len(CITYSCAPES_CLASSES)

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
-from training.data.street_folder import CAMVID_CLASSES
+from training.data.camvid import CAMVID_CLASSES
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
 from training.data.transforms import Augmentation
 from training.losses import ohem_cross_entropy
 from training.networks.eseg import (
@@ -23,6 +22,7 @@ from training.networks.eseg import (
     eseg_m,
     eseg_s,
 )
+from training.recipe import Recipe
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import cosine
 
@@ -44,8 +44,8 @@ def cityscapes_s() -> Recipe:
         name="eseg_s_cityscapes",
         network=partial(eseg_s, CLASSES),
         classes=CITYSCAPES_CLASSES,
-        portions=train_portions,
-        validation=val_folder,
+        mixture=train_mixture,
+        validation=validation,
         augmentation=Augmentation(
             crop_size=(512, 1024),
             scale=(0.5, 2.0),

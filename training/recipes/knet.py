@@ -9,22 +9,22 @@ from pathlib import Path
 
 from torch import nn
 
-from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES
-from training.data.mixture import Portion
-from training.data.panoptic_folder import cityscapes_panoptic, town_panoptic
-from training.data.street_folder import CAMVID_CLASSES
+from training.data.camvid import CAMVID_CLASSES
+from training.data.cityscapes import CITYSCAPES_CLASSES, cityscapes_panoptic
+from training.data.mixture import MixturePart
+from training.data.rendered_town import rendered_town_panoptic
 from training.data.transforms import Augmentation
 from training.networks.knet import CITYSCAPES_THINGS, knet_r18, knet_stdc1, knet_stdc2
 from training.panoptic_losses import knet_loss
+from training.recipe import Recipe
 from training.schedules import two_drops
 
 TOWN_THINGS = (8, 9, 10)  # cars, pedestrians, bicyclists
 
 
-def _town(roots: dict[str, Path]) -> list[Portion]:
-    data = town_panoptic(roots["town"], "train", long_side=224)
-    return [Portion(data, len(data))]
+def _town(roots: dict[str, Path]) -> list[MixturePart]:
+    data = rendered_town_panoptic(roots["town"], "train", long_side=224)
+    return [MixturePart(data, len(data))]
 
 
 def town_r18() -> Recipe:
@@ -39,7 +39,7 @@ def town_r18() -> Recipe:
         name="knet_r18_town",
         network=partial(knet_r18, len(CAMVID_CLASSES), TOWN_THINGS, decoder, **sizes),
         classes=CAMVID_CLASSES,
-        portions=_town,
+        mixture=_town,
         validation=None,
         augmentation=Augmentation(crop_size=(128, 224), scale=(0.8, 1.5)),
         backbone_weights="resnet18_imagenet_stem-layer3.safetensors",
@@ -75,7 +75,7 @@ def _cityscapes(trunk: str, network: Callable[..., nn.Module], weights: str) -> 
         name=f"knet_{trunk}_cityscapes",
         network=partial(network, len(CITYSCAPES_CLASSES), CITYSCAPES_THINGS),
         classes=CITYSCAPES_CLASSES,
-        portions=_cityscapes_train,
+        mixture=_cityscapes_train,
         validation=None,
         augmentation=Augmentation(crop_size=(1024, 1024), scale=(0.5, 2.0)),
         backbone_weights=weights,
@@ -93,6 +93,6 @@ def _cityscapes(trunk: str, network: Callable[..., nn.Module], weights: str) -> 
     )
 
 
-def _cityscapes_train(roots: dict[str, Path]) -> list[Portion]:
+def _cityscapes_train(roots: dict[str, Path]) -> list[MixturePart]:
     data = cityscapes_panoptic(roots["cityscapes"], "train")
-    return [Portion(data, len(data))]
+    return [MixturePart(data, len(data))]

@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
-from training.data.street_folder import CAMVID_CLASSES
+from training.data.camvid import CAMVID_CLASSES
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
 from training.data.transforms import Augmentation
 from training.losses import cross_entropy, deeply_supervised
 from training.networks.pspnet import pspnet
+from training.recipe import Recipe
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import poly
 
@@ -22,8 +22,8 @@ def cityscapes_r101() -> Recipe:
         name="pspnet_r101_cityscapes",
         network=partial(pspnet, len(CITYSCAPES_CLASSES), 101),
         classes=CITYSCAPES_CLASSES,
-        portions=train_portions,
-        validation=val_folder,
+        mixture=train_mixture,
+        validation=validation,
         augmentation=Augmentation(
             crop_size=(713, 713),
             scale=(0.5, 2.0),

@@ -9,8 +9,8 @@ from functools import partial
 
 from torch import nn
 
-from training.config import Recipe
 from training.networks import sfnet
+from training.recipe import Recipe
 from training.recipes import sfnet_lite
 
 

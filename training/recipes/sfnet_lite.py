@@ -7,16 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
-from training.data.mixture import Portion
-from training.data.street_folder import (
-    CAMVID_CLASSES,
-    StreetFolder,
-    camvid,
-    labelmefacade,
-    town,
-)
+from training.data.camvid import CAMVID_CLASSES, camvid
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
+from training.data.labelmefacade import labelmefacade
+from training.data.listed_folder import ListedFolder
+from training.data.mixture import MixturePart
+from training.data.rendered_town import rendered_town
 from training.data.transforms import Augmentation
 from training.networks.sfnet_lite import (
     sfnet_lite_efficientnet_lite,
@@ -25,6 +21,7 @@ from training.networks.sfnet_lite import (
     sfnet_lite_stdc1,
     sfnet_lite_stdc2,
 )
+from training.recipe import Recipe
 
 HELD_OUT_DRIVE = (
     "0006R0",
@@ -32,30 +29,33 @@ HELD_OUT_DRIVE = (
 CLASSES = len(CAMVID_CLASSES)
 
 
-def _trainval(roots: dict[str, Path]) -> StreetFolder:
+def _trainval(roots: dict[str, Path]) -> ListedFolder:
     return camvid(roots["camvid"], ("train.txt", "val.txt"))
 
 
-def _trainval_and_facades(roots: dict[str, Path]) -> list[Portion]:
+def _trainval_and_facades(roots: dict[str, Path]) -> list[MixturePart]:
     photographs = _trainval(roots)
     return [
-        Portion(photographs, len(photographs)),
-        Portion(labelmefacade(roots["labelmefacade"]), 160),
+        MixturePart(photographs, len(photographs)),
+        MixturePart(labelmefacade(roots["labelmefacade"]), 160),
     ]
 
 
-def _trainval_and_town(roots: dict[str, Path]) -> list[Portion]:
+def _trainval_and_town(roots: dict[str, Path]) -> list[MixturePart]:
     photographs = _trainval(roots)
-    return [Portion(photographs, len(photographs)), Portion(town(roots["town"]), 132)]
+    return [
+        MixturePart(photographs, len(photographs)),
+        MixturePart(rendered_town(roots["town"]), 132),
+    ]
 
 
-def _without_held_out(roots: dict[str, Path]) -> list[Portion]:
+def _without_held_out(roots: dict[str, Path]) -> list[MixturePart]:
     photographs = camvid(roots["camvid"], ("train.txt", "val.txt"), drop=HELD_OUT_DRIVE)
-    return [Portion(photographs, len(photographs))]
+    return [MixturePart(photographs, len(photographs))]
 
 
-def _held_out(roots: dict[str, Path]) -> StreetFolder:
-    return StreetFolder(roots["camvid"], ("train.txt",), keep=HELD_OUT_DRIVE)
+def _held_out(roots: dict[str, Path]) -> ListedFolder:
+    return ListedFolder(roots["camvid"], ("train.txt",), keep=HELD_OUT_DRIVE)
 
 
 def camvid_r18() -> Recipe:
@@ -70,7 +70,7 @@ def camvid_r18() -> Recipe:
         name="sfnet_lite_r18_camvid",
         network=partial(sfnet_lite_r18, CLASSES, "plain", (1, 1)),
         classes=CAMVID_CLASSES,
-        portions=_trainval_and_facades,
+        mixture=_trainval_and_facades,
         validation=None,
         augmentation=Augmentation(crop_size=(256, 352), scale=(0.6, 1.7)),
         backbone_weights="resnet18_imagenet_stem-layer3.safetensors",
@@ -91,7 +91,7 @@ def camvid_town_r18() -> Recipe:
     """
     return replace(
         camvid_r18(),
-        portions=_trainval_and_town,
+        mixture=_trainval_and_town,
         augmentation=Augmentation(crop_size=(352, 480), scale=(0.75, 2.0)),
     )
 
@@ -99,7 +99,7 @@ def camvid_town_r18() -> Recipe:
 def camvid_r18_held_out() -> Recipe:
     """The first stage without the drive 0006R0, which it is measured on: for choosing, never for
     reporting."""
-    return replace(camvid_r18(), portions=_without_held_out, validation=_held_out)
+    return replace(camvid_r18(), mixture=_without_held_out, validation=_held_out)
 
 
 def camvid_r18_paper() -> Recipe:
@@ -109,7 +109,7 @@ def camvid_r18_paper() -> Recipe:
         camvid_r18(),
         name="sfnet_lite_r18_deep_camvid",
         network=partial(sfnet_lite_r18, CLASSES),
-        portions=_without_facades,
+        mixture=_without_facades,
         backbone_weights=None,
         optimiser="sgd",
         learning_rate=0.01,
@@ -120,9 +120,9 @@ def camvid_r18_paper() -> Recipe:
     )
 
 
-def _without_facades(roots: dict[str, Path]) -> list[Portion]:
+def _without_facades(roots: dict[str, Path]) -> list[MixturePart]:
     photographs = _trainval(roots)
-    return [Portion(photographs, len(photographs))]
+    return [MixturePart(photographs, len(photographs))]
 
 
 def cityscapes_r18() -> Recipe:
@@ -135,8 +135,8 @@ def cityscapes_r18() -> Recipe:
         name="sfnet_lite_r18_cityscapes",
         network=partial(sfnet_lite_r18, len(CITYSCAPES_CLASSES)),
         classes=CITYSCAPES_CLASSES,
-        portions=train_portions,
-        validation=val_folder,
+        mixture=train_mixture,
+        validation=validation,
         augmentation=Augmentation(
             crop_size=(1024, 1024),
             scale=(0.75, 2.0),

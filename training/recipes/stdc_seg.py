@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from training.config import Recipe
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_portions, val_folder
-from training.data.street_folder import CAMVID_CLASSES
+from training.data.camvid import CAMVID_CLASSES
+from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
 from training.data.transforms import Augmentation
 from training.networks.stdc_seg import stdc1_seg, stdc2_seg, stdc_seg_loss
+from training.recipe import Recipe
 from training.recipes.sfnet_lite import camvid_r18
 
 
@@ -24,8 +24,8 @@ def cityscapes_stdc1() -> Recipe:
         name="stdc1_seg_cityscapes",
         network=partial(stdc1_seg, len(CITYSCAPES_CLASSES)),
         classes=CITYSCAPES_CLASSES,
-        portions=train_portions,
-        validation=val_folder,
+        mixture=train_mixture,
+        validation=validation,
         augmentation=Augmentation(
             crop_size=(512, 1024),
             scale=(0.125, 1.5),

@@ -3,21 +3,23 @@ from pathlib import Path
 
 import torch
 
-from training.data.mixture import Mixture, Portion
-from training.data.street_folder import StreetFolder
+from training.data.listed_folder import ListedFolder
+from training.data.mixture import Mixture, MixturePart
 from training.data.transforms import Augmentation
 
 
 def mixture(street: Path, epoch: int = 0) -> Mixture:
-    a = StreetFolder(street, ("train.txt",), keep=("A",))
-    b = StreetFolder(street, ("train.txt",), keep=("B",))
-    return Mixture([Portion(a, 4), Portion(b, 5)], Augmentation((32, 32)), seed=1, epoch=epoch)
+    a = ListedFolder(street, ("train.txt",), keep=("A",))
+    b = ListedFolder(street, ("train.txt",), keep=("B",))
+    return Mixture(
+        [MixturePart(a, 4), MixturePart(b, 5)], Augmentation((32, 32)), seed=1, epoch=epoch
+    )
 
 
-def test_every_portion_has_its_share_and_repeats_only_when_it_must(street: Path) -> None:
+def test_every_part_has_its_share_and_repeats_only_when_it_must(street: Path) -> None:
     order = mixture(street).order
-    first = [picture for portion, picture in order if portion == 0]
-    second = [picture for portion, picture in order if portion == 1]
+    first = [picture for part, picture in order if part == 0]
+    second = [picture for part, picture in order if part == 1]
     assert len(first) == len(set(first)) == 4
     assert sorted(second) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
 

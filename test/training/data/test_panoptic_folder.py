@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data.mixture import Mixture, Portion
-from training.data.panoptic_folder import cityscapes_panoptic, coco_panoptic, town_panoptic
-from training.data.street_folder import DataError
+from training.data.cityscapes import cityscapes_panoptic
+from training.data.coco import coco_panoptic
+from training.data.dataset import DataError
+from training.data.mixture import Mixture, MixturePart
+from training.data.rendered_town import rendered_town_panoptic
 from training.data.transforms import Augmentation
 from training.panoptic_quality import write_ids
 
@@ -56,7 +58,7 @@ def town(tmp_path: Path) -> Path:
 
 
 def test_labels_hold_class_and_instance(town: Path) -> None:
-    data = town_panoptic(town, "val")
+    data = rendered_town_panoptic(town, "val")
     sample = data[0]
 
     assert data.things == (1, 2)
@@ -91,8 +93,8 @@ def test_coco_and_cityscapes_lie_as_they_are_unpacked(tmp_path: Path) -> None:
 
 
 def test_instances_survive_augmentation(town: Path) -> None:
-    portions = [Portion(town_panoptic(town, "val"), 3)]
-    mixture = Mixture(portions, Augmentation((16, 24), scale=(1.5, 1.5)), seed=0, epoch=0)
+    parts = [MixturePart(rendered_town_panoptic(town, "val"), 3)]
+    mixture = Mixture(parts, Augmentation((16, 24), scale=(1.5, 1.5)), seed=0, epoch=0)
 
     _, labels = mixture[0]
 
@@ -103,7 +105,7 @@ def test_instances_survive_augmentation(town: Path) -> None:
 
 
 def test_large_pictures_are_shrunk_when_read(town: Path) -> None:
-    sample = town_panoptic(town, "val", long_side=6)[0]
+    sample = rendered_town_panoptic(town, "val", long_side=6)[0]
 
     assert sample.image.shape == (4, 6, 3)
     assert sample.labels.shape == (4, 6)
@@ -112,11 +114,11 @@ def test_large_pictures_are_shrunk_when_read(town: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"panoptic_val\.json is missing"):
-        town_panoptic(tmp_path, "val")
+        rendered_town_panoptic(tmp_path, "val")
 
 
 def test_other_classes_than_the_recipes_are_refused(town: Path) -> None:
-    data = town_panoptic(town, "val")
+    data = rendered_town_panoptic(town, "val")
     data.expect_classes(3)
     with pytest.raises(DataError, match=r"panoptic_val\.json has 3 categories, expected .* 19"):
         data.expect_classes(19)
@@ -126,17 +128,17 @@ def test_a_category_that_is_not_listed_is_named(town: Path) -> None:
     file = town / "panoptic_val.json"
     file.write_text(file.read_text().replace(f'"category_id": {CAR}', '"category_id": 99'))
     with pytest.raises(DataError, match=r"ids\.png has a segment of category 99"):
-        town_panoptic(town, "val")[0]
+        rendered_town_panoptic(town, "val")[0]
 
 
 def test_missing_ids_are_an_error_of_the_data(town: Path) -> None:
     (town / "panoptic_val/ids.png").unlink()
     with pytest.raises(DataError, match=r"ids\.png: no readable PNG"):
-        town_panoptic(town, "val")[0]
+        rendered_town_panoptic(town, "val")[0]
 
 
 def test_a_picture_of_another_size_is_refused(town: Path) -> None:
     cv2.imwrite(str(town / "images/val/a.png"), np.zeros((4, 4, 3), np.uint8))
 
     with pytest.raises(ValueError, match=r"a\.png: its size is not that of its ids"):
-        town_panoptic(town, "val")[0]
+        rendered_town_panoptic(town, "val")[0]

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from training.data.street_folder import Sample
+from training.data.dataset import Sample
 from training.data.transforms import Augmentation
 
 

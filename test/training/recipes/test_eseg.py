@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from training.config import Recipe
 from training.losses import ohem_cross_entropy
+from training.recipe import Recipe
 from training.recipes import deeplabv3_plus, eseg
 
 

@@ -14,9 +14,9 @@ from training.rendered_town.labels import (
 
 
 def test_the_order_is_that_of_the_training_classes() -> None:
-    street_folder = pytest.importorskip("training.data.street_folder", reason="needs torch")
+    camvid = pytest.importorskip("training.data.camvid", reason="needs torch")
 
-    names = [name for name, _ in street_folder.CAMVID_CLASSES]
+    names = [name for name, _ in camvid.CAMVID_CLASSES]
 
     assert [name.upper() for name in names] == [label.name.replace("_", "") for label in Label]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from training.data.mixture import Portion
-from training.data.street_folder import DataError, StreetFolder
+from training.data.dataset import DataError, SegmentationDataset
+from training.data.mixture import MixturePart
 from training.data.transforms import Augmentation
 from training.losses import deeply_supervised
 from training.schedules import poly
@@ -26,7 +26,7 @@ class Recipe:
         name: of the model directory that export writes.
         network: builds the network, random weights.
         classes: (name, RGB colour) per train id.
-        portions: data roots by name -> what an epoch holds.
+        mixture: data roots by name -> the data sets of an epoch.
         validation: data roots by name -> pictures for choosing; None when the run uses everything.
         augmentation: paired transforms.
         backbone_weights: file in the `weights` root to start the trunk from, or None: a published
@@ -47,8 +47,8 @@ class Recipe:
     name: str
     network: Callable[[], nn.Module]
     classes: tuple[tuple[str, tuple[int, int, int]], ...]
-    portions: Callable[[dict[str, Path]], list[Portion]]
-    validation: Callable[[dict[str, Path]], StreetFolder] | None
+    mixture: Callable[[dict[str, Path]], list[MixturePart]]
+    validation: Callable[[dict[str, Path]], SegmentationDataset] | None
     augmentation: Augmentation
     backbone_weights: str | None
     optimiser: Literal["sgd", "adamw"]
@@ -84,22 +84,22 @@ def load_recipe(path: str) -> Recipe:
     return recipe
 
 
-def training_data(recipe: Recipe, roots: dict[str, Path]) -> list[Portion]:
-    """`recipe.portions(roots)`, where every data set knows how many classes there are.
+def training_data(recipe: Recipe, roots: dict[str, Path]) -> list[MixturePart]:
+    """`recipe.mixture(roots)`, where every data set knows how many classes there are.
 
     Raises:
         SystemExit: a data set is missing or has other classes.
     """
     try:
-        portions = recipe.portions(roots)
-        for portion in portions:
-            portion.data.expect_classes(len(recipe.classes))
+        parts = recipe.mixture(roots)
+        for part in parts:
+            part.data.expect_classes(len(recipe.classes))
     except (FileNotFoundError, DataError) as error:
         raise SystemExit(str(error)) from None
-    return portions
+    return parts
 
 
-def validation_data(recipe: Recipe, roots: dict[str, Path]) -> StreetFolder | None:
+def validation_data(recipe: Recipe, roots: dict[str, Path]) -> SegmentationDataset | None:
     """`recipe.validation(roots)`, likewise; None where the recipe has none."""
     if recipe.validation is None:
         return None

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.street_folder import (
-    LABELMEFACADE_TO_CAMVID,
-    DataError,
-    StreetFolder,
-    camvid,
-    labelmefacade,
-)
+from training.data.camvid import camvid
+from training.data.dataset import DataError
+from training.data.labelmefacade import LABELMEFACADE_TO_CAMVID, labelmefacade
+from training.data.listed_folder import ListedFolder
 
 
 def test_pictures_come_as_rgb_with_their_train_ids(street: Path) -> None:
@@ -25,8 +22,8 @@ def test_pictures_come_as_rgb_with_their_train_ids(street: Path) -> None:
 
 
 def test_drives_can_be_kept_or_left_out(street: Path) -> None:
-    assert len(StreetFolder(street, ("train.txt",), keep=("B",))) == 2
-    assert len(StreetFolder(street, ("train.txt",), drop=("B",))) == 6
+    assert len(ListedFolder(street, ("train.txt",), keep=("B",))) == 2
+    assert len(ListedFolder(street, ("train.txt",), drop=("B",))) == 6
 
 
 def test_lists_are_joined(street: Path) -> None:
@@ -91,7 +88,7 @@ def test_facade_ids_become_camvid_ids_and_the_rest_is_ignored(tmp_path: Path) ->
 
 
 def test_large_pictures_are_shrunk_with_their_labels(street: Path) -> None:
-    sample = StreetFolder(street, ("train.txt",), long_side=48)[0]
+    sample = ListedFolder(street, ("train.txt",), long_side=48)[0]
     assert sample.image.shape == (32, 48, 3)
     assert sample.labels.shape == (32, 48)
     assert set(np.unique(sample.labels)) <= {0, 1, 2, 255}
