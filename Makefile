@@ -76,7 +76,7 @@ environment: $(STAMPS)/runtime
 
 # --- the two commands -------------------------------------------------------------------------------------------------
 demo: $(STAMPS)/runtime
-	@$(PY) -m sfseg_ros.tools.demo --output "$$OUTPUT" --backend "$$BACKEND" \
+	@$(PY) -m sfseg_ros.tools demo --output "$$OUTPUT" --backend "$$BACKEND" \
 	  $${MODEL:+--model "$$MODEL"} $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $(ARGS)
 
 test: $(STAMPS)/tensorrt
@@ -131,7 +131,7 @@ colcon: $(STAMPS)/runtime
 	  --base-paths . --build-base build/colcon/build --install-base build/colcon/install
 	@python="$$PWD/$(PY)"; set +u; . build/colcon/install/setup.bash; cd build/colcon; \
 	  echo "--- the installed executable, away from the source tree"; \
-	  "$$python" install/sfseg_ros/lib/sfseg_ros/sfseg_demo --help > /dev/null; \
+	  "$$python" install/sfseg_ros/lib/sfseg_ros/sfseg demo --help > /dev/null; \
 	  "$$python" -c 'import sfseg_ros; print(sfseg_ros.__file__)' | grep install/sfseg_ros; \
 	  test -f "$$AMENT_PREFIX_PATH/share/sfseg_ros/config/fastdds_large_images.xml"
 
@@ -141,7 +141,7 @@ pip-install:
 	$(VENV)-pip/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall .
 	@echo "--- the installed console scripts, away from the source tree"
 	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; \
-	  "$$bin/sfseg_demo" --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
+	  "$$bin/sfseg" demo --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
 
 # The tables of topics, services and parameters in the README, from the code.
 readme: $(STAMPS)/runtime

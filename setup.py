@@ -68,9 +68,7 @@ setup(
             "segmentation_node = sfseg_ros.nodes.segmentation_node:main",
             "bag_player = sfseg_ros.nodes.bag_player:main",
             "bag_recorder = sfseg_ros.nodes.bag_recorder:main",
-            "sfseg_demo = sfseg_ros.tools.demo:main",
-            "sfseg_segment = sfseg_ros.tools.segment:main",
-            "sfseg = sfseg_ros.tools.engine:main",
+            "sfseg = sfseg_ros.tools.command_line:main",
         ]
     },
 )

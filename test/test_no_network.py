@@ -203,7 +203,7 @@ def test_the_demo_and_its_processes_ask_nothing_of_the_network(watch, tiny_model
         picture = np.full((64, 96, 3), 60 * index, np.uint8)
         cv2.imwrite(str(tmp_path / "pictures" / f"{index}.png"), picture)
     folders = ("--output", tmp_path / "out", "--input", tmp_path / "pictures")
-    watch.run("-m", "sfseg_ros.tools.demo", *folders, "--model", tiny_model)
+    watch.run("-m", "sfseg_ros.tools", "demo", *folders, "--model", tiny_model)
     started = " ".join(watch.recorded("python"))
     assert "segmentation_node" in started
     assert "bag_recorder" in started

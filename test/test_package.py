@@ -112,7 +112,7 @@ def test_every_console_script_names_a_function_that_exists(declared):
     scripts = declared["entry_points"]["console_scripts"]
     names = [script.split(" = ")[0] for script in scripts]
     assert len(names) == len(set(names))
-    assert {"segmentation_node", "bag_player", "sfseg_demo"} <= set(names)
+    assert set(names) == {"segmentation_node", "bag_player", "bag_recorder", "sfseg"}
     for script in scripts:
         module, function = script.split(" = ")[1].split(":")
         tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Console scripts that work without ROS in the process: they start nodes, they are none."""
+"""The command `sfseg`. It runs without ROS in its own process; `sfseg demo` starts ROS nodes."""
 
 import sys
 

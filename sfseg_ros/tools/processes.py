@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes of this package as processes of their own: environment, logs, and an orderly end."""
+"""Run the nodes of this package as child processes: environment, logs, and an orderly end."""
 
+import importlib.util
 import os
 import random
 import signal
@@ -19,12 +20,21 @@ PROFILE = "config/fastdds_large_images.xml"
 
 
 class ProcessError(SfsegError):
-    """A node ended early, did not start, or did not do its part."""
+    """A node did not start, ended early, or left no result."""
+
+
+def check_ros() -> None:
+    """Raise ProcessError if this Python has no rclpy."""
+    if importlib.util.find_spec("rclpy") is None:
+        raise ProcessError(
+            "ROS 2 is missing (no Python module rclpy): source /opt/ros/DISTRO/setup.bash, or "
+            f"install it beside the source tree with {sys.executable} -m pip install '.[demo]'"
+        )
 
 
 def ros_environment() -> dict[str, str]:
-    """The environment of the demo's processes: our middleware profile, and a ROS domain of their
-    own, so that a robot on the same network neither hears nor disturbs them."""
+    """The environment of the child processes: the package's middleware profile, and an unused ROS
+    domain on this machine only, so that they and a robot on the network do not hear each other."""
     environment = dict(os.environ)
     source = str(Path(__file__).resolve().parents[2])
     paths = [source, environment.get("PYTHONPATH", "")]
@@ -39,15 +49,15 @@ def ros_environment() -> dict[str, str]:
 
 
 def unused_domain() -> int:
-    """A ROS domain in which no other process of this machine is, for example a second demo."""
+    """A ROS domain that no other process of this machine uses, such as a second demo."""
     # Domains above 101 can collide with the ports of outgoing connections on Linux.
     domains = random.sample(range(1, 102), 101)
     return next((domain for domain in domains if _is_unused(domain)), domains[0])
 
 
 def _is_unused(domain: int) -> bool:
-    """Whether the port is free that a domain's first participant takes for itself: 7410 and 250 a
-    domain (DDSI-RTPS 2.5, section 9.6.2.3)."""
+    """True if the port of the domain's first participant is free: 7410 + 250 x domain (DDSI-RTPS
+    2.5, section 9.6.2.3)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("", 7410 + 250 * domain))
@@ -58,32 +68,33 @@ def _is_unused(domain: int) -> bool:
 
 @dataclass
 class Process:
-    """A started node: its module's name, the process, and its log, None where that is the
-    terminal."""
+    """A started node: the name of its module, the process, and its log, or None if the node writes
+    to the terminal."""
 
     name: str
     popen: "subprocess.Popen[bytes]"
     log: Path | None
 
     def log_lines(self) -> list[str]:
+        """The lines of the log so far."""
         if self.log is None:
             return []
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def last_words(self) -> str:
-        """The end of the log in one line, and where the rest is."""
+        """The end of the log in one line, and the path of the log."""
         lines = [line.strip() for line in self.log_lines() if line.strip()][-3:]
         return f"{self.name} said: {' | '.join(lines) or 'nothing'} (log: {self.log})"
 
     def first_error(self) -> str | None:
-        """The first line that ROS logged as an error, without its time and node name."""
+        """The first error in the log, without its time and node name; None if there is none."""
         for line in self.log_lines():
             if line.startswith(("[ERROR]", "[FATAL]")):
                 return line.split("]: ", 1)[-1]
         return None
 
     def stop(self, timeout_s: float = 15.0) -> None:
-        """Ctrl-C, then wait; a process that does not end is killed."""
+        """Interrupt the process and wait; kill it if it does not end within `timeout_s`."""
         if self.popen.poll() is not None:
             return
         self.popen.send_signal(signal.SIGINT)
@@ -98,9 +109,13 @@ class Process:
 def process(
     module: str, arguments: Sequence[str], log: Path | None, environment: dict[str, str]
 ) -> Iterator[Process]:
-    """A node as a process of its own, output to `log` or (None) to this terminal. Ctrl-C reaches
-    only the demo, which then ends the processes in order."""
-    command = [sys.executable, "-m", f"sfseg_ros.nodes.{module}", *arguments]
+    """Run a node as a child process, with its output in `log`, or on stderr if `log` is None.
+
+    The child has its own session, so Ctrl-C reaches only this process, which ends the children in
+    order. If this process is killed, the child ends too.
+    """
+    guard = ["-m", "sfseg_ros.tools.end_with_parent", str(os.getpid())]
+    command = [sys.executable, *guard, f"sfseg_ros.nodes.{module}", *arguments]
     with (log or Path(os.devnull)).open("wb") as output:
         popen = subprocess.Popen(
             command,
@@ -118,7 +133,7 @@ def process(
 
 
 def check_alive(*processes: Process) -> None:
-    """Raise ProcessError, with its last words, where one has ended."""
+    """Raise ProcessError with the end of its log if one of the processes has ended."""
     for each in processes:
         if (status := each.popen.poll()) is not None:
             raise ProcessError(f"{each.name} ended with status {status}; {each.last_words()}")

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -50,7 +51,8 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 def run_demo(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "sfseg_ros.tools.demo", "--output", str(tmp_path / "out dir")]
+    command = [sys.executable, "-m", "sfseg_ros.tools", "demo"]
+    command += ["--output", str(tmp_path / "out dir")]
     return subprocess.run(
         [*command, *map(str, arguments)],
         capture_output=True,
@@ -151,6 +153,30 @@ def test_a_bag_of_two_raw_cameras_without_stamps_needs_a_choice_and_then_plays(
     done = run_demo(tmp_path, "--input", bag, "--model", tiny_model, "--topic", "/right/image")
     assert done.returncode == 0, done.stderr
     assert "in 4, out 4, replaced 0, rejected 0, lost 0" in done.stderr
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_demo_leaves_no_process_behind(tmp_path, truth_bag, tiny_model):
+    command = [sys.executable, "-m", "sfseg_ros.tools", "demo", "--output", str(tmp_path / "out")]
+    command += ["--input", str(truth_bag), "--model", str(tiny_model)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as demo:
+        children: set[str] = set()
+        end = time.monotonic() + 60
+        while len(children) < 3 and time.monotonic() < end:  # recorder, node, player
+            children |= set(Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split())
+            time.sleep(0.05)
+        assert len(children) == 3
+        demo.kill()
+    end = time.monotonic() + 60
+    while any(map(is_running, children)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [pid for pid in children if is_running(pid)]
 
 
 @pytest.mark.parametrize(

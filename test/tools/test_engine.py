@@ -23,8 +23,8 @@ from sfseg_ros.backends.tensorrt.precision import ENGINE_PRECISIONS, QUANTIZED_P
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels.cuda_memory import gpu_is_there
 from sfseg_ros.model.manifest import Manifest, load_manifest, save_manifest, sha256_of_file
-from sfseg_ros.tools import engine
-from sfseg_ros.tools.engine import main
+from sfseg_ros.tools.command_line import main
+from sfseg_ros.tools.engine import accuracy_gate
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -219,7 +219,7 @@ def test_a_change_of_the_kernels_or_of_the_model_is_another_engine(
 @needs_rtx
 def test_two_processes_build_it_once(make_random_model, cache):
     model = make_random_model(2)
-    command = [sys.executable, "-m", "sfseg_ros.tools.engine", "build", str(model.directory)]
+    command = [sys.executable, "-m", "sfseg_ros.tools", "engine", "build", str(model.directory)]
     command += ["--library", "tensorrt_rtx", "--size", SIZE]
     environment = {**os.environ, "SFSEG_CACHE_DIR": str(cache)}
     processes = [
@@ -412,7 +412,7 @@ def test_int8_whose_measurement_was_interrupted_is_not_used(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "measure", interrupt)
+        patch.setattr(accuracy_gate, "measure", interrupt)
         status, _, err = build(sfseg, model, *arguments)
     assert (status, only_line(err)) == (130, "sfseg engine build: interrupted")
     _, listed, _ = sfseg("list", model.directory)
@@ -435,7 +435,7 @@ def test_what_is_not_used_any_more_is_said_and_removed(sfseg, make_random_model,
         patch.setattr(engines, "RECIPE", 0)
         for form in ("--plugins", "--portable"):
             _, out, err = build(sfseg, model, "--size", SIZE, form)
-            assert "any more" not in err
+            assert "no longer used" not in err
     old = Path(out.splitlines()[-1])
     status, out, err = build(sfseg, model, "--size", SIZE)
     used = Path(out.splitlines()[-1])
@@ -482,7 +482,10 @@ def test_an_engine_whose_library_is_not_here_stays(sfseg, make_random_model, mon
 
 def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path):
     (tmp_path / "numpy.py").write_text("import signal; signal.raise_signal(signal.SIGINT)\n")
-    for command in (["-m", "sfseg_ros.tools.engine"], ["-c", "import sfseg_ros.tools.engine"]):
+    for command, status, said in (
+        (["-m", "sfseg_ros.tools", "engine", "list"], 130, "sfseg engine list: interrupted\n"),
+        (["-c", "import sfseg_ros.tools.engine.list"], -signal.SIGINT, ""),
+    ):
         done = subprocess.run(
             [sys.executable, *command],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
@@ -490,7 +493,7 @@ def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path):
             text=True,
             check=False,
         )
-        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
 
 
 @needs_rtx
@@ -498,7 +501,7 @@ def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path):
 def test_a_build_goes_on_where_nobody_reads_its_progress(make_random_model, cache, stderr):
     """And its exit status is about the engine."""
     model = make_random_model(0)
-    command = [sys.executable, "-m", "sfseg_ros.tools.engine", "build", str(model.directory)]
+    command = [sys.executable, "-m", "sfseg_ros.tools", "engine", "build", str(model.directory)]
     command += ["--library", "tensorrt_rtx", "--size", SIZE]
     reader, writer = os.pipe()
     os.close(reader)
@@ -528,7 +531,7 @@ def test_a_build_whose_result_nobody_reads_is_no_success(make_random_model, cach
     model = make_random_model(0)
     reader, writer = os.pipe()
     os.close(reader)
-    base = [sys.executable, "-m", "sfseg_ros.tools.engine"]
+    base = [sys.executable, "-m", "sfseg_ros.tools", "engine"]
     build = ["build", str(model.directory), "--library", "tensorrt_rtx", "--size", SIZE]
     for command, status in ((build, 1), (["list"], 0)):
         done = subprocess.run(
@@ -562,7 +565,7 @@ def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictu
     """A robot has no need of it; the tool's modules must not either."""
     model = make_random_model(0)
     script = "import sys; sys.modules['onnxruntime'] = None\n"
-    script += "from sfseg_ros.tools.engine import main\nsys.exit(main(sys.argv[1:]))"
+    script += "from sfseg_ros.tools.command_line import main\nsys.exit(main(sys.argv[1:]))"
     arguments = ["build", model.directory, "--precision", "int8", "--calibration", pictures]
     for given, status, words in (
         (["list"], 0, "no engines in "),

@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.tools.segment import main
+from sfseg_ros.tools.command_line import main
 
 pytest.importorskip("onnxruntime")
 
@@ -22,7 +22,7 @@ def pictures(tmp_path):
 
 
 def segment(*arguments):
-    return main([*map(str, arguments), "--backend", "onnxruntime", "--threads", "1"])
+    return main(["segment", *map(str, arguments), "--backend", "onnxruntime", "--threads", "1"])
 
 
 def test_a_folder_becomes_labels_colours_and_overlays(tiny_model, pictures, tmp_path, capsys):

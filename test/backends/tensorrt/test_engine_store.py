@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from sfseg_ros.backends.tensorrt import engine_store, engines
 from sfseg_ros.backends.tensorrt.engine_store import EngineKey, EngineStore, load_json
 from sfseg_ros.errors import BackendError
-from sfseg_ros.tools.engine import main
+from sfseg_ros.tools.command_line import main
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = EngineKey(
