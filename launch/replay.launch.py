@@ -33,15 +33,15 @@ from sfseg_ros.nodes.launch_actions import (
     segmentation_node,
     text_of,
 )
-from sfseg_ros.nodes.outputs import OUTPUTS
+from sfseg_ros.nodes.outputs import IMAGES
 from sfseg_ros.recordings.bags import BagReader, choose_image_topic
 
 LAST_FRAME_S = 2.0
 """From the end of the bag to the end of all: the last frame is on its way."""
 REASON = "the replay is over"
 IMAGE, CAMERA_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
-MESSAGES = {output.name: f"sensor_msgs/msg/{output.message.__name__}" for output in OUTPUTS}
-"""Of each output that can be recorded."""
+MESSAGES = {output.name: output.type_name for output in IMAGES}
+"""Topic -> type of each output that can be recorded: point clouds need more than images."""
 
 
 def arguments() -> list[DeclareLaunchArgument]:

@@ -11,7 +11,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import LifecycleNode
 
-from sfseg_ros.nodes.camera_list import INPUTS, camera_info_beside
+from sfseg_ros.nodes.camera_list import camera_info_beside
+from sfseg_ros.nodes.interface import INPUT_NAMES, INPUTS
 from sfseg_ros.nodes.launch_actions import (
     middleware_profile,
     node_arguments,
@@ -19,17 +20,15 @@ from sfseg_ros.nodes.launch_actions import (
     text_of,
 )
 
-TOPICS = {
-    "image": "Topic of the camera; for compressed images its name without /compressed.",
-    "camera_info": "Topic of its calibration. Empty: `camera_info` beside the image.",
-    "depth": "Topic of a depth image of the same view, for `~/points`.",
-    "points_in": "Topic of a lidar's cloud, for `~/labelled_points`.",
+NOTES = {
+    "image": " For compressed images its name without /compressed.",
+    "camera_info": " Empty: `camera_info` beside the image.",
 }
 
 
 def node_of_camera(context: LaunchContext) -> list[LifecycleNode]:
     """The node, with its inputs remapped."""
-    topics = {name: text_of(context, name) for name in INPUTS}
+    topics = {name: text_of(context, name) for name in INPUT_NAMES}
     topics["camera_info"] = topics["camera_info"] or camera_info_beside(topics["image"])
     return [segmentation_node(context, topics.items())]
 
@@ -38,11 +37,12 @@ def generate_launch_description() -> LaunchDescription:
     """Arguments, middleware profile unless the user has one already, node."""
     topics = [
         DeclareLaunchArgument(
-            name,
-            default_value="" if name == "camera_info" else name,
-            description=TOPICS[name],
+            row.name,
+            default_value="" if row.name == "camera_info" else row.name,
+            description=f"Topic for this input. {row.description}{NOTES.get(row.name, '')}",
         )
-        for name in INPUTS
+        for row in INPUTS
+        if row.name in INPUT_NAMES
     ]
     return LaunchDescription(
         [

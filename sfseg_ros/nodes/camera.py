@@ -29,14 +29,10 @@ from sfseg_ros.nodes.middleware import (
     missing_profile,
     subscribe,
 )
-from sfseg_ros.nodes.outputs import (
-    LabelPublishers,
-    LatencyPublishers,
-    OutputPublishers,
-    SegmentedFrame,
-)
 from sfseg_ros.nodes.parameters import CameraParameters, NodeParameters, Settings
 from sfseg_ros.nodes.point_outputs import CloudOutputs
+from sfseg_ros.nodes.publishers import LabelPublishers, LatencyPublishers, OutputPublishers
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 from sfseg_ros.points.camera_model import CameraModel
 
 if TYPE_CHECKING:
@@ -136,7 +132,7 @@ class Camera:
         kind = CompressedImage if transport == "compressed" else Image
         info_topic = f"{self._prefix}camera_info"
         self._subscriptions = [
-            subscribe(self._node, CameraInfo, info_topic, self._on_camera_info, lambda event: None),
+            subscribe(self._node, CameraInfo, info_topic, self._on_camera_info),
             subscribe(self._node, kind, self._topic, on_image, self._on_message_lost),
         ]
         self._node.get_logger().info(f"waiting for images on {self._topic}")

@@ -8,11 +8,9 @@ from typing import Any
 
 from sfseg_ros.errors import shortened
 from sfseg_ros.nodes import parameters as declared
+from sfseg_ros.nodes.interface import INPUT_NAMES
 from sfseg_ros.nodes.parameters import ParameterError
 from sfseg_ros.yaml_files import read_yaml
-
-INPUTS = ("image", "camera_info", "depth", "points_in")
-"""Topics that a camera may have, by their names below the camera's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,7 @@ class CameraList:
 
 
 def load_cameras(path: Path) -> CameraList:
-    """Read the key `cameras` of a YAML file: a list of mappings with `name`, the topics of INPUTS
+    """Read the key `cameras` of a YAML file: a list of mappings with `name`, topics of INPUT_NAMES
     and fields of CameraParameters. Raises ParameterError: the node itself would pass over a
     misspelt parameter in silence."""
     try:
@@ -61,16 +59,16 @@ def _camera_list(entries: list[Any]) -> CameraList:
         if name in names:
             raise ParameterError(f"camera {name} is there twice")
         names.append(name)
-        if unknown := sorted(map(str, entry.keys() - {"name", *INPUTS, *fields})):
-            known = ", ".join(("name", *INPUTS, *fields))
+        if unknown := sorted(map(str, entry.keys() - {"name", *INPUT_NAMES, *fields})):
+            known = ", ".join(("name", *INPUT_NAMES, *fields))
             raise ParameterError(
                 f"camera {name}: no {shortened(unknown[0])}, expected one of {known}"
             )
         # `depth:` without a value is no depth, not a topic `None`.
-        topics = {i: str(entry[i]) for i in INPUTS if entry.get(i)}
+        topics = {i: str(entry[i]) for i in INPUT_NAMES if entry.get(i)}
         if "image" in topics:
             topics.setdefault("camera_info", camera_info_beside(topics["image"]))
-        remappings += [(f"{name}/{i}", topics[i]) for i in INPUTS if i in topics]
+        remappings += [(f"{name}/{i}", topics[i]) for i in INPUT_NAMES if i in topics]
         values: dict[str, Any] = {n: _as_type(fields[n], entry[n]) for n in fields if n in entry}
         try:
             checked: dict[str, Any] = {

@@ -28,7 +28,8 @@ from sfseg_ros.model.published_labels import PAINTS, Finish
 from sfseg_ros.nodes.camera import Camera
 from sfseg_ros.nodes.messages import nanoseconds, picture_from_message
 from sfseg_ros.nodes.middleware import LARGE_MESSAGE_BYTES, missing_profile
-from sfseg_ros.nodes.outputs import Output, SegmentedFrame
+from sfseg_ros.nodes.outputs import Output
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 from sfseg_ros.segmenter import Segmentation, Segmenter
 
 HAND_OVER_S = 0.0001
@@ -63,7 +64,7 @@ class PreparedFrame:
     picture: Picture
     view: View
     wanted: Sequence[Output]
-    for_clouds: bool
+    wanted_clouds: Sequence[Output]
     needs: frozenset[str]
     begin_ns: int
     converted_ns: int
@@ -125,21 +126,19 @@ def prepare(frame: ReceivedFrame) -> PreparedFrame | Outcome:
         camera.warn_once(f"images this large get lost: {hint}")
     allowed = camera.node_parameters.outputs
     wanted = camera.publishers.outputs.wanted(allowed)
-    for_clouds = camera.publishers.clouds.wanted(allowed)
+    wanted_clouds = camera.publishers.clouds.wanted(allowed)
     for_snapshot = camera.snapshots is not None
-    if not wanted and not for_clouds and not for_snapshot:
+    if not wanted and not wanted_clouds and not for_snapshot:
         return False
-    needs = {output.needs for output in wanted if output.needs}
-    if for_clouds or for_snapshot:
-        needs.add("confidence")
+    needs = {output.needs for output in (*wanted, *wanted_clouds) if output.needs}
     if for_snapshot:
-        needs.add("overlay")
+        needs |= {"confidence", "overlay"}
     return PreparedFrame(
         received=frame,
         picture=picture,
         view=camera.parameters.view(),
         wanted=wanted,
-        for_clouds=for_clouds,
+        wanted_clouds=wanted_clouds,
         needs=frozenset(needs),
         begin_ns=begin_ns,
         converted_ns=converted_ns,
@@ -210,7 +209,7 @@ def publish_rest(frame: PublishedFrame) -> Outcome:
     camera = prepared.received.camera
     for output in prepared.wanted[1:]:
         camera.publishers.outputs.publish(output, segmented)
-    if prepared.for_clouds:
+    if prepared.wanted_clouds:
         camera.publishers.clouds.add(segmented, segmented.header, segmented.camera)
     if (snapshots := camera.snapshots) is not None:
         camera.snapshots = None

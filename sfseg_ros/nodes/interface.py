@@ -5,8 +5,8 @@ Markdown tables of the README. test/nodes/test_interface.py holds them to a runn
 
 from dataclasses import dataclass
 
-from sfseg_ros.nodes import outputs, parameters
-from sfseg_ros.nodes import point_outputs as clouds
+from sfseg_ros.nodes import parameters
+from sfseg_ros.nodes.outputs import OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ INPUTS = (
         "Lidar; read while somebody listens to `~/labelled_points`.",
     ),
 )
+INPUT_NAMES = tuple(row.name for row in INPUTS if "/" not in row.name)
+"""Topics that can be remapped; image_transport derives `image/compressed` from `image`."""
 LATCHED = (
     Row("~/label_map", "std_msgs/String, latched", "JSON: model, class names, colours, threshold."),
     Row(
@@ -97,20 +99,15 @@ SERVICES = (
 
 def output_rows() -> list[Row]:
     """The topics that are published for each frame."""
-    rows = [
+    return [
         Row(
             f"~/{output.name}",
-            f"sensor_msgs/{output.message.__name__}"
+            output.type_name.replace("/msg/", "/")
             + (f", {output.encoding}" if output.encoding else ""),
             output.description,
         )
-        for output in outputs.OUTPUTS
+        for output in OUTPUTS
     ]
-    rows += [
-        Row(f"~/{name}", "sensor_msgs/PointCloud2", description)
-        for name, description in clouds.CLOUDS.items()
-    ]
-    return rows
 
 
 def markdown_tables() -> dict[str, str]:

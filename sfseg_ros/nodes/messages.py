@@ -4,12 +4,21 @@
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
+from sensor_msgs.msg import (
+    CameraInfo,
+    CompressedImage,
+    Image,
+    PointCloud2,
+    PointField,
+    RegionOfInterest,
+)
 from std_msgs.msg import Header
 
 from sfseg_ros import imaging
 from sfseg_ros.errors import ImageError
+from sfseg_ros.points import clouds
 from sfseg_ros.points.camera_model import CameraModel
+from sfseg_ros.points.clouds import PointCloud
 
 LONGEST_SIDE = 65535
 """Of a calibration: enough for every camera, and scaled it still fits into the message."""
@@ -100,6 +109,44 @@ def camera_info_from_model(header: Header, model: CameraModel) -> CameraInfo:
             do_rectify=do_rectify,
         ),
     )
+
+
+def cloud_from_message(message: PointCloud2) -> PointCloud:
+    """The fields of the message; its bytes are not copied."""
+    return PointCloud(
+        height=message.height,
+        width=message.width,
+        fields=tuple(
+            clouds.PointField(field.name, field.offset, field.datatype, field.count)
+            for field in message.fields
+        ),
+        is_bigendian=bool(message.is_bigendian),
+        point_step=message.point_step,
+        row_step=message.row_step,
+        data=message.data,
+        is_dense=bool(message.is_dense),
+    )
+
+
+def message_from_cloud(header: Header, cloud: PointCloud) -> PointCloud2:
+    """The message of a cloud, whose bytes it takes over as `image_from_array` does."""
+    message = PointCloud2(
+        header=header,
+        height=cloud.height,
+        width=cloud.width,
+        fields=[
+            PointField(
+                name=field.name, offset=field.offset, datatype=field.datatype, count=field.count
+            )
+            for field in cloud.fields
+        ],
+        is_bigendian=cloud.is_bigendian,
+        point_step=cloud.point_step,
+        row_step=cloud.row_step,
+        is_dense=cloud.is_dense,
+    )
+    message._data = cloud.data
+    return message
 
 
 def nanoseconds(stamp: Time) -> int:

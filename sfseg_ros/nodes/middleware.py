@@ -130,17 +130,17 @@ def subscribe(
     node: Node,
     kind: type,
     topic: str,
-    on_image: Callable[[Any], None],
-    on_lost: Callable[[QoSMessageLostInfo], None],
+    on_message: Callable[[Any], None],
+    on_lost: Callable[[QoSMessageLostInfo], None] | None = None,
 ) -> Subscription:
-    """Subscribe to images. Incompatible quality of service is logged by rclpy itself, with the
-    name of the policy; `on_lost` is called where the middleware reports its losses."""
+    """Subscribe to a sensor's topic. rclpy itself logs an incompatible quality of service, with
+    the name of the policy; `on_lost` is called if the middleware reports lost messages."""
 
     def subscription(events: SubscriptionEventCallbacks) -> Subscription:
         return node.create_subscription(
             kind,
             topic,
-            on_image,
+            on_message,
             input_qos(),
             # Its own, because Humble's executor leaves a group locked for good where a subscription
             # is destroyed by another thread just before it is read (see `spin` of the node).

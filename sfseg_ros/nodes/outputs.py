@@ -1,39 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node publishes for each frame: one row per topic, in the order of publishing."""
+"""What the node publishes for each frame: one row per topic, in the order of publishing.
 
-import functools
-import json
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+Publishers, the parameter `outputs`, the tables of nodes/interface.py and config/segmentation.yaml
+all follow from OUTPUTS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from rclpy.lifecycle import LifecycleNodeMixin, LifecyclePublisher
-from rclpy.publisher import Publisher
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, String
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from sfseg_ros import imaging
-from sfseg_ros.frames.latency import FrameTimes
-from sfseg_ros.geometry import FrameGeometry
-from sfseg_ros.model.class_groups import LabelMapping
-from sfseg_ros.model.manifest import UNLABELLED, Manifest
+from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.nodes.messages import (
     camera_info_from_model,
     compressed_from_file,
     image_from_array,
 )
-from sfseg_ros.nodes.middleware import latched_qos, output_qos
-from sfseg_ros.points.camera_model import CameraModel
-
-try:
-    from vision_msgs.msg import LabelInfo, VisionClass
-except ImportError:  # not part of ros_base; `~/label_map` says the same
-    LabelInfo = None
-
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 
 COMPRESSED = "/compressed"
 """End of the topic that carries an image as a file, as image_transport has it."""
@@ -41,76 +26,38 @@ JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class SegmentedFrame:
-    """All that an output can be made of. Labels and confidence have the size of the output
-    (H, W) = geometry.output_size, which is the image's unless parameters say otherwise.
-
-    picture: the camera's image; labels uint8 (H, W), 255 = unlabelled; confidence uint8 (H, W),
-    0 to 255 for 0 to 1, None where no wanted output needs it; palette_rgb uint8 (256, 3);
-    overlay_alpha 0 to 1; camera: of the image, None where no CameraInfo came; painted: what the
-    backend made already, see `Segmentation`.
-    """
-
-    header: Header
-    picture: imaging.Picture
-    labels: npt.NDArray[np.uint8]
-    confidence: npt.NDArray[np.uint8] | None
-    palette_rgb: npt.NDArray[np.uint8]
-    overlay_alpha: float
-    geometry: FrameGeometry
-    camera: CameraModel | None = None
-    painted: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
-
-    @property
-    def rgb(self) -> npt.NDArray[np.uint8]:
-        """uint8 (H, W, 3): the camera's image."""
-        return self.picture.rgb
-
-    @functools.cached_property
-    def rgb_at_output(self) -> npt.NDArray[np.uint8]:
-        """uint8 (H, W, 3): the image on the grid of the labels."""
-        return self.picture.rgb_of(self.geometry.rgb_at_output(self.picture.pixels))
-
-    @functools.cached_property
-    def color_mask(self) -> npt.NDArray[np.uint8]:
-        """uint8 (H, W, 3) RGB: the colours of the classes."""
-        if "color_mask" in self.painted:
-            return self.painted["color_mask"]
-        return imaging.color_mask(self.labels, self.palette_rgb)
-
-    @functools.cached_property
-    def overlay(self) -> npt.NDArray[np.uint8]:
-        """uint8 (H, W, 3) RGB: the image under the colours of the classes."""
-        if "overlay" in self.painted:
-            return self.painted["overlay"]
-        return imaging.overlay(
-            self.rgb_at_output, self.labels, self.palette_rgb, self.overlay_alpha
-        )
-
-
-@dataclass(frozen=True)
 class Output:
-    """A topic `~/<camera>/<name>`, and its message of a frame; None where it cannot be made.
-    `needs` is what it takes besides labels: "confidence", one of PAINTS, or nothing."""
+    """One row: the topic `~/<camera>/<name>`.
+
+    encoding: of the pixels or the file, "" for other messages.
+    message_from: makes the message, or None if it cannot; the row itself has None if it is a point
+    cloud, which nodes/point_outputs.py makes of the frame and of a depth image or a lidar's cloud.
+    needs: what the output is made of besides labels: "confidence", a name of PAINTS, or "".
+    """
 
     name: str
     message: type
     encoding: str
     description: str
-    message_from: Callable[[SegmentedFrame], Any]
+    message_from: Callable[[SegmentedFrame], Any] | None
     needs: str = ""
 
     @property
     def image_name(self) -> str:
-        """What the parameter `outputs` calls it: a file of an image is that image."""
+        """Its name in the parameter `outputs`, where an image and its file have one name."""
         return self.name.removesuffix(COMPRESSED)
+
+    @property
+    def type_name(self) -> str:
+        """As `ros2 topic list -t` shows it, such as "sensor_msgs/msg/Image"."""
+        return f"{self.message.__module__.split('.')[0]}/msg/{self.message.__name__}"
 
 
 def _image_output(
     name: str,
     encoding: str,
     description: str,
-    array_from: Callable[[SegmentedFrame], npt.NDArray[np.uint8]],
+    array_from: Callable[[SegmentedFrame], Uint8Array],
     needs: str = "",
 ) -> Output:
     def message_from(frame: SegmentedFrame) -> Image:
@@ -119,7 +66,7 @@ def _image_output(
     return Output(name, Image, encoding, description, message_from, needs)
 
 
-def _confidence(frame: SegmentedFrame) -> npt.NDArray[np.uint8]:
+def _confidence(frame: SegmentedFrame) -> Uint8Array:
     if frame.confidence is None:
         raise RuntimeError("confidence was not computed for an output that needs it")
     return frame.confidence
@@ -188,113 +135,22 @@ OUTPUTS = (
         _compressed_overlay,
         needs="overlay",
     ),
+    Output(
+        "points",
+        PointCloud2,
+        "",
+        "The mask as an organised cloud: x, y, z in m, rgb, class, confidence; from `depth`.",
+        None,
+        needs="confidence",
+    ),
+    Output(
+        "labelled_points",
+        PointCloud2,
+        "",
+        "The cloud of `points_in` with two more fields: class, confidence.",
+        None,
+        needs="confidence",
+    ),
 )
-
-
-class OutputPublishers:
-    """The publishers of OUTPUTS for one camera; those that nobody listens to cost nothing."""
-
-    def __init__(self, node: LifecycleNodeMixin, prefix: str) -> None:
-        self._node = node
-        self._publishers: dict[str, LifecyclePublisher] = {
-            output.name: node.create_lifecycle_publisher(
-                output.message,
-                f"~/{prefix}{output.name}",
-                output_qos(),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for output in OUTPUTS
-        }
-
-    def wanted(self, allowed: tuple[str, ...]) -> list[Output]:
-        """The outputs of `allowed` that somebody listens to at this moment, in the order of
-        publishing."""
-        return [
-            output
-            for output in OUTPUTS
-            if output.image_name in allowed
-            and self._publishers[output.name].get_subscription_count() > 0
-        ]
-
-    def publish(self, output: Output, frame: SegmentedFrame) -> None:
-        """Publish one output of the frame under the header of its image."""
-        if (message := output.message_from(frame)) is not None:
-            self._publishers[output.name].publish(message)
-
-    def destroy(self) -> None:
-        for publisher in self._publishers.values():
-            self._node.destroy_lifecycle_publisher(publisher)
-
-
-class LabelPublishers:
-    """Names of the labels of one camera's mask, latched: `label_map` as JSON, and where vision_msgs
-    is installed `label_info`, which Nav2's semantic segmentation layer waits for."""
-
-    def __init__(self, node: Any, prefix: str) -> None:
-        self._node = node
-        self._label_map: Publisher = node.create_publisher(
-            String, f"~/{prefix}label_map", latched_qos()
-        )
-        self._label_info: Publisher | None = None
-        if LabelInfo is not None:
-            self._label_info = node.create_publisher(
-                LabelInfo, f"~/{prefix}label_info", latched_qos()
-            )
-
-    def publish(self, manifest: Manifest, mapping: LabelMapping, threshold: float) -> None:
-        """Say what the labels mean; `threshold` is the least confidence, 0 to 1."""
-        self._label_map.publish(String(data=label_map_json(manifest, mapping, threshold)))
-        if self._label_info is not None:
-            message = LabelInfo(threshold=threshold)
-            message.header.stamp = self._node.get_clock().now().to_msg()
-            message.class_map = [
-                VisionClass(class_id=c.index, class_name=c.name) for c in mapping.classes
-            ]
-            self._label_info.publish(message)
-
-    def destroy(self) -> None:
-        for publisher in filter(None, (self._label_map, self._label_info)):
-            self._node.destroy_publisher(publisher)
-
-
-class LatencyPublishers:
-    """`latency/<step>` of one camera: p50, p95 and p99 of the last frames in milliseconds."""
-
-    def __init__(self, node: Any, prefix: str) -> None:
-        self._node = node
-        self._lock = threading.Lock()  # the timer publishes what a transition may destroy
-        self._publishers: dict[str, Publisher] = {
-            step: node.create_publisher(
-                Float64MultiArray, f"~/{prefix}latency/{step}", output_qos()
-            )
-            for step in FrameTimes.STEPS
-        }
-
-    def publish(self, times: FrameTimes) -> None:
-        """Publish the steps that somebody listens to and that have a value."""
-        with self._lock:
-            for step, publisher in self._publishers.items():
-                if publisher.get_subscription_count() and (values := times.percentiles(step)):
-                    message = Float64MultiArray(data=values)
-                    message.layout.dim = [
-                        MultiArrayDimension(label="p50, p95, p99 in ms", size=3, stride=3)
-                    ]
-                    publisher.publish(message)
-
-    def destroy(self) -> None:
-        with self._lock:
-            while self._publishers:
-                self._node.destroy_publisher(self._publishers.popitem()[1])
-
-
-def label_map_json(manifest: Manifest, mapping: LabelMapping, threshold: float) -> str:
-    """Names and colours of the labels, as `~/label_map` carries them."""
-    classes = [{"id": c.index, "name": c.name, "color": list(c.color_rgb)} for c in mapping.classes]
-    return json.dumps(
-        {
-            "model": manifest.name,
-            "classes": classes,
-            "unlabelled": UNLABELLED,
-            "threshold": threshold,
-        }
-    )
+IMAGES = tuple(output for output in OUTPUTS if output.message_from is not None)
+CLOUDS = {output.name: output for output in OUTPUTS if output.message_from is None}

@@ -20,21 +20,14 @@ from sfseg_ros.errors import ImageError, SfsegError, shortened
 from sfseg_ros.frames.health import Thresholds
 from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View
 from sfseg_ros.installed_files import DEFAULT_MODEL
+from sfseg_ros.nodes.outputs import OUTPUTS
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.parameter import Parameter
 
-OUTPUT_NAMES = (
-    "mask",
-    "confidence",
-    "camera_info",
-    "color_mask",
-    "overlay",
-    "points",
-    "labelled_points",
-)
-"""What the parameter `outputs` may name: the topics of nodes/outputs.py and nodes/clouds.py."""
+OUTPUT_NAMES = tuple(dict.fromkeys(output.image_name for output in OUTPUTS))
+"""What the parameter `outputs` may name."""
 
 CAMERA_NAME = "[A-Za-z][A-Za-z0-9_]{,59}"
 """Regular expression; ROS takes topics of up to 240 characters or so, prefix included."""

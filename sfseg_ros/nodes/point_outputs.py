@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
 from sfseg_ros.errors import one_line
@@ -23,8 +23,9 @@ from sfseg_ros.frames.pacing import Throttle
 from sfseg_ros.frames.stamp_matching import StampMatcher
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import Uint8Array
-from sfseg_ros.nodes.messages import nanoseconds
-from sfseg_ros.nodes.middleware import QoSMessageLostInfo, output_qos, subscribe
+from sfseg_ros.nodes.messages import cloud_from_message, message_from_cloud, nanoseconds
+from sfseg_ros.nodes.middleware import output_qos, subscribe
+from sfseg_ros.nodes.outputs import CLOUDS, Output
 from sfseg_ros.nodes.transforms import Transforms
 from sfseg_ros.points import clouds
 from sfseg_ros.points.camera_model import CameraModel
@@ -38,12 +39,6 @@ MASKS = 10
 """Masks that wait for a late depth image, or are kept for a late lidar; each is megabytes."""
 SENSOR_MESSAGES = 30
 """Depth images or clouds that wait for their mask: a second at 30 Hz, for slow processors."""
-
-
-CLOUDS = {
-    "points": "The mask as an organised cloud: x, y, z in m, rgb, class, confidence; from `depth`.",
-    "labelled_points": "The cloud of `points_in` with two more fields: class, confidence.",
-}
 
 
 class CloudSettings(Protocol):
@@ -62,8 +57,8 @@ class CloudSettings(Protocol):
 
 
 class LabelledFrame(Protocol):
-    """What a cloud needs of a SegmentedFrame (nodes/outputs.py). Nobody may write into its arrays
-    afterwards: they are read by another thread."""
+    """What a cloud needs of a SegmentedFrame (nodes/segmented_frame.py). Its arrays must not change
+    afterwards: another thread reads them."""
 
     @property
     def rgb(self) -> Uint8Array: ...
@@ -100,7 +95,7 @@ class _Mask:
 
 @dataclass(frozen=True)
 class _Job:
-    output: "_Output"
+    output: "_CloudTopic"
     make: Callable[[], tuple[Header, PointCloud]]
 
 
@@ -110,9 +105,6 @@ class CloudOutputs:
 
     Any thread may call any method; only `stop` and `destroy` wait, for the cloud in hand.
     """
-
-    needs_confidence = True
-    """Both clouds have a field of it, so a frame for `add` is segmented with confidence."""
 
     def __init__(self, node: Node, prefix: str, settings: Callable[[], CloudSettings]) -> None:
         """`prefix` is "" or "front/"; `settings` is asked anew for each message."""
@@ -125,17 +117,20 @@ class CloudOutputs:
         self._without_model, self._calibrated = 0, True
         self._transforms: Transforms | None = None
         self._worker: BatchWorker[_Job] = BatchWorker(self._work, self._on_rejected)
-        self._points = _Output(
-            node, f"{prefix}points", Image, f"{prefix}depth", self._on_depth, self._worker
+        worker = self._worker
+        self._points = _CloudTopic(
+            node, prefix, CLOUDS["points"], Image, "depth", self._on_depth, worker
         )
-        self._labelled = _Output(
+        self._labelled = _CloudTopic(
             node,
-            f"{prefix}labelled_points",
+            prefix,
+            CLOUDS["labelled_points"],
             PointCloud2,
-            f"{prefix}points_in",
+            "points_in",
             self._on_lidar,
-            self._worker,
+            worker,
         )
+        self._topics = (self._points, self._labelled)
         self._by_depth: StampMatcher[tuple[_Mask, Uint8Array], Image] = StampMatcher(
             waiting=MASKS, partners=SENSOR_MESSAGES
         )
@@ -161,32 +156,29 @@ class CloudOutputs:
     def destroy(self) -> None:
         """Stop, and take the topics off the network."""
         self.stop()
-        for output in (self._points, self._labelled):
-            self._node.destroy_publisher(output.publisher)
+        for cloud in self._topics:
+            self._node.destroy_publisher(cloud.publisher)
 
-    def wanted(self, allowed: Container[str]) -> bool:
-        """Whether somebody listens to a cloud that is in `allowed`, names of CLOUDS.
+    def wanted(self, allowed: Container[str]) -> list[Output]:
+        """The clouds that are in `allowed`, by name, and have a listener.
 
-        To be asked with each frame: this is where the inputs are subscribed to when a listener
-        comes, and let go when the last one leaves.
+        Call this for each frame: it subscribes to the input of a cloud when a listener comes, and
+        unsubscribes when the last one leaves.
         """
         with self._lock:
             if not self._active:
-                return False
-            points, labelled = (
-                name in allowed and output.publisher.get_subscription_count() > 0
-                for name, output in zip(CLOUDS, (self._points, self._labelled), strict=True)
-            )
-            self._follow(points, labelled)
-            return points or labelled
+                return []
+            wanted = [cloud.row for cloud in self._topics if cloud.is_wanted(allowed)]
+            self._follow(self._points.row in wanted, self._labelled.row in wanted)
+            return wanted
 
     @property
     def counts(self) -> dict[str, CloudCounts]:
         """Of `points` and of `labelled_points`, since the node was made."""
         with self._lock:
             return {
-                "points": self._points.counts(self._by_depth.unmatched),
-                "labelled_points": self._labelled.counts(self._by_mask.unmatched),
+                self._points.row.name: self._points.counts(self._by_depth.unmatched),
+                self._labelled.row.name: self._labelled.counts(self._by_mask.unmatched),
             }
 
     def add(self, frame: LabelledFrame, header: Header, model: CameraModel | None) -> None:
@@ -354,38 +346,45 @@ class CloudOutputs:
         self._node.get_logger().warning(f"{topic}: {text}")
 
 
-class _Output:
+class _CloudTopic:
     """One of the two clouds: its publisher, its input, and the mailbox before the worker."""
 
     def __init__(
         self,
         node: Node,
-        topic: str,
-        kind: type,
-        input_topic: str,
+        prefix: str,
+        row: Output,
+        sensor_message: type,
+        sensor: str,
         on_message: Callable[[Any], None],
         worker: BatchWorker[_Job],
     ) -> None:
+        """`row` of OUTPUTS is made from messages of the topic `sensor`."""
+        self.row = row
         self._node = node
-        self._kind = kind
+        self._sensor_message = sensor_message
         self._on_message = on_message
         self._mailbox = worker.mailbox()
         self._unmatched_before = 0
         self.publisher = node.create_publisher(
-            PointCloud2,
-            f"~/{topic}",
+            row.message,
+            f"~/{prefix}{row.name}",
             output_qos(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.topic = self.publisher.topic_name
-        self.input_topic = node.resolve_topic_name(input_topic)
+        self.input_topic = node.resolve_topic_name(f"{prefix}{sensor}")
         self.subscription: Subscription | None = None
+
+    def is_wanted(self, allowed: Container[str]) -> bool:
+        return self.row.name in allowed and self.publisher.get_subscription_count() > 0
 
     def follow(self, wanted: bool) -> bool:
         """Subscribe to the input or let go of it; returns `wanted`."""
         if wanted and self.subscription is None:
+            # A sensor message that the middleware loses leaves a mask or cloud unmatched.
             self.subscription = subscribe(
-                self._node, self._kind, self.input_topic, self._on_message, _ignore_lost
+                self._node, self._sensor_message, self.input_topic, self._on_message
             )
         elif not wanted and self.subscription is not None:
             self._node.destroy_subscription(self.subscription)
@@ -406,47 +405,5 @@ class _Output:
         return CloudCounts(counts.segmented, unmatched, counts.rejected, counts.replaced)
 
 
-def cloud_from_message(message: PointCloud2) -> PointCloud:
-    """The fields of the message; its bytes are not copied."""
-    return PointCloud(
-        height=message.height,
-        width=message.width,
-        fields=tuple(
-            clouds.PointField(field.name, field.offset, field.datatype, field.count)
-            for field in message.fields
-        ),
-        is_bigendian=bool(message.is_bigendian),
-        point_step=message.point_step,
-        row_step=message.row_step,
-        data=message.data,
-        is_dense=bool(message.is_dense),
-    )
-
-
-def message_from_cloud(header: Header, cloud: PointCloud) -> PointCloud2:
-    """The message of a cloud, whose bytes it takes over as `messages.image_from_array` does."""
-    message = PointCloud2(
-        header=header,
-        height=cloud.height,
-        width=cloud.width,
-        fields=[
-            PointField(
-                name=field.name, offset=field.offset, datatype=field.datatype, count=field.count
-            )
-            for field in cloud.fields
-        ],
-        is_bigendian=cloud.is_bigendian,
-        point_step=cloud.point_step,
-        row_step=cloud.row_step,
-        is_dense=cloud.is_dense,
-    )
-    message._data = cloud.data
-    return message
-
-
 def _nanoseconds_of(milliseconds: float) -> int:
     return round(milliseconds * 1e6)
-
-
-def _ignore_lost(event: QoSMessageLostInfo) -> None:
-    """A cloud whose input was lost counts as unmatched."""

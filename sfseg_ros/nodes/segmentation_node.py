@@ -37,13 +37,13 @@ from sfseg_ros.nodes.camera import Camera
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
 from sfseg_ros.nodes.frame_path import Outcome, ReceivedFrame, receive, segment_frames, warm_up
 from sfseg_ros.nodes.middleware import StartError, spin, start_rclpy
-from sfseg_ros.nodes.outputs import SegmentedFrame
 from sfseg_ros.nodes.parameters import (
     ParameterError,
     Settings,
     changed_settings,
     declare_parameters,
 )
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 from sfseg_ros.nodes.snapshot import new_folder, snapshot_of, write_snapshot
 from sfseg_ros.nodes.transitions import Recovery, ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter

@@ -11,7 +11,7 @@ from sfseg_ros.errors import SfsegError
 from sfseg_ros.imaging import Uint8Array, png_from_pixels
 from sfseg_ros.model.manifest import Manifest
 from sfseg_ros.nodes.messages import nanoseconds
-from sfseg_ros.nodes.outputs import SegmentedFrame
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 
 
 class SnapshotError(SfsegError):

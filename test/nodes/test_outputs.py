@@ -1,4 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
@@ -8,10 +14,16 @@ from std_msgs.msg import Header
 from sfseg_ros.frames.latency import FrameTimes
 from sfseg_ros.geometry import View, geometry_of
 from sfseg_ros.imaging import Picture
+from sfseg_ros.nodes import interface
 from sfseg_ros.nodes.messages import picture_from_message
-from sfseg_ros.nodes.outputs import OUTPUTS, LatencyPublishers, SegmentedFrame
+from sfseg_ros.nodes.outputs import OUTPUTS
+from sfseg_ros.nodes.parameters import NODE_FIELDS
+from sfseg_ros.nodes.publishers import LatencyPublishers
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 from sfseg_ros.points.camera_model import CameraModel
+from sfseg_ros.tools.processes import unused_domain
 
+ROOT = Path(__file__).resolve().parents[2]
 HEADER = Header(frame_id="camera_optical")
 CHANNELS = {"mono8": 1, "rgb8": 3}
 
@@ -113,8 +125,55 @@ def test_a_compressed_image_is_its_image_and_says_how_to_unpack_it(name, of_imag
     np.testing.assert_allclose(decoded.rgb.astype(int), pixels + np.zeros(3, int), atol=tolerance)
 
 
-def test_whoever_allows_an_image_allows_its_file():
+def test_an_image_and_its_file_are_allowed_by_one_name():
     assert {row.image_name for row in OUTPUTS if row.name.endswith("/compressed")} == {
         "mask",
         "overlay",
     }
+
+
+def test_every_row_is_allowed_documented_and_published_by_a_running_node(bench):
+    node = bench.started()
+    published = {p.topic_name: p.msg_type for p in node.publishers}
+    allowed = NODE_FIELDS["outputs"]
+    table = interface.markdown_tables()["Published topics"]
+    for row in OUTPUTS:
+        assert row.image_name in allowed.metadata["choices"]
+        assert row.image_name in allowed.default
+        assert re.search(
+            rf"^\| `~/{row.name}` \| .* \| {re.escape(row.description)} \|$", table, re.M
+        )
+        assert published[f"/segmentation/{row.name}"] is row.message
+
+
+A_NEW_ROW = """
+import sys
+from sfseg_ros.nodes import outputs
+
+row = outputs._image_output("brightness", "mono8", "Red only.", lambda frame: frame.rgb[..., 0])
+outputs.OUTPUTS, outputs.IMAGES = (*outputs.OUTPUTS, row), (*outputs.IMAGES, row)
+
+import rclpy
+from rclpy.parameter import Parameter
+from sfseg_ros.nodes import interface
+from sfseg_ros.nodes.parameters import NodeParameters
+from sfseg_ros.nodes.segmentation_node import SegmentationNode
+
+assert "| `~/brightness` | sensor_msgs/Image, mono8 | Red only. |" in interface.markdown()
+assert "brightness" in NodeParameters().outputs
+rclpy.init()
+overrides = {"model_dir": sys.argv[1], "backend": "onnxruntime", "outputs": ["brightness"]}
+node = SegmentationNode(parameter_overrides=[Parameter(n, value=v) for n, v in overrides.items()])
+assert node.trigger_configure().name == "SUCCESS"
+assert "/segmentation/brightness" in {publisher.topic_name for publisher in node.publishers}
+node.close()
+node.destroy_node()
+rclpy.shutdown()
+"""
+
+
+def test_a_new_topic_takes_one_row(tiny_model):
+    command = [sys.executable, "-c", A_NEW_ROW, str(tiny_model)]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(unused_domain())}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -22,13 +22,9 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from sfseg_ros.geometry import FrameGeometry, View, geometry_of
-from sfseg_ros.nodes.point_outputs import (
-    CLOUDS,
-    IN_A_ROW,
-    CloudOutputs,
-    cloud_from_message,
-    message_from_cloud,
-)
+from sfseg_ros.nodes.messages import cloud_from_message, message_from_cloud
+from sfseg_ros.nodes.outputs import CLOUDS
+from sfseg_ros.nodes.point_outputs import IN_A_ROW, CloudOutputs
 from sfseg_ros.points import clouds
 from sfseg_ros.points.camera_model import CameraModel
 from sfseg_ros.points.clouds import DATATYPES
