@@ -16,11 +16,11 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from sfseg_ros.errors import one_line
+from sfseg_ros.nodes.guarded_node import GuardedNode
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class _Parameters(dict[str, Parameter]):
         return list(super().items())
 
 
-class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
+class ResponsiveLifecycleNode(LifecycleNodeMixin, GuardedNode):
     """rclpy's LifecycleNode, except that transitions run in a thread.
 
     A request for a transition that the current state does not allow is answered with
@@ -56,7 +56,7 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, Node):
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
-        Node.__init__(self, name, **kwargs)
+        GuardedNode.__init__(self, name, **kwargs)
         self._parameters = _Parameters(self._parameters)
         # Reentrant: `get_state` must be answered while `change_state` waits for its thread.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
