@@ -329,9 +329,9 @@ def test_a_build_for_another_model_does_not_hold_up_an_end_that_waits_for_its_tu
     node = bench.started()
     old, building, asked = node._segmenter, threading.Event(), []
 
-    def builds(name, manifest, precision, threads, gpu):
+    def builds(name, manifest, options):
         building.set()
-        while not gpu.cancelled():
+        while not options.cancelled():
             asked.append(node.state_label)
             assert len(asked) < 1000, "nobody cancels the build"
             time.sleep(0.01)
