@@ -28,7 +28,7 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu gpu-carry lint format readme colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu gpu-carry lock lint format readme colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
@@ -41,10 +41,13 @@ help:
 	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
 	@echo "make gpu                       every GPU test and benchmark in ten minutes, as JSON (benchmarks/README.md)"
 	@echo "make gpu-carry                 TensorRT-RTX in parts, for a GPU machine that has no network"
+	@echo "make lock                      lock requirements/*.in with hashes, after a change (ARGS=--upgrade: newer ones)"
 	@echo "make lint format               ruff and mypy"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
 	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12); here: $(PYTHON)"
+
+TORCH = $(shell grep '^torch==' requirements/training.in)
 
 # --- environments -----------------------------------------------------------------------------------------------------
 # A stamp is written after pip has succeeded, so an interrupted installation is simply continued by the next run.
@@ -60,16 +63,12 @@ $(STAMPS)/venv:
 	@"$(PYTHON)" -m venv --clear "$(VENV)"
 	@mkdir -p "$(STAMPS)" && touch "$@"
 
-$(STAMPS)/runtime: requirements/runtime.txt
-$(STAMPS)/colcon: requirements/colcon.txt
-$(STAMPS)/test: requirements/test.txt requirements/runtime.txt
-$(STAMPS)/lint: requirements/lint.txt requirements/test.txt requirements/runtime.txt
-$(STAMPS)/training: requirements/training.txt requirements/test.txt requirements/runtime.txt
-$(STAMPS)/tensorrt: requirements/tensorrt.txt requirements/training.txt requirements/test.txt requirements/runtime.txt
-$(STAMPS)/render: requirements/render.txt
+# requirements/*.in says what we choose, requirements/*.txt locks it with everything below it, each file by its hash
+# (`make lock`). --no-deps: a lock is complete, but for what it leaves out on purpose.
 $(STAMPS)/%: requirements/%.txt | $(STAMPS)/venv
 	@echo "--- installing $< into $(VENV)"
-	@$(PIP) install --progress-bar on -r $<
+	@$(PIP) install --progress-bar on --no-deps --require-hashes -r $<
+	@! grep -q '^# needs torch' $< || $(PIP) install --progress-bar on $(TORCH)
 	@touch "$@"
 
 environment: $(STAMPS)/runtime
@@ -112,6 +111,22 @@ gpu:
 
 gpu-carry: $(STAMPS)/runtime
 	@$(PY) -m benchmarks.carry_tensorrt pack $(ARGS)
+
+# After a change of requirements/*.in, or to update what they leave open: then `make test`, and commit both files.
+# Not locked: torch, because its wheel and the NVIDIA packages below it depend on the machine; OpenVINO's telemetry, which
+# it runs without.
+UNLOCKED := openvino-telemetry torch triton cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-runtime nvidia-cudnn-cu13 \
+	nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+	nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+lock: | $(STAMPS)/venv
+	@$(PIP) install --quiet uv==0.13.9
+	@for file in requirements/*.in; do \
+	  txt="$${file%.in}.txt"; \
+	  echo "--- $$txt"; \
+	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+	    --no-header $(UNLOCKED:%=--no-emit-package %) $(ARGS) "$$file" --output-file "$$txt"; \
+	  case "$$file" in */training.in|*/tensorrt.in) sed -i '1i # needs torch' "$$txt";; esac; \
+	done
 
 # --- for developers ---------------------------------------------------------------------------------------------------
 lint: $(STAMPS)/lint

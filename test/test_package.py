@@ -126,9 +126,28 @@ def test_every_subpackage_is_installed(declared):
 
 def test_what_pip_requires_has_no_upper_bound_and_what_make_installs_is_exact(declared):
     assert not [r for r in declared["install_requires"] if "<" in r or "==" in r]
-    for path in (ROOT / "requirements").glob("*.txt"):
+    for path in (ROOT / "requirements").glob("*.in"):
         for line in path.read_text().splitlines():
             assert re.match(r"^(#.*|-r .*|[\w.-]+==[\w.]+(;.*)?|)$", line), f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("chosen", sorted((ROOT / "requirements").glob("*.in")), ids=str)
+def test_a_lock_holds_every_chosen_version_and_a_hash_of_every_file(chosen):
+    def pins(path):
+        for line in path.read_text().splitlines():
+            if line.startswith("-r "):
+                yield from pins(path.parent / line[3:])
+            elif line and not line.startswith("#"):
+                yield line.split(";")[0].strip().lower()
+
+    lock = chosen.with_suffix(".txt").read_text()
+    entries = re.findall(
+        r"^([\w.-]+==[^\s;]+)[^\n]*((?:\n    --hash=sha256:[0-9a-f]{64}.*)+)", lock, re.M
+    )
+    assert len(entries) == len(re.findall(r"^[\w.-]+==", lock, re.M))
+    missing = set(pins(chosen)) - {name for name, _ in entries}
+    # Which wheel of torch pip takes depends on the machine.
+    assert all(name.startswith("torch==") for name in missing)
 
 
 def test_every_python_file_carries_its_licence():

@@ -19,7 +19,7 @@ if find_spec("rclpy") is None:
     collect_ignore_glob = ["test_*.py"]
     warnings.warn(
         "test/nodes does not run without rclpy: source a ROS 2 workspace, or install "
-        "requirements/runtime.txt",
+        "requirements/runtime.in",
         stacklevel=1,
     )
 else:

@@ -28,7 +28,7 @@ from sfseg_ros.tools.engine import accuracy_gate
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
+    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.in)",
 )
 no_gpu = pytest.mark.skipif(gpu_is_there(), reason="says what happens without a GPU")
 SIZE = "64x96"

@@ -21,7 +21,7 @@ import pytest
 if find_spec("torch") is None:  # a robot, where `colcon test` runs all that it finds
     collect_ignore_glob = ["*"]
     warnings.warn(
-        "test/training does not run without PyTorch: install requirements/training.txt",
+        "test/training does not run without PyTorch: install requirements/training.in",
         stacklevel=1,
     )
 else:
@@ -115,7 +115,7 @@ def tensorrt_rtx_engine_bytes() -> Callable[..., int]:
     """(ONNX file, smallest, usual and largest shape of "image") -> size of the engine that
     TensorRT-RTX builds of it, in bytes."""
     if find_spec("tensorrt_rtx") is None:
-        pytest.skip("TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)")
+        pytest.skip("TensorRT-RTX is not installed (pip install -r requirements/tensorrt.in)")
 
     def engine_bytes(onnx_path: Path, *shapes: tuple[int, int, int, int]) -> int:
         build = subprocess.run(

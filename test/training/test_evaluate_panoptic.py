@@ -132,7 +132,7 @@ def test_a_data_set_of_other_classes_than_the_recipes_is_refused(
 def test_the_town_recipe_trains_through_the_loop_of_all_networks(
     town: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("scipy", reason="requirements/training.txt")
+    pytest.importorskip("scipy", reason="requirements/training.in")
     from training.train import Run, averaging
 
     recipe = replace(

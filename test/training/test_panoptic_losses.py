@@ -15,7 +15,7 @@ from training.panoptic_losses import (
     targets_of,
 )
 
-pytest.importorskip("scipy", reason="requirements/training.txt")
+pytest.importorskip("scipy", reason="requirements/training.in")
 
 THINGS = (1, 3)
 STUFF = (0, 2)

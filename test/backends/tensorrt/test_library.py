@@ -44,7 +44,7 @@ NETWORK_FLAGS["10.13.3.9"] = NETWORK_FLAGS["10.9.0.34"]
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
+    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.in)",
 )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapter and plugins with the real Python bindings of TensorRT versions that cannot run here.
 
-Bindings come from the installed tensorrt-cu13-bindings (requirements/tensorrt.txt) and from wheels
+Bindings come from the installed tensorrt-cu13-bindings (requirements/tensorrt.in) and from wheels
 in the folder $SFSEG_TENSORRT_BINDINGS (`pip download --no-deps tensorrt-cu12-bindings==10.3.0`).
 The native libraries that they want are replaced by stubs.
 """
@@ -41,7 +41,7 @@ def bindings() -> list[Path]:
 
 @pytest.mark.skipif(
     not bindings(),
-    reason="no TensorRT bindings: pip install -r requirements/tensorrt.txt, or set "
+    reason="no TensorRT bindings: pip install -r requirements/tensorrt.in, or set "
     "SFSEG_TENSORRT_BINDINGS",
 )
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the stubs")

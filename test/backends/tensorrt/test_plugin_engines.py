@@ -37,7 +37,7 @@ DYNAMIC = ((1, 32, 32, 3), (2, 64, 96, 3), (4, 160, 128, 3))
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.txt)",
+    reason="TensorRT-RTX is not installed (pip install -r requirements/tensorrt.in)",
 )
 
 

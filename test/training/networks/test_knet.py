@@ -64,7 +64,7 @@ def test_two_equal_cars_differ_by_their_place() -> None:
 
 
 def test_every_parameter_learns() -> None:
-    pytest.importorskip("scipy", reason="requirements/training.txt")
+    pytest.importorskip("scipy", reason="requirements/training.in")
     network = tiny()
     labels = torch.full((2, 64, 64), ROAD)
     labels[:, 16:40, 8:40] = CAR + 256
@@ -77,7 +77,7 @@ def test_every_parameter_learns() -> None:
 
 
 def test_it_learns_to_tell_two_cars_apart() -> None:
-    pytest.importorskip("scipy", reason="requirements/training.txt")
+    pytest.importorskip("scipy", reason="requirements/training.in")
     network = tiny()
     image = torch.zeros(1, 3, 64, 64)
     labels = torch.full((1, 64, 64), ROAD)

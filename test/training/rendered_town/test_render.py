@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny drive through the real renderer; needs Blender (requirements/render.txt)."""
+"""A tiny drive through the real renderer; needs Blender (requirements/render.in)."""
 
 import json
 import subprocess
