@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.camera import size_from_text
+from sfseg_ros.installed_files import PROFILE_VARIABLES
 from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import ros_environment
 
-VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 SIZES = ("480x640", "720x1280", "1080x1920", "1024x2048")
 RATES = (10.0, 30.0)
 
@@ -88,7 +88,7 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
     """One case in new processes, because the middleware reads its profile once."""
     environment = ros_environment()
     if not case.profile:
-        environment = {k: v for k, v in environment.items() if k not in VARIABLES}
+        environment = {k: v for k, v in environment.items() if k not in PROFILE_VARIABLES}
     frames = round(seconds * case.rate_hz)
     command = [sys.executable, "-m", "benchmarks.transport", "--frames", str(frames)]
     command += ["--receive", json.dumps(asdict(case))]

@@ -14,6 +14,11 @@ from sfseg_ros.errors import ManifestError
 
 DEFAULT_MODEL = "sfnet_lite_r18_camvid"
 CACHE_VARIABLE = "SFSEG_CACHE_DIR"
+MIDDLEWARE_PROFILE = "config/fastdds_large_images.xml"
+"""Large images arrive if the processes of camera and node have this profile of Fast DDS."""
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Environment variables that name a profile: Fast DDS 3 reads the second, older releases (Humble's
+to Jazzy's) the first."""
 
 
 def share_folders() -> Iterator[Path]:
@@ -31,6 +36,12 @@ def share_folders() -> Iterator[Path]:
 def shared_file(relative: str) -> Path | None:
     """The first existing `relative`, such as "config/fastdds_large_images.xml"; None if none."""
     return next((p / relative for p in share_folders() if (p / relative).exists()), None)
+
+
+def profile_environment() -> dict[str, str]:
+    """The environment variables that name our middleware profile; none if it is not installed."""
+    profile = shared_file(MIDDLEWARE_PROFILE)
+    return dict.fromkeys(PROFILE_VARIABLES, str(profile)) if profile else {}
 
 
 def cache_directory() -> Path:

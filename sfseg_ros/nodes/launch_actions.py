@@ -10,10 +10,8 @@ from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
-from sfseg_ros.installed_files import shared_file
+from sfseg_ros.installed_files import PROFILE_VARIABLES, profile_environment, shared_file
 from sfseg_ros.nodes.parameters import NODE_FIELDS, description_of, value_from_text
-
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def config_file(name: str) -> str:
@@ -25,8 +23,7 @@ def middleware_profile() -> list[SetEnvironmentVariable]:
     """Our profile for large images, unless the user has one already."""
     if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return []
-    profile = config_file("fastdds_large_images.xml")
-    return [SetEnvironmentVariable(variable, profile) for variable in PROFILE_VARIABLES]
+    return [SetEnvironmentVariable(*variable) for variable in profile_environment().items()]
 
 
 def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:

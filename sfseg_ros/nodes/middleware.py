@@ -23,7 +23,7 @@ from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
 
 from sfseg_ros.errors import SfsegError, one_line
-from sfseg_ros.installed_files import shared_file
+from sfseg_ros.installed_files import MIDDLEWARE_PROFILE, PROFILE_VARIABLES, shared_file
 
 try:
     from rclpy.event_handler import (
@@ -54,9 +54,6 @@ __all__ = [
 LARGE_MESSAGE_BYTES = 512 * 1024
 """Size of Fast DDS's shared-memory segment where no profile sets another."""
 
-PROFILE = "config/fastdds_large_images.xml"
-# Fast DDS 3 reads the second name, all releases up to Jazzy's the first.
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 MEMORY_MAP = Path("/proc/self/maps")
 
 
@@ -160,14 +157,14 @@ def missing_profile() -> str | None:
     another middleware than Fast DDS."""
     if "fastrtps" not in get_rmw_implementation_identifier():
         return None
-    profiles = [p for variable in _PROFILE_VARIABLES if (p := os.environ.get(variable))]
+    profiles = [p for variable in PROFILE_VARIABLES if (p := os.environ.get(variable))]
     if profiles:
-        ours = any(Path(profile).name == Path(PROFILE).name for profile in profiles)
+        ours = any(Path(profile).name == Path(MIDDLEWARE_PROFILE).name for profile in profiles)
         return _missing_shared_memory() if ours else None
     if Path("DEFAULT_FASTRTPS_PROFILES.xml").is_file():  # Fast DDS reads it without being told
         return None
-    path = shared_file(PROFILE) or PROFILE
-    return f"start camera and node with {_PROFILE_VARIABLES[0]}={path}"
+    path = shared_file(MIDDLEWARE_PROFILE) or MIDDLEWARE_PROFILE
+    return f"start camera and node with {PROFILE_VARIABLES[0]}={path}"
 
 
 @functools.cache  # decided when the process starts, and asked for with each large image

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfseg_ros.errors import SfsegError
-from sfseg_ros.installed_files import shared_file
-
-PROFILE = "config/fastdds_large_images.xml"
+from sfseg_ros.installed_files import profile_environment
 
 
 class ProcessError(SfsegError):
@@ -40,9 +38,7 @@ def ros_environment() -> dict[str, str]:
     paths = [source, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUNBUFFERED"] = "1"
-    if profile := shared_file(PROFILE):
-        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
-        environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(profile)
+    environment |= profile_environment()
     environment["ROS_DOMAIN_ID"] = str(unused_domain())
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     return environment

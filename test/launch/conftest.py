@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sfseg_ros.installed_files import PROFILE_VARIABLES
 from sfseg_ros.tools.processes import unused_domain
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 LIMIT_S = 60.0
 
 LAUNCH = """
@@ -31,7 +31,7 @@ sys.exit(service.run())
 # Stands where setup.py installs the console script.
 EXECUTABLE = """#!{python}
 import os, sys
-print("profile:", os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE"), flush=True)
+print("profile:", os.environ.get("{variable}"), flush=True)
 from sfseg_ros.nodes.{name} import main
 sys.exit(main())
 """
@@ -48,7 +48,9 @@ def prefix(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("segmentation_node", "bag_player", "bag_recorder"):
         executable = folder / name
-        executable.write_text(EXECUTABLE.format(python=sys.executable, name=name))
+        executable.write_text(
+            EXECUTABLE.format(python=sys.executable, name=name, variable=PROFILE_VARIABLES[0])
+        )
         executable.chmod(0o755)
     return tmp_path
 

@@ -6,11 +6,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
-from sfseg_ros.installed_files import shared_file
+from sfseg_ros.installed_files import MIDDLEWARE_PROFILE, PROFILE_VARIABLES, shared_file
 from sfseg_ros.nodes import frame_path, middleware
-from sfseg_ros.nodes.middleware import PROFILE, missing_profile, output_qos
+from sfseg_ros.nodes.middleware import missing_profile, output_qos
 
-VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+VARIABLE = PROFILE_VARIABLES[0]
 
 needs_fast_dds = pytest.mark.skipif(
     "fastrtps" not in get_rmw_implementation_identifier(), reason="the middleware is not Fast DDS"
@@ -20,17 +20,17 @@ needs_fast_dds = pytest.mark.skipif(
 @pytest.fixture
 def no_profile(monkeypatch, tmp_path):
     """As in a terminal in which nobody has set a profile."""
-    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
-    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    for variable in PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
 @needs_fast_dds
 def test_without_a_profile_the_hint_names_variable_and_file(no_profile):
-    assert f"{VARIABLE}={shared_file(PROFILE)}" in missing_profile()
+    assert f"{VARIABLE}={shared_file(MIDDLEWARE_PROFILE)}" in missing_profile()
 
 
-@pytest.mark.parametrize("variable", [VARIABLE, "FASTDDS_DEFAULT_PROFILES_FILE"])
+@pytest.mark.parametrize("variable", PROFILE_VARIABLES)
 def test_with_any_profile_there_is_no_hint(no_profile, monkeypatch, variable):
     monkeypatch.setenv(variable, "/own.xml")
     assert missing_profile() is None
@@ -48,7 +48,7 @@ def test_with_any_profile_there_is_no_hint(no_profile, monkeypatch, variable):
 def test_our_profile_without_its_shared_memory_is_warned_about(
     no_profile, monkeypatch, tmp_path, segment, warned
 ):
-    monkeypatch.setenv(VARIABLE, f"/somewhere/{PROFILE}")
+    monkeypatch.setenv(VARIABLE, f"/somewhere/{MIDDLEWARE_PROFILE}")
     monkeypatch.setattr(middleware, "MEMORY_MAP", tmp_path / "maps")
     middleware.MEMORY_MAP.write_text(f"7fbc-7fbd r--p 00000000 00:27 6\n{segment}\n")
     middleware._missing_shared_memory.cache_clear()
@@ -65,7 +65,7 @@ def test_a_profile_that_fast_dds_finds_by_itself_counts_too(no_profile, tmp_path
 
 def test_the_profile_holds_20_images_of_two_megapixels_in_shared_memory():
     space = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
-    root = ET.parse(shared_file(PROFILE)).getroot()
+    root = ET.parse(shared_file(MIDDLEWARE_PROFILE)).getroot()
     assert int(root.find(f".//{space}segment_size").text) >= 20 * 1024 * 2048 * 3
     assert root.find(f".//{space}useBuiltinTransports").text == "false"
     declared = {e.text for e in root.findall(f".//{space}transport_descriptor/{space}transport_id")}
