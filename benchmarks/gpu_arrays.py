@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sfseg_ros.kernels import binaries
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import binaries, host_emulation
 from sfseg_ros.kernels.cuda_memory import DeviceBuffer, Gpu, call, launch_kernel
 from sfseg_ros.kernels.launch import Launch
 
@@ -98,7 +97,7 @@ def main(arguments: list[str]) -> int:
         arguments = arguments[1:]
         binaries.OPTIONS = (*binaries.OPTIONS, EXACT)
     kernels: Any = DeviceKernels()
-    host.kernels = lambda: kernels  # type: ignore[assignment]
+    host_emulation.kernels = lambda: kernels  # type: ignore[assignment]
     try:
         return int(pytest.main(["-p", "no:cacheprovider", "-q", *arguments]))
     finally:

@@ -223,14 +223,14 @@ def engine_way(
     device: Device, manifest: Manifest, rgb: Tensor, plugins: bool
 ) -> tuple[Work, Tensor]:
     """An engine in torch's stream, in a CUDA graph."""
-    from sfseg_ros.backends.tensorrt import library as trt
     from sfseg_ros.backends.tensorrt import plugin
     from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, engine_from_onnx
+    from sfseg_ros.backends.tensorrt.library import load_tensorrt
     from sfseg_ros.backends.tensorrt.precision import typed_model
 
     if device.rehearsal:
         raise RuntimeError("rehearsal on the processor: no engine can run")
-    library = trt.load()
+    library = load_tensorrt()
     module = library.module
     shape: Any = tuple(rgb.shape)
     request = BuildRequest(shapes=(shape, shape, shape), plugins=plugins, library=library.name)

@@ -21,7 +21,6 @@ import numpy as np
 import onnx
 
 from benchmarks.gpu_device import Report
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_builder import (
     BuildRequest,
@@ -29,6 +28,7 @@ from sfseg_ros.backends.tensorrt.engine_builder import (
     engine_from_onnx,
     prepare,
 )
+from sfseg_ros.backends.tensorrt.library import TensorRt, link_environment, load_tensorrt
 from sfseg_ros.backends.tensorrt.precision import typed_model
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.model.manifest import Manifest, load_manifest
@@ -74,7 +74,7 @@ def run_step(step: str, model: str, folder: Path, report: Report) -> dict[str, A
     try:
         done = subprocess.run(
             [*command, "--folder", str(folder)],
-            env=trt.link_environment(os.environ, folder),
+            env=link_environment(os.environ, folder),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -93,7 +93,7 @@ def run_step(step: str, model: str, folder: Path, report: Report) -> dict[str, A
 
 
 def import_library(_manifest: Manifest, _folder: Path) -> None:
-    print(trt.load().title)
+    print(load_tensorrt().title)
 
 
 def build(manifest: Manifest, folder: Path) -> None:
@@ -164,9 +164,9 @@ def _model(manifest: Manifest) -> onnx.ModelProto:
     return typed_model(onnx.load(manifest.onnx_path), "fp16")
 
 
-def _runtime(level: str = "INFO") -> tuple[trt.TensorRt, Any, Any]:
+def _runtime(level: str = "INFO") -> tuple[TensorRt, Any, Any]:
     """(library, log that prints all from `level` on, runtime), our plugins registered."""
-    library = trt.load()
+    library = load_tensorrt()
     library.register(plugin.creators(library.module))
     log = library.module.Logger(getattr(library.module.Logger, level))
     return library, log, library.module.Runtime(log)

@@ -21,19 +21,19 @@ from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.geometry import WHOLE_IMAGE, FrameGeometry, View, geometry_of
 from sfseg_ros.imaging import CameraBytes, ImageFormat, Picture, Uint8Array
 from sfseg_ros.model.manifest import UNLABELLED, Manifest, load_manifest
-from sfseg_ros.model.published_labels import PLAIN, Finish
+from sfseg_ros.model.published_labels import NO_RULES, LabelRules
 
 
 @dataclass(frozen=True)
 class Segmentation:
     """The result for one image, and where the time went.
 
-    `labels` is uint8 of `geometry.output_size`, indices of the manifest's classes (or what a Finish
-    makes of them) and 255 where the network saw nothing; `confidence` is uint8 of the same size,
-    the softmax probability of the network's label in 255ths and 0 where there is none, or None
-    where it was not asked for. `painted` has those of the paints that were asked for and that the
-    backend could make, uint8 RGB of the same size; the others are the caller's to paint.
-    `inference_ms` is that of the whole batch, for which each of its frames waited.
+    `labels` is uint8 of `geometry.output_size`: indices of the manifest's classes, or published
+    labels if rules were given; 255 marks pixels outside the network's view. `confidence` is uint8
+    of the same size: the softmax probability of the network's label in 255ths, 0 outside the view;
+    None unless requested. `painted` maps names of PAINTED_IMAGES to uint8 RGB of the same size. It
+    holds those that the backend painted; the caller paints the others. `inference_ms` is the time
+    of the whole batch, because each of its frames waits for all of them.
     """
 
     labels: Uint8Array
@@ -99,15 +99,14 @@ class Segmenter:
         self,
         frames: Sequence[tuple[Picture, View]],
         confidence: bool,
-        finish: Finish = PLAIN,
-        paints: Collection[str] = (),
+        rules: LabelRules = NO_RULES,
+        to_paint: Collection[str] = (),
     ) -> list[Segmentation | SfsegError]:
-        """Segment pictures of any sizes, each under its view; labels are those of `finish`.
+        """Segment pictures of any sizes, each under its view, and apply `rules` to their labels.
 
-        `paints`, of PAINTS, are pictures that somebody wants; those that the backend painted are in
-        the result. Frames of one network size are inferred together. In the place of a frame that
-        cannot be segmented stands its error, as `segment` would raise it; the others are not
-        affected.
+        `to_paint` holds names of PAINTED_IMAGES. `painted` of a result has those that the backend
+        painted. Frames of one network size are inferred together. If a frame cannot be segmented,
+        the list holds the error that `segment` would raise for it; other frames are unaffected.
         """
         outcomes: dict[int, Segmentation | SfsegError] = {}
         batches: dict[tuple[tuple[int, int], type], list[_NetworkInput]] = {}
@@ -121,7 +120,7 @@ class Segmenter:
                 batches.setdefault(kind, []).append(frame)
         for batch in batches.values():
             try:
-                segmented = self._segmented(batch, confidence, finish, paints)
+                segmented = self._segmented(batch, confidence, rules, to_paint)
             except SfsegError as error:
                 outcomes.update((frame.index, error) for frame in batch)
             else:
@@ -132,7 +131,7 @@ class Segmenter:
         self,
         images: "tuple[int, int] | ImageFormat",
         view: View = WHOLE_IMAGE,
-        finish: Finish = PLAIN,
+        rules: LabelRules = NO_RULES,
         count: int = 1,
     ) -> None:
         """Prepare for images of a (height, width), or of a camera's format, under `view`, with and
@@ -148,7 +147,7 @@ class Segmenter:
         frame = _NetworkInput(0, geometry, black if camera is None else camera, 0.0)
         for number in range(1, count + 1) if self._device is not None else (1,):
             for confidence in (False, True):
-                self._segmented([frame] * number, confidence, finish, ())
+                self._segmented([frame] * number, confidence, rules, ())
 
     def close(self) -> None:
         """Release the model and its memory."""
@@ -182,27 +181,28 @@ class Segmenter:
         self,
         batch: list[_NetworkInput],
         confidence: bool,
-        finish: Finish,
-        paints: Collection[str],
+        rules: LabelRules,
+        to_paint: Collection[str],
     ) -> list[Segmentation]:
-        """All of one network size and kind of image. Here it is decided who finishes the labels:
-        the backend where it can, else the processor, which needs the confidence for a threshold.
+        """Segment a batch of one network size and one kind of image.
 
-        The backend paints the network's pixels. Where no frame's output has these, the processor
-        paints those of the output: the image is sharper, and less would go through the bus.
+        The backend applies the rules if it can. Otherwise the processor does, and a threshold then
+        needs the confidence. The backend paints the network's pixels. If no frame's output has
+        these pixels, the processor paints at the output's size instead: the image is sharper, and
+        the painted image need not cross the bus.
         """
         start = time.perf_counter()
         size = batch[0].geometry.network_size
-        if self._device is not None and self._device.finishes(size):
+        if self._device is not None and self._device.applies_label_rules(size):
             wanted = any(frame.geometry.output_has_network_pixels for frame in batch)
-            inferred = self._inferred(batch, confidence, finish, paints if wanted else ())
-            finish = PLAIN
+            inferred = self._inferred(batch, confidence, rules, to_paint if wanted else ())
+            rules = NO_RULES
         else:
-            needed = confidence or finish.least_confidence > 0
-            inferred = self._inferred(batch, needed, PLAIN, ())
+            needed = confidence or rules.least_confidence > 0
+            inferred = self._inferred(batch, needed, NO_RULES, ())
         inference_ms = _ms_since(start)
         return [
-            _segmentation(frame, inferred, i, confidence, finish, inference_ms)
+            _segmentation(frame, inferred, i, confidence, rules, inference_ms)
             for i, frame in enumerate(batch)
         ]
 
@@ -210,8 +210,8 @@ class Segmenter:
         self,
         batch: list[_NetworkInput],
         confidence: bool,
-        finish: Finish,
-        paints: Collection[str],
+        rules: LabelRules,
+        to_paint: Collection[str],
     ) -> Inferred:
         if self._device is None:
             inputs = [frame.image for frame in batch if not isinstance(frame.image, CameraBytes)]
@@ -221,7 +221,7 @@ class Segmenter:
             (frame.image, frame.geometry) if isinstance(frame.image, CameraBytes) else frame.image
             for frame in batch
         ]
-        return self._device.infer_frames(frames, confidence, finish, paints)
+        return self._device.infer_frames(frames, confidence, rules, to_paint)
 
 
 def _segmentation(
@@ -229,16 +229,19 @@ def _segmentation(
     inferred: Inferred,
     index: int,
     confidence: bool,
-    finish: Finish,
+    rules: LabelRules,
     inference_ms: float,
 ) -> Segmentation:
-    """Of image `index` of a batch. `finish` is what is left to do; at the network's size, because
-    what happens to each label by itself commutes with taking the nearest one."""
+    """Return the result for image `index` of a batch; `rules` are those not applied yet.
+
+    Rules act on each label alone, so they commute with nearest-neighbour resizing. Applying them at
+    the network's size therefore gives the same labels and touches fewer pixels.
+    """
     start = time.perf_counter()
     geometry, certainty = frame.geometry, None
     if inferred.confidence is not None:
         certainty = inferred.confidence[index]
-    labels = finish.labels_from(inferred.labels[index], certainty)
+    labels = rules.labels_from(inferred.labels[index], certainty)
     if not confidence:
         certainty = None
     painted = inferred.painted if geometry.output_has_network_pixels else {}

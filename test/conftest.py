@@ -19,7 +19,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 from sfseg_ros.model.manifest import (
     Manifest,
     SemanticClass,
@@ -133,7 +133,7 @@ def tiny_onnx() -> onnx.ModelProto:
 def cxx_compiler() -> None:
     """Skips without a C++ compiler for the kernels; one that fails is a failure."""
     try:
-        host.kernels()
+        host_emulation.kernels()
     except BackendError as error:
         if "no C++ compiler" in str(error):
             pytest.skip(str(error))

@@ -10,7 +10,7 @@ from sfseg_ros.geometry import View
 from sfseg_ros.imaging import ImageFormat, Picture, color_mask, overlay, picture_from_buffer
 from sfseg_ros.model.class_groups import LabelMapping
 from sfseg_ros.model.manifest import SemanticClass
-from sfseg_ros.model.published_labels import PAINTS, PLAIN, Finish
+from sfseg_ros.model.published_labels import NO_RULES, PAINTED_IMAGES, LabelRules
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
@@ -214,7 +214,7 @@ def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest,
 SWAPPED = np.full(256, 255, np.uint8)
 SWAPPED[:2] = 1, 0  # red and green; blue goes
 CLASSES = (SemanticClass(0, "green", (20, 200, 40)), SemanticClass(1, "red", (250, 10, 30)))
-FINISH = Finish(LabelMapping(SWAPPED, CLASSES), 0.75, 0.3)
+RULES = LabelRules(LabelMapping(SWAPPED, CLASSES), 0.75, 0.3)
 VIEWS = [
     View(),
     View(output_size="network"),
@@ -229,46 +229,48 @@ class DeviceDouble(RecordingBackend):
     """Does on the "device" what a DeviceBackend may."""
 
     precision, precisions = "fp32", ("fp32",)
-    finishing, cameras = True, False
+    applies_rules, cameras = True, False
 
     def takes_camera(self, camera, geometry):
         return self.cameras
 
-    def finishes(self, size):
-        return self.finishing
+    def applies_label_rules(self, size):
+        return self.applies_rules
 
-    def infer_frames(self, frames, confidence, finish, paints):
-        self.calls.append((len(frames), confidence, finish, sorted(paints)))
+    def infer_frames(self, frames, confidence, rules, to_paint):
+        self.calls.append((len(frames), confidence, rules, sorted(to_paint)))
         images = [frame if isinstance(frame, np.ndarray) else frame[0].data for frame in frames]
         if any(image.ndim == 1 for image in images):
             images = [np.zeros((*geometry.network_size, 3), np.uint8) for _, geometry in frames]
         rgb = np.stack(images)
         labels, certainty = RecordingBackend().infer(rgb, True)
-        labels = np.stack([finish.labels_from(*pair) for pair in zip(labels, certainty)])
-        palette = finish.mapping.palette_rgb
+        labels = np.stack([rules.labels_from(*pair) for pair in zip(labels, certainty)])
+        palette = rules.mapping.palette_rgb
         painted = {
             "color_mask": np.stack([color_mask(image, palette) for image in labels]),
             "overlay": np.stack(
-                [overlay(*pair, palette, finish.alpha) for pair in zip(rgb, labels)]
+                [overlay(*pair, palette, rules.alpha) for pair in zip(rgb, labels)]
             ),
         }
         return Inferred(
-            labels, certainty if confidence else None, {name: painted[name] for name in paints}
+            labels, certainty if confidence else None, {name: painted[name] for name in to_paint}
         )
 
 
 @pytest.mark.parametrize("confidence", [False, True])
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_finish_of_the_network_is_one_of_the_output(tiny_manifest, backend, view, confidence):
+def test_label_rules_at_the_network_size_equal_label_rules_at_the_output_size(
+    tiny_manifest, backend, view, confidence
+):
     """Threshold and groups of the published pixels, as the node did it, whoever does it now."""
     rgb = np.random.default_rng(0).integers(0, 256, (128, 160, 3), np.uint8)
     raw = Segmenter(tiny_manifest, backend).segment(rgb, view=view)
-    expected = np.where(raw.confidence < FINISH.threshold * 255, np.uint8(255), raw.labels)
+    expected = np.where(raw.confidence < RULES.threshold * 255, np.uint8(255), raw.labels)
     expected = SWAPPED[expected]
     device = DeviceDouble()
     for used in (RecordingBackend(), device):
         (result,) = Segmenter(tiny_manifest, used).segment_batch(
-            [(Picture(rgb), view)], confidence, FINISH, PAINTS
+            [(Picture(rgb), view)], confidence, RULES, PAINTED_IMAGES
         )
         np.testing.assert_array_equal(result.labels, expected)
         if confidence:
@@ -276,7 +278,7 @@ def test_a_finish_of_the_network_is_one_of_the_output(tiny_manifest, backend, vi
         else:
             assert result.confidence is None
     assert isinstance(device, DeviceBackend)
-    assert [call[1:3] for call in device.calls] == [(confidence, FINISH)]
+    assert [call[1:3] for call in device.calls] == [(confidence, RULES)]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -285,16 +287,16 @@ def test_paints_of_the_backend_are_given_where_its_pixels_are_the_outputs(tiny_m
     segmenter = Segmenter(tiny_manifest, device)
     for size in ((128, 160), (64, 96)):
         rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        (result,) = segmenter.segment_batch([(Picture(rgb), view)], False, FINISH, PAINTS)
+        (result,) = segmenter.segment_batch([(Picture(rgb), view)], False, RULES, PAINTED_IMAGES)
         same = result.geometry.output_has_network_pixels
-        assert set(result.painted) == (set(PAINTS) if same else set())
-        assert device.calls[-1][3] == (sorted(PAINTS) if same else [])
-        palette = FINISH.mapping.palette_rgb
+        assert set(result.painted) == (set(PAINTED_IMAGES) if same else set())
+        assert device.calls[-1][3] == (sorted(PAINTED_IMAGES) if same else [])
+        palette = RULES.mapping.palette_rgb
         for name, painted in result.painted.items():
             image = result.geometry.rgb_at_output(rgb)
             expected = color_mask(result.labels, palette)
             if name == "overlay":
-                expected = overlay(image, result.labels, palette, FINISH.alpha)
+                expected = overlay(image, result.labels, palette, RULES.alpha)
             np.testing.assert_array_equal(painted, expected)
             assert painted.flags.c_contiguous
 
@@ -303,20 +305,20 @@ def test_in_a_batch_of_both_kinds_each_frame_gets_what_fits_it(tiny_manifest):
     device = DeviceDouble()
     pictures = [Picture(halves(*size)[0]) for size in ((64, 96), (128, 192))]
     one, two = Segmenter(tiny_manifest, device).segment_batch(
-        [(picture, View()) for picture in pictures], False, FINISH, ["overlay"]
+        [(picture, View()) for picture in pictures], False, RULES, ["overlay"]
     )
-    assert device.calls == [(2, False, FINISH, ["overlay"])]
+    assert device.calls == [(2, False, RULES, ["overlay"])]
     assert (set(one.painted), set(two.painted)) == ({"overlay"}, set())
 
 
-def test_a_backend_that_cannot_finish_is_asked_for_plain_labels(tiny_manifest):
+def test_a_backend_that_cannot_apply_label_rules_returns_unchanged_labels(tiny_manifest):
     device = DeviceDouble()
-    device.finishing = False
+    device.applies_rules = False
     (result,) = Segmenter(tiny_manifest, device).segment_batch(
-        [(Picture(halves(64, 96)[0]), View())], False, FINISH, PAINTS
+        [(Picture(halves(64, 96)[0]), View())], False, RULES, PAINTED_IMAGES
     )
     # The threshold needs the confidence, which nobody else gets to see.
-    assert device.calls == [(1, True, PLAIN, [])]
+    assert device.calls == [(1, True, NO_RULES, [])]
     assert result.confidence is None
     assert not result.painted
 
@@ -325,9 +327,9 @@ def test_a_backend_that_cannot_finish_is_asked_for_plain_labels(tiny_manifest):
 def test_confidence_is_computed_where_a_threshold_needs_it(
     tiny_manifest, backend, threshold, needed
 ):
-    finish = Finish(FINISH.mapping, threshold)
+    rules = LabelRules(RULES.mapping, threshold)
     frames = [(Picture(halves(64, 96)[0]), View())]
-    (result,) = Segmenter(tiny_manifest, backend).segment_batch(frames, False, finish)
+    (result,) = Segmenter(tiny_manifest, backend).segment_batch(frames, False, rules)
     assert backend.calls == [((1, 64, 96, 3), needed)]
     assert result.confidence is None
 
@@ -345,11 +347,11 @@ def test_warm_up_goes_the_way_of_the_cameras_frames(tiny_manifest, backend):
 
     device.infer_frames = watched
     segmenter = Segmenter(tiny_manifest, device)
-    segmenter.warm_up(like, finish=FINISH, count=2)  # such bytes are the processor's to convert
+    segmenter.warm_up(like, rules=RULES, count=2)  # such bytes are the processor's to convert
     device.cameras = True
-    segmenter.warm_up(like, View(horizon=0.5), FINISH, 3)
+    segmenter.warm_up(like, View(horizon=0.5), RULES, 3)
     assert device.calls == [
-        (count, confidence, FINISH, [])
+        (count, confidence, RULES, [])
         for counts in ((1, 2), (1, 2, 3))
         for count in counts
         for confidence in (False, True)

@@ -12,7 +12,7 @@ from sfseg_ros.errors import BackendError, ManifestError
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes, Uint8Array
 from sfseg_ros.model.manifest import Manifest
-from sfseg_ros.model.published_labels import Finish
+from sfseg_ros.model.published_labels import LabelRules
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 GPU_WAITS = ("block", "spin")
@@ -102,7 +102,7 @@ class Inferred:
     """Results at the network's size (H, W).
 
     `labels` is uint8 (N, H, W). `confidence` is uint8 (N, H, W), or None if the caller did not
-    ask for it. `painted` holds the requested PAINTS by name, uint8 (N, H, W, 3) RGB.
+    ask for it. `painted` holds the requested PAINTED_IMAGES by name, uint8 (N, H, W, 3) RGB.
     """
 
     labels: Uint8Array
@@ -114,15 +114,15 @@ class Inferred:
 class DeviceBackend(Backend, Protocol):
     """A backend that can also run the steps before and after the network on its device.
 
-    `takes_camera` and `finishes` report which of these steps it supports.
+    `takes_camera` and `applies_label_rules` report which of these steps it supports.
     """
 
     def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
         """True if `infer_frames` accepts such an image."""
         ...
 
-    def finishes(self, size: tuple[int, int]) -> bool:
-        """True if `infer_frames` accepts paints and a finish other than PLAIN for a network input
+    def applies_label_rules(self, size: tuple[int, int]) -> bool:
+        """True if `infer_frames` can paint and apply rules other than NO_RULES for a network input
         of `size` (height, width). The call may take as long as the first `infer`."""
         ...
 
@@ -130,16 +130,16 @@ class DeviceBackend(Backend, Protocol):
         self,
         frames: Sequence[Uint8Array | tuple[CameraBytes, FrameGeometry]],
         confidence: bool,
-        finish: Finish,
-        paints: Collection[str],
+        rules: LabelRules,
+        to_paint: Collection[str],
     ) -> Inferred:
         """Segment frames of one network size, with the steps before and after the network.
 
         A frame is uint8 (H, W, 3) RGB, or a camera's image with the geometry that fits it to the
         network; the result then equals `infer` of `FrameGeometry.network_input`, up to the rounding
-        of its resize. The labels are `finish.labels_from` of `infer`'s labels; the confidence is
-        the network's. `paints`, members of PAINTS, are painted from these labels and the network's
-        input; they differ from `imaging` by at most one level of 255.
+        of its resize. The labels are `rules.labels_from` of `infer`'s labels; the confidence is
+        the network's. `to_paint` names PAINTED_IMAGES, which are painted from these labels and the
+        network's input; they differ from `imaging` by at most one level of 255.
         """
         ...
 

@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames of a camera are taken at all: rate, every n-th, age; and times that jump back. And
-how often the log hears of the same trouble."""
-
-import math
-import time
-from collections.abc import Callable
+"""Which frames of a camera are taken: rate limit, every n-th, age; and clocks that jump back."""
 
 JUMP_BACK_NS = 1_000_000_000
 """A stamp or clock that goes back by more than this is a bag that began anew or a simulation that
 was reset. Less is a frame that was overtaken by the next, or a clock that was set right."""
-
-TROUBLE_PERIOD_S = 5.0
-"""Between two lines of the log about the same trouble of the same camera."""
 
 _BURST = 2.0
 """Frames' worth of allowance that can be saved up. With 1, what is left over from a frame would be
@@ -62,33 +54,6 @@ class Pacing:
             return False
         self._allowance -= 1.0
         return True
-
-
-class Throttle:
-    """Lets each kind of trouble through at most once in `period_s`. One per camera: rclpy's own
-    throttle goes by the line of code, so that one camera would silence the others.
-
-    Different threads may ask, each for kinds of its own. `clock` is monotonic, in seconds.
-    """
-
-    def __init__(
-        self, period_s: float = TROUBLE_PERIOD_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._period_s = period_s
-        self._clock = clock
-        self._last_s: dict[str, float] = {}
-
-    def admits(self, kind: str) -> bool:
-        """Whether to say it now; what is not said is forgotten."""
-        now_s = self._clock()
-        if now_s - self._last_s.get(kind, -math.inf) < self._period_s:
-            return False
-        self._last_s[kind] = now_s
-        return True
-
-    def clear(self) -> None:
-        """Let every kind through again at once."""
-        self._last_s.clear()
 
 
 def too_old(stamp_ns: int, now_ns: int, max_age_ms: float) -> bool:

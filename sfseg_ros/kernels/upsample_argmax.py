@@ -156,9 +156,11 @@ def upsample_argmax_launch(
     )
 
 
-def finished_launch(launch: Launch, threshold: int) -> Launch:
-    """`launch`, one with confidence and without threshold and remap table, with both: the table is
-    an input after the scores."""
+def launch_with_label_rules(launch: Launch, threshold: int) -> Launch:
+    """Return `launch`, which has a confidence, with a threshold and a remap table added.
+
+    The table is the input after the scores.
+    """
     return replace(
         launch,
         kernel=f"{launch.kernel}_remap",

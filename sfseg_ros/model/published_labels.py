@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of the network's labels before somebody sees them: unsure ones go, classes become
-groups, and labels get colours. Here on the processor, which defines it; a `DeviceBackend` does the
-same where the labels are made.
+"""Published labels: how a confidence threshold and class groups change the network's labels.
+
+`LabelRules.labels_from` is the reference implementation on the processor. A `DeviceBackend` applies
+the same rules on its device.
 """
 
 import math
@@ -13,15 +14,18 @@ import numpy.typing as npt
 from sfseg_ros.model.class_groups import UNCHANGED, LabelMapping
 from sfseg_ros.model.manifest import UNLABELLED
 
-PAINTS = ("color_mask", "overlay")
-"""Pictures that are painted of labels: `imaging.color_mask` and `imaging.overlay`."""
+PAINTED_IMAGES = ("color_mask", "overlay")
+"""Names of the images that show labels in colour: `imaging.color_mask` and `imaging.overlay`."""
 
 
 @dataclass(frozen=True)
-class Finish:
-    """Of labels with less confidence than `threshold` (0 to 1) comes 255, unlabelled; `mapping`
-    says what is published for each of them, and in which colour; `alpha`, 0 to 1, is how much an
-    overlay shows of that colour. 255 stays 255."""
+class LabelRules:
+    """How the network's labels become published labels, and how these are painted.
+
+    Labels whose confidence is below `threshold` (0 to 1) become 255 (unlabelled). `mapping` then
+    gives the published label of each label and its colour; 255 stays 255. `alpha` (0 to 1) is the
+    opacity of the colours in an overlay.
+    """
 
     mapping: LabelMapping = UNCHANGED
     threshold: float = 0.0
@@ -29,7 +33,7 @@ class Finish:
 
     @property
     def least_confidence(self) -> int:
-        """0 to 255: confidence of a label that stays, in 255ths."""
+        """The lowest confidence that keeps its label, in 255ths (0 to 255)."""
         return math.ceil(self.threshold * 255)
 
     @property
@@ -39,13 +43,16 @@ class Finish:
     def labels_from(
         self, labels: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8] | None
     ) -> npt.NDArray[np.uint8]:
-        """The published labels of uint8 (H, W), the array itself where none changes. `confidence`,
-        of that shape too, may be None where `least_confidence` is 0."""
+        """Return the published labels, or `labels` itself if no rule changes any label.
+
+        `labels` and `confidence` are uint8 (H, W). `confidence` may be None if `least_confidence`
+        is 0.
+        """
         if confidence is not None and self.least_confidence > 0:
             unsure = confidence < self.least_confidence
             labels = np.where(unsure, np.uint8(UNLABELLED), labels)
         return self.mapping.apply(labels)
 
 
-PLAIN = Finish()
-"""The network's labels as they are."""
+NO_RULES = LabelRules()
+"""Rules that leave the network's labels unchanged."""

@@ -15,8 +15,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from sfseg_ros.errors import ImageError, SfsegError, one_line
 from sfseg_ros.frames.health import StreamState, Thresholds, silence
 from sfseg_ros.frames.latency import FrameTimes
+from sfseg_ros.frames.log_throttle import LogThrottle
 from sfseg_ros.frames.mailbox import BatchWorker, Mailbox
-from sfseg_ros.frames.pacing import Pacing, Throttle
+from sfseg_ros.frames.pacing import Pacing
 from sfseg_ros.frames.stamp_matching import StampBuffer
 from sfseg_ros.imaging import ImageFormat
 from sfseg_ros.model.class_groups import LabelMapping
@@ -90,7 +91,7 @@ class Camera:
         self._frame_error = ""
         self._broken = False
         self._said: set[str] = set()
-        self._throttle = Throttle()
+        self._throttle = LogThrottle()
 
     def apply(self, settings: Settings) -> None:
         """Use the parameters of `settings` from the next frame on."""

@@ -24,7 +24,7 @@ from sfseg_ros.errors import ImageError
 from sfseg_ros.frames.pacing import too_old
 from sfseg_ros.geometry import View
 from sfseg_ros.imaging import Picture
-from sfseg_ros.model.published_labels import PAINTS, Finish
+from sfseg_ros.model.published_labels import PAINTED_IMAGES, LabelRules
 from sfseg_ros.nodes.camera import Camera
 from sfseg_ros.nodes.messages import nanoseconds, picture_from_message
 from sfseg_ros.nodes.middleware import LARGE_MESSAGE_BYTES, missing_profile
@@ -56,7 +56,7 @@ class ReceivedFrame:
 class PreparedFrame:
     """The picture of a frame, and what is to be published of it.
 
-    `needs`: what the wanted outputs need besides labels, "confidence" and names of PAINTS.
+    `needs`: what the wanted outputs need besides labels, "confidence" and names of PAINTED_IMAGES.
     `begin_ns`, `converted_ns`: monotonic time before and after the message became a picture.
     """
 
@@ -76,7 +76,7 @@ class InferredFrame:
 
     prepared: PreparedFrame
     result: Segmentation
-    finish: Finish
+    rules: LabelRules
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def receive(camera: Camera, message: Image | CompressedImage) -> None:
 
 
 def segment_frames(
-    batch: Sequence[ReceivedFrame], segmenter: Segmenter, finish: Finish
+    batch: Sequence[ReceivedFrame], segmenter: Segmenter, rules: LabelRules
 ) -> list[Outcome]:
     """Steps 2 to 5 for a batch of at most one frame per camera; returns the outcome of each."""
     prepared = _each(prepare, batch)
-    inferred = infer(prepared, segmenter, finish)
+    inferred = infer(prepared, segmenter, rules)
     published = _each(publish_first, inferred)
     return _each(publish_rest, published)
 
@@ -146,7 +146,7 @@ def prepare(frame: ReceivedFrame) -> PreparedFrame | Outcome:
 
 
 def infer(
-    frames: Sequence[PreparedFrame | Outcome], segmenter: Segmenter, finish: Finish
+    frames: Sequence[PreparedFrame | Outcome], segmenter: Segmenter, rules: LabelRules
 ) -> list[InferredFrame | Outcome]:
     """Step 3: the labels of all pictures, in one batch (`Segmenter.segment_batch`)."""
     prepared = [frame for frame in frames if isinstance(frame, PreparedFrame)]
@@ -155,8 +155,8 @@ def infer(
         segmenter.segment_batch(
             [(frame.picture, frame.view) for frame in prepared],
             confidence="confidence" in needs,
-            finish=finish,
-            paints=needs.intersection(PAINTS),
+            rules=rules,
+            to_paint=needs.intersection(PAINTED_IMAGES),
         )
         if prepared
         else ()
@@ -164,7 +164,7 @@ def infer(
 
     def with_result(frame: PreparedFrame) -> InferredFrame | Outcome:
         result = next(results)
-        return InferredFrame(frame, result, finish) if isinstance(result, Segmentation) else result
+        return InferredFrame(frame, result, rules) if isinstance(result, Segmentation) else result
 
     return _each(with_result, frames)
 
@@ -173,7 +173,7 @@ def publish_first(frame: InferredFrame) -> PublishedFrame:
     """Step 4: publish the first wanted output, which is the mask if it has a listener, and record
     how long each step took."""
     begin_ns = time.monotonic_ns()
-    prepared, result, finish = frame.prepared, frame.result, frame.finish
+    prepared, result, rules = frame.prepared, frame.result, frame.rules
     camera, header = prepared.received.camera, prepared.received.message.header
     stamp_ns = nanoseconds(header.stamp)
     segmented = SegmentedFrame(
@@ -181,8 +181,8 @@ def publish_first(frame: InferredFrame) -> PublishedFrame:
         picture=prepared.picture,
         labels=result.labels,
         confidence=result.confidence,
-        palette_rgb=finish.mapping.palette_rgb,
-        overlay_alpha=finish.alpha,
+        palette_rgb=rules.mapping.palette_rgb,
+        overlay_alpha=rules.alpha,
         geometry=result.geometry,
         camera=camera.calibration_of(stamp_ns, result.geometry.image_size),
         painted=result.painted,
@@ -235,14 +235,14 @@ def _each(
 
 
 def warm_up(
-    segmenter: Segmenter, cameras: Sequence[Camera], finish: Finish, max_batch: int
+    segmenter: Segmenter, cameras: Sequence[Camera], rules: LabelRules, max_batch: int
 ) -> None:
     """Prepare a model for its own input size and for the images that the cameras have sent so far:
     a batch of every camera with the same format and view, at most `max_batch` (0: no limit)."""
-    segmenter.warm_up(segmenter.manifest.input_size, finish=finish)
+    segmenter.warm_up(segmenter.manifest.input_size, rules=rules)
     alike = Counter((camera.image_format, camera.parameters.view()) for camera in cameras)
     for (image_format, view), count in alike.items():
         if image_format is not None:
             # An image outside the region of interest is rejected, whatever the model.
             with contextlib.suppress(ImageError):
-                segmenter.warm_up(image_format, view, finish, min(count, max_batch or count))
+                segmenter.warm_up(image_format, view, rules, min(count, max_batch or count))

@@ -16,7 +16,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 
 from sfseg_ros.errors import one_line
-from sfseg_ros.frames.pacing import Throttle
+from sfseg_ros.frames.log_throttle import LogThrottle
 
 
 class GuardedNode(Node):
@@ -26,7 +26,7 @@ class GuardedNode(Node):
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
-        self._failures = Throttle()
+        self._failures = LogThrottle()
         super().__init__(name, **kwargs)
 
     def create_subscription(

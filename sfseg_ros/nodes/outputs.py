@@ -32,7 +32,8 @@ class Output:
     encoding: of the pixels or the file, "" for other messages.
     message_from: makes the message, or None if it cannot; the row itself has None if it is a point
     cloud, which nodes/point_outputs.py makes of the frame and of a depth image or a lidar's cloud.
-    needs: what the output is made of besides labels: "confidence", a name of PAINTS, or "".
+    needs: what the output is made of besides labels: "confidence", a name of PAINTED_IMAGES, or
+    "".
     """
 
     name: str

@@ -18,8 +18,8 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
 from sfseg_ros.errors import one_line
+from sfseg_ros.frames.log_throttle import LogThrottle
 from sfseg_ros.frames.mailbox import BatchWorker
-from sfseg_ros.frames.pacing import Throttle
 from sfseg_ros.frames.stamp_matching import StampMatcher
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import Uint8Array
@@ -112,7 +112,7 @@ class CloudOutputs:
         self._settings = settings
         self._lock = threading.Lock()  # for all but the worker
         self._active = False
-        self._throttle = Throttle()
+        self._throttle = LogThrottle()
         self._info_topic = node.resolve_topic_name(f"{prefix}camera_info")
         self._without_model, self._calibrated = 0, True
         self._transforms: Transforms | None = None

@@ -32,7 +32,7 @@ from sfseg_ros.frames.mailbox import BatchWorker
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.model.class_groups import LabelMapping, identity, load_class_groups
 from sfseg_ros.model.manifest import Manifest, load_manifest
-from sfseg_ros.model.published_labels import Finish
+from sfseg_ros.model.published_labels import LabelRules
 from sfseg_ros.nodes.camera import Camera
 from sfseg_ros.nodes.diagnostics import ModelIdentity, array_from_statuses
 from sfseg_ros.nodes.frame_path import Outcome, ReceivedFrame, receive, segment_frames, warm_up
@@ -151,11 +151,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _segment(self, batch: list[ReceivedFrame]) -> Sequence[Outcome]:
         assert self._segmenter is not None
         assert self._mapping is not None
-        return segment_frames(batch, self._segmenter, self._finish(self._mapping))
+        return segment_frames(batch, self._segmenter, self._label_rules(self._mapping))
 
-    def _finish(self, mapping: LabelMapping) -> Finish:
+    def _label_rules(self, mapping: LabelMapping) -> LabelRules:
         parameters = self._settings.node
-        return Finish(mapping, parameters.confidence_threshold, parameters.overlay_alpha)
+        return LabelRules(mapping, parameters.confidence_threshold, parameters.overlay_alpha)
 
     def _load_model(self) -> None:
         """Open the model of the parameters, warm it up for the images that the cameras send, and
@@ -171,7 +171,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
             )
             try:
                 mapping = _label_mapping(self._settings, new.manifest)
-                warm_up(new, self._cameras, self._finish(mapping), settings.max_batch)
+                warm_up(new, self._cameras, self._label_rules(mapping), settings.max_batch)
             except Exception:
                 new.close()
                 raise

@@ -19,7 +19,7 @@ from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import ByteBuffer, Uint8Array
 from sfseg_ros.model.manifest import UNLABELLED
 from sfseg_ros.points.camera_model import CameraModel
-from sfseg_ros.points.lens_distortion import FloatArray, lens_of
+from sfseg_ros.points.lens_distortion import FloatArray, cached_lens
 
 DEPTH_ENCODINGS = {"16UC1": "u2", "32FC1": "f4"}
 """REP 118: 16UC1 in millimetres with 0 for no measurement, 32FC1 in metres."""
@@ -271,7 +271,7 @@ def _rays(
     x = (np.arange(width, dtype=np.float64) - cx)[None] / fx
     y = (np.arange(height, dtype=np.float64) - cy)[:, None] / fy
     z = np.ones((1, 1))
-    lens = None if rectified else lens_of(model.distortion_model, model.d)
+    lens = None if rectified else cached_lens(model.distortion_model, model.d)
     if lens is not None and not lens.straight:
         x, y = lens.undistorted(*np.broadcast_arrays(x, y))
         z = np.where(np.isnan(x), np.nan, 1.0) if np.isnan(x).any() else z
@@ -353,7 +353,7 @@ def _pixels_of(
     """Indices of the points of (3, N) that fall on the mask, and of the pixels, row by row, that
     they fall on."""
     fx, fy, cx, cy = _intrinsics(model, geometry, rectified)
-    lens = None if rectified else lens_of(model.distortion_model, model.d)
+    lens = None if rectified else cached_lens(model.distortion_model, model.d)
     height, width = geometry.output_size
     rotation, translation = camera_from_cloud[:3, :3], camera_from_cloud[:3, 3]
     with np.errstate(all="ignore"):  # points may be anything; what becomes NaN or inf is not inside

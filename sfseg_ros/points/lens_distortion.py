@@ -123,6 +123,6 @@ class Lens:
 
 
 @functools.lru_cache(maxsize=16)  # one for each camera; the table takes a millisecond
-def lens_of(distortion_model: str, d: tuple[float, ...]) -> Lens:
+def cached_lens(distortion_model: str, d: tuple[float, ...]) -> Lens:
     """`Lens(distortion_model, d)`, remembered. Raises LensError."""
     return Lens(distortion_model, d)

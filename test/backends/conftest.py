@@ -20,12 +20,11 @@ import pytest
 
 from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.backends.tensorrt import engine_builder, plugin
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
 from sfseg_ros.backends.tensorrt.engine_builder import BuildResult
+from sfseg_ros.backends.tensorrt.library import TensorRt
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import binaries, cuda_memory, overlay
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import binaries, cuda_memory, host_emulation, overlay
 from sfseg_ros.kernels.launch import Launch
 
 
@@ -447,7 +446,7 @@ def host_kernels(cuda):
             [cuda.device_array(address, size) for address, size in zip(addresses, of)]
             for addresses, of in zip((inputs, outputs), sizes)
         ]
-        host.kernels().run(launch, *arrays)
+        host_emulation.kernels().run(launch, *arrays)
 
     cuda.add_kernels(run, run)
 
@@ -701,10 +700,13 @@ def tensorrt_library(cuda, monkeypatch):
 
     def install(network, rtx=False):
         module = (FakeTensorRtRtx if rtx else FakeTensorRt)(cuda, network)
-        library = trt.TensorRt(
+        library = TensorRt(
             "tensorrt_rtx" if rtx else "tensorrt", module, (1, 7, 1) if rtx else (10, 3, 0)
         )
-        monkeypatch.setattr(trt, "load", lambda name="auto": library)
+        for user in ("backend", "engines"):
+            monkeypatch.setattr(
+                f"sfseg_ros.backends.tensorrt.{user}.load_tensorrt", lambda name="auto": library
+            )
         return module
 
     return install
@@ -727,7 +729,7 @@ def engines(tmp_path, monkeypatch):
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(engine_builder, "engine_from_onnx", engine_from_onnx)
     monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
-    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: None)
+    monkeypatch.setattr(TensorRt, "register", lambda self, creators: None)
     monkeypatch.setattr(plugin, "creators", lambda module: [])
     return requests
 

@@ -11,14 +11,14 @@ import pytest
 from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.backends.processor import bf16_unit
 from sfseg_ros.backends.protocol import Backend, BackendOptions
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import WHOLE_IMAGE
 from sfseg_ros.imaging import Picture, color_mask, overlay
 from sfseg_ros.kernels import cuda_memory
 from sfseg_ros.model.class_groups import LabelMapping
 from sfseg_ros.model.manifest import Manifest, SemanticClass
-from sfseg_ros.model.published_labels import PAINTS, Finish
+from sfseg_ros.model.published_labels import PAINTED_IMAGES, LabelRules
 from sfseg_ros.segmenter import Segmenter
 
 COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, green, blue
@@ -114,13 +114,13 @@ class BackendContract:
         segmenter = Segmenter(tiny_manifest, backend)
         rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         rgb[:, : size[1] // 2] = quarters(*size)[0][:, : size[1] // 2]
-        finish = Finish(MAPPING, threshold, alpha=0.3)
+        rules = LabelRules(MAPPING, threshold, alpha=0.3)
         raw = segmenter.segment(rgb)
-        expected = finish.labels_from(raw.labels, raw.confidence)
+        expected = rules.labels_from(raw.labels, raw.confidence)
         assert set(np.unique(expected)) == {0, 1} | ({255} if threshold else set())
         for frames in (1, 2, 2):
             results = segmenter.segment_batch(
-                [(Picture(rgb), WHOLE_IMAGE)] * frames, confidence, finish, PAINTS
+                [(Picture(rgb), WHOLE_IMAGE)] * frames, confidence, rules, PAINTED_IMAGES
             )
             for result in results:
                 np.testing.assert_array_equal(result.labels, expected)
@@ -255,7 +255,7 @@ def no_tensorrt():
     """Why TensorRT cannot run here, empty where it can."""
     try:
         cuda_memory.Gpu().close()
-        trt.load()
+        load_tensorrt()
     except BackendError as error:
         return str(error)
     return ""

@@ -16,7 +16,7 @@ PRETEND = """
 import contextlib, ctypes, sys
 import numpy as np, pytest
 from sfseg_ros.kernels import cuda_memory
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 
 on_the_processor = host.kernels()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfseg_ros.frames.pacing import Pacing, Throttle, too_old
+from sfseg_ros.frames.pacing import Pacing, too_old
 
 SECOND_NS = 1_000_000_000
 EPOCH_NS = 1_790_000_000 * SECOND_NS
@@ -128,17 +128,3 @@ def test_a_stamp_or_clock_that_goes_back_by_more_than_a_second_is_reported_once(
 )
 def test_a_frame_is_too_old_beyond_the_limit(age_ms, max_age_ms, old):
     assert too_old(EPOCH_NS, EPOCH_NS + int(age_ms * 1e6), max_age_ms) == old
-
-
-def test_each_kind_of_trouble_is_let_through_once_in_a_period():
-    now_s = [0.0]
-    throttle = Throttle(period_s=5.0, clock=lambda: now_s[0])
-    admitted_at = {"lost": [], "rejected": []}
-    for tenth in range(121):
-        now_s[0] = tenth / 10
-        for kind, begin_s in (("lost", 0), ("rejected", 3)):
-            if now_s[0] >= begin_s and throttle.admits(kind):
-                admitted_at[kind].append(now_s[0])
-    assert admitted_at == {"lost": [0.0, 5.0, 10.0], "rejected": [3.0, 8.0]}
-    throttle.clear()
-    assert throttle.admits("lost")

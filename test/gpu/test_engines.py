@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import WHOLE_IMAGE
 from sfseg_ros.imaging import Picture, color_mask, overlay
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.model.class_groups import LabelMapping
 from sfseg_ros.model.manifest import load_manifest
-from sfseg_ros.model.published_labels import PAINTS, Finish
+from sfseg_ros.model.published_labels import PAINTED_IMAGES, LabelRules
 from sfseg_ros.segmenter import Segmenter
 
 ort = pytest.importorskip("onnxruntime")
@@ -26,7 +26,7 @@ SIZES = ((64, 64), (352, 480), (352, 480))
 def no_tensorrt():
     """Why there is none, empty where there is one."""
     try:
-        trt.load()
+        load_tensorrt()
     except BackendError as error:
         return str(error)
     return ""
@@ -91,19 +91,25 @@ def test_published_labels_and_colours_are_those_that_the_processor_makes(backend
     segmenter = Segmenter(manifest, backend)
     groups = np.append(np.arange(255)[::-1] % 5, 255).astype(np.uint8)
     mapping = LabelMapping(groups, manifest.classes[:5])
-    for finish in (Finish(mapping, 0.5, 0.3), Finish(mapping, 0.9, 0.3), Finish(alpha=0.7)):
+    for rules in (
+        LabelRules(mapping, 0.5, 0.3),
+        LabelRules(mapping, 0.9, 0.3),
+        LabelRules(alpha=0.7),
+    ):
         for seed in range(3):
             rgb = waves(seed, (1, 352, 480, 3))[0]
             raw = segmenter.segment(rgb)
             (result,) = segmenter.segment_batch(
-                [(Picture(rgb), WHOLE_IMAGE)], False, finish, PAINTS
+                [(Picture(rgb), WHOLE_IMAGE)], False, rules, PAINTED_IMAGES
             )
-            expected = finish.labels_from(raw.labels, raw.confidence)
+            expected = rules.labels_from(raw.labels, raw.confidence)
             np.testing.assert_array_equal(result.labels, expected)
-            assert set(result.painted) == (set(PAINTS) if backend.finishes((352, 480)) else set())
-            palette = finish.mapping.palette_rgb
+            assert set(result.painted) == (
+                set(PAINTED_IMAGES) if backend.applies_label_rules((352, 480)) else set()
+            )
+            palette = rules.mapping.palette_rgb
             for name, painted in result.painted.items():
                 wanted = color_mask(expected, palette)
                 if name == "overlay":
-                    wanted = overlay(rgb, expected, palette, finish.alpha)
+                    wanted = overlay(rgb, expected, palette, rules.alpha)
                 assert np.abs(painted.astype(int) - wanted).max() <= (name == "overlay")

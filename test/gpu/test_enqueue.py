@@ -149,7 +149,7 @@ def test_labels_in_every_format_and_after_a_change_of_shape(node, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_are_finished_where_they_are_made(gpu, node, kind):
+def test_label_rules_run_on_the_gpu(gpu, node, kind):
     rng = np.random.default_rng(0)
     tail, shape = node("UpsampleArgmax", 4), (2, CHANNELS, 9, 13)
     scores, table = in_memory(rng.standard_normal(shape), kind), rng.permutation(256)
@@ -158,9 +158,9 @@ def test_labels_are_finished_where_they_are_made(gpu, node, kind):
     tail.stream.upload(device, host, 256)
     outputs = [np.zeros((2, 36, 52), np.int8) for _ in range(4)]
     tail.run([(shape, kind, scores)], outputs[:2])
-    with plugin.finishing(60, device.address):
+    with plugin.applying_label_rules(60, device.address):
         tail.run([(shape, kind, scores)], outputs[2:])
-        assert plugin.finished_nodes() == 1
+        assert plugin.nodes_that_applied_rules() == 1
     raw, confidence, labels, same = (array.view(np.uint8) for array in outputs)
     expected = table.astype(np.uint8)[np.where(confidence < 60, np.uint8(255), raw)]
     np.testing.assert_array_equal(labels, expected)

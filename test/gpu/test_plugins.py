@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import cuda_memory
 from sfseg_ros.model.manifest import Manifest
@@ -18,7 +18,7 @@ def no_tensorrt() -> str:
     """Why TensorRT cannot run here, empty where it can."""
     try:
         cuda_memory.Gpu().close()
-        trt.load()
+        load_tensorrt()
     except BackendError as error:
         return str(error)
     return ""

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 
 POISON = 0xA5
 GUARD_BYTES = 64
@@ -44,7 +44,7 @@ def _run_guarded(launch, inputs, shapes_and_types, offset=0):
             memories.append((memory, begin, begin + size))
             outputs.append(memory[begin : begin + size].view(dtype).reshape(shape))
         displaced = [_displaced(array, offset) for array in inputs]
-        host.kernels().run(launch, displaced, outputs, is_reversed)
+        host_emulation.kernels().run(launch, displaced, outputs, is_reversed)
         for memory, begin, end in memories:
             assert (memory[:begin] == poison).all()
             assert (memory[end:] == poison).all()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import PADDING_GREY, View, geometry_of
 from sfseg_ros.imaging import ENCODINGS, picture_from_buffer
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.camera_image import axes, camera_image, camera_image_launch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ def test_colours_are_opencvs(encoding, is_bigendian, size):
     rng = np.random.default_rng(0)
     data, step = frame_of(rng, encoding, *size, padding=5)
     geometry = geometry_of(size, View(), lambda area: area)
-    image = host.camera_image(data, encoding, step, geometry, is_bigendian)
+    image = host_emulation.camera_image(data, encoding, step, geometry, is_bigendian)
     expected = picture_from_buffer(data, encoding, *size, step, is_bigendian).rgb
     np.testing.assert_array_equal(image[0], expected)
 
@@ -72,7 +72,7 @@ def test_kernel_is_the_reference_to_the_last_bit(frame, encoding, output, seed):
     data, step = frame_of(np.random.default_rng(seed), encoding, height, width, padding=3)
     geometry = geometry_of((height, width), view, lambda area: network)
     arguments = (data, encoding, step, geometry, False, *output, MEAN, STD)
-    image = host.camera_image(*arguments)
+    image = host_emulation.camera_image(*arguments)
     expected = camera_image(*arguments)
     assert image.dtype == expected.dtype
     np.testing.assert_array_equal(image, expected)
@@ -85,7 +85,7 @@ def test_of_a_smooth_image_it_is_within_two_levels_of_the_cpus_resize(frame, see
     size, view, network = frame
     rgb = smooth_frame(np.random.default_rng(seed), *size)
     geometry = geometry_of(size, view, lambda area: network)
-    image = host.camera_image(rgb.tobytes(), "rgb8", 3 * size[1], geometry)[0]
+    image = host_emulation.camera_image(rgb.tobytes(), "rgb8", 3 * size[1], geometry)[0]
     expected = geometry.network_input(rgb)
     assert np.abs(image.astype(int) - expected).max() <= 2
 
@@ -107,7 +107,7 @@ def test_difference_from_the_cpus_resize_on_noise(image, network, most):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (*image, 3), np.uint8)
     geometry = geometry_of(image, View(), lambda area: network)
-    result = host.camera_image(rgb.tobytes(), "rgb8", 3 * image[1], geometry)[0]
+    result = host_emulation.camera_image(rgb.tobytes(), "rgb8", 3 * image[1], geometry)[0]
     difference = np.abs(result.astype(int) - geometry.network_input(rgb))
     assert difference.max() <= most
     assert difference.mean() < 0.5
@@ -142,9 +142,9 @@ def test_every_element_is_written_and_nothing_else_at_any_alignment(
 def test_letterbox_is_grey_and_normalised_like_the_image():
     data, step = frame_of(np.random.default_rng(0), "rgb8", 4, 8)
     geometry = geometry_of((4, 8), View(fit="letterbox"), lambda area: (8, 8))
-    image = host.camera_image(data, "rgb8", step, geometry)
+    image = host_emulation.camera_image(data, "rgb8", step, geometry)
     assert (image[0, [0, 1, 6, 7]] == PADDING_GREY).all()
-    normalised = host.camera_image(
+    normalised = host_emulation.camera_image(
         data, "rgb8", step, geometry, dtype="float32", layout="linear", mean=MEAN, std=STD
     )
     expected = (image[0] / 255 - MEAN) / STD
@@ -165,7 +165,7 @@ def test_no_byte_beyond_the_image_is_read(encoding, extra):
         memory = np.full(len(data) + 2 * extra, filler, np.uint8)
         memory[extra : extra + len(data)] = np.frombuffer(data, np.uint8)
         image = np.empty((1, 5, 7, 3), np.uint8)
-        host.kernels().run(launch, [memory[extra : extra + len(data)]], [image])
+        host_emulation.kernels().run(launch, [memory[extra : extra + len(data)]], [image])
         results.append(image)
     np.testing.assert_array_equal(*results)
 

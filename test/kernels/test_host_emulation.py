@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ COMPARISONS = (
 def test_every_float16_is_read_and_written_as_numpy_does():
     values = np.arange(65536, dtype=np.uint32).astype(np.uint16).view(np.float16)
     features = values.reshape(1, -1, 1, 1)
-    warped = host.flow_warp(features, np.zeros((1, 2, 1, 1), np.float32)).reshape(-1)
+    warped = host_emulation.flow_warp(features, np.zeros((1, 2, 1, 1), np.float32)).reshape(-1)
     np.testing.assert_array_equal(warped, values)
     number = ~np.isnan(values) & (values != 0)
     assert (warped.view(np.uint16) == values.view(np.uint16))[number].all()
@@ -44,7 +44,7 @@ def test_halves_are_rounded_as_numpy_does():
         first, second = (pairs[..., i].astype(np.float32) for i in (0, 1))
         with np.errstate(over="ignore"):
             expected = (first * (1 - share) + second * share).astype(np.float16)
-        np.testing.assert_array_equal(host.flow_warp(pairs, flow)[..., 0], expected)
+        np.testing.assert_array_equal(host_emulation.flow_warp(pairs, flow)[..., 0], expected)
 
 
 def test_a_missing_compiler_says_what_to_install(monkeypatch, tmp_path):
@@ -52,13 +52,13 @@ def test_a_missing_compiler_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BackendError, match="install g\\+\\+ or set CXX"):
-        host.HostKernels()
+        host_emulation.HostKernels()
 
 
 def test_a_compiler_that_fails_is_named_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     with pytest.raises(BackendError, match="could not compile the kernels") as error:
-        host.HostKernels(("-fno-such-option",))
+        host_emulation.HostKernels(("-fno-such-option",))
     assert "\n" not in str(error.value)
 
 
@@ -67,7 +67,7 @@ def test_arrays_with_gaps_are_refused():
     gaps = np.zeros((1, 1, 2, 4), np.float32)[..., ::2]
     flow, output = np.zeros((1, 2, 2, 2), np.float32), np.zeros((1, 1, 2, 2), np.float32)
     with pytest.raises(BackendError, match="contiguous"):
-        host.kernels().run(launch, [gaps, flow], [output])
+        host_emulation.kernels().run(launch, [gaps, flow], [output])
 
 
 @pytest.mark.slow
@@ -81,9 +81,9 @@ def test_the_comparisons_are_clean_under_the_sanitizers():
     flags = "'-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all'"
     program = f"""
 import sys, pytest
-from sfseg_ros.kernels import host_emulation as host
-sanitized = host.HostKernels(({flags}))
-host.kernels = lambda: sanitized
+from sfseg_ros.kernels import host_emulation
+sanitized = host_emulation.HostKernels(({flags}))
+host_emulation.kernels = lambda: sanitized
 files = {[str(Path(__file__).parent / name) for name in COMPARISONS]!r}
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *files]))
 """

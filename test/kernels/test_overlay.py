@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from sfseg_ros import imaging
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host_emulation as host
-from sfseg_ros.kernels import overlay
+from sfseg_ros.kernels import host_emulation, overlay
 
 SHAPES = st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 40))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -31,7 +30,7 @@ def frame_of(seed, shape):
 @given(SHAPES, SEEDS)
 def test_mask_is_the_references_and_imagings(shape, seed):
     _, labels, palette = frame_of(seed, shape)
-    mask = host.color_mask(labels, palette)
+    mask = host_emulation.color_mask(labels, palette)
     np.testing.assert_array_equal(mask, overlay.color_mask(labels, palette))
     np.testing.assert_array_equal(mask[0], imaging.color_mask(labels[0], palette))
 
@@ -40,7 +39,7 @@ def test_mask_is_the_references_and_imagings(shape, seed):
 @given(SHAPES, st.floats(0, 1), SEEDS)
 def test_overlay_is_the_reference_and_within_a_level_of_imagings(shape, alpha, seed):
     rgb, labels, palette = frame_of(seed, shape)
-    painted = host.overlay(rgb, labels, palette, alpha)
+    painted = host_emulation.overlay(rgb, labels, palette, alpha)
     np.testing.assert_array_equal(painted, overlay.overlay(rgb, labels, palette, alpha))
     expected = imaging.overlay(rgb[0], labels[0], palette, alpha)
     assert np.abs(painted[0].astype(int) - expected).max() <= 1

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.upsample_argmax import (
-    finished_launch,
+    launch_with_label_rules,
     upsample_argmax,
     upsample_argmax_launch,
 )
@@ -88,10 +88,10 @@ def test_labels_are_the_references_with_and_without_confidence(
 ):
     scores = scores_of(np.random.default_rng(seed), shape, kind, dtype)
     labels, confidence = upsample_argmax(scores, stride)
-    alone, none = host.upsample_argmax(scores, stride, layout=layout, confidence=False)
+    alone, none = host_emulation.upsample_argmax(scores, stride, layout=layout, confidence=False)
     assert none is None
     np.testing.assert_array_equal(alone, labels)
-    beside, shares = host.upsample_argmax(scores, stride, layout=layout)
+    beside, shares = host_emulation.upsample_argmax(scores, stride, layout=layout)
     np.testing.assert_array_equal(beside, labels)
     assert shares is not None
     assert np.abs(shares.astype(int) - confidence).max() <= 1
@@ -106,15 +106,17 @@ def test_threshold_comes_first_and_remapping_last(
     rng = np.random.default_rng(seed)
     scores = scores_of(rng, shape, kind, dtype)
     table = rng.integers(0, 256, 256).astype(np.uint8) if is_remapped else None
-    plain, confidence = host.upsample_argmax(scores, stride, layout=layout)
+    plain, confidence = host_emulation.upsample_argmax(scores, stride, layout=layout)
     assert confidence is not None
     expected = np.where(confidence < threshold, np.uint8(255), plain)
     expected = expected if table is None else table[expected]
-    labels, shares = host.upsample_argmax(scores, stride, threshold, table, layout)
+    labels, shares = host_emulation.upsample_argmax(scores, stride, threshold, table, layout)
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(shares, confidence)
     if table is not None:
-        labels, _ = host.upsample_argmax(scores, stride, 0, table, layout, confidence=False)
+        labels, _ = host_emulation.upsample_argmax(
+            scores, stride, 0, table, layout, confidence=False
+        )
         np.testing.assert_array_equal(labels, table[plain])
 
 
@@ -125,8 +127,8 @@ def test_tiles_join_without_a_seam(layout, dtype, size):
     rng = np.random.default_rng(3)
     scores = scores_of(rng, (1, 19, *size), "normal", dtype)
     labels, confidence = upsample_argmax(scores, 4)
-    alone, _ = host.upsample_argmax(scores, 4, layout=layout, confidence=False)
-    beside, shares = host.upsample_argmax(scores, 4, layout=layout)
+    alone, _ = host_emulation.upsample_argmax(scores, 4, layout=layout, confidence=False)
+    beside, shares = host_emulation.upsample_argmax(scores, 4, layout=layout)
     np.testing.assert_array_equal(alone, labels)
     np.testing.assert_array_equal(beside, labels)
     assert shares is not None
@@ -165,28 +167,30 @@ def test_every_pixel_is_written_and_nothing_else_at_any_alignment(
 @pytest.mark.parametrize("classes", [1, 2, 7, 254, 255])
 def test_the_last_class_can_win_and_equal_classes_share(classes):
     scores = np.zeros((1, classes, 2, 3), np.float32)
-    labels, confidence = host.upsample_argmax(scores, 3)
+    labels, confidence = host_emulation.upsample_argmax(scores, 3)
     assert (labels == 0).all()
     assert confidence is not None
     assert (confidence == np.rint(255 / classes)).all()
     scores[:, -1] = 1
     for layout in ("linear", "hwc"):
         for with_confidence in (False, True):
-            labels, _ = host.upsample_argmax(scores, 3, layout=layout, confidence=with_confidence)
+            labels, _ = host_emulation.upsample_argmax(
+                scores, 3, layout=layout, confidence=with_confidence
+            )
             assert (labels == classes - 1).all()
 
 
 @pytest.mark.parametrize("nothing", [np.nan, -np.inf])
 def test_a_pixel_where_no_class_can_win_is_unlabelled_without_confidence(nothing):
     scores = np.full((1, 4, 2, 2), nothing, np.float32)
-    labels, confidence = host.upsample_argmax(scores, 4)
+    labels, confidence = host_emulation.upsample_argmax(scores, 4)
     assert confidence is not None
     assert (labels == 255).all()
     assert (confidence == 0).all()
-    alone, _ = host.upsample_argmax(scores, 4, confidence=False)
+    alone, _ = host_emulation.upsample_argmax(scores, 4, confidence=False)
     assert (alone == 255).all()
     scores[:, 2] = 1
-    labels, confidence = host.upsample_argmax(scores, 4)
+    labels, confidence = host_emulation.upsample_argmax(scores, 4)
     assert confidence is not None
     assert (labels == 2).all()
     assert (confidence == 255).all()
@@ -227,4 +231,4 @@ def test_a_launch_with_confidence_can_be_given_threshold_and_table(dtype, layout
     plain = upsample_argmax_launch(*arguments)
     for threshold in (0, 128, 255):
         asked = upsample_argmax_launch(*arguments, threshold=threshold, remap=True)
-        assert finished_launch(plain, threshold) == asked
+        assert launch_with_label_rules(plain, threshold) == asked

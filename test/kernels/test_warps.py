@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.flow_warp import flow_warp, flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion, gated_flow_fusion_launch
 
@@ -102,7 +102,7 @@ def test_warp_is_the_reference_to_the_last_bit(
     rng = np.random.default_rng(seed)
     features = features_of(rng, (n, channels, *source), dtypes[0], special_share)
     flow = flow_of(rng, (n, 2, *target), dtypes[1], reach, special_share)
-    warped = host.flow_warp(features, flow, align_corners, layout=layout)
+    warped = host_emulation.flow_warp(features, flow, align_corners, layout=layout)
     assert warped.dtype == features.dtype
     np.testing.assert_array_equal(warped, flow_warp(features, flow, align_corners))
 
@@ -133,7 +133,7 @@ def test_warp_of_a_map_of_many_blocks(layout, dtype):
     rng = np.random.default_rng(1)
     features = features_of(rng, (1, 72, 17, 33), dtype)
     flow = flow_of(rng, (1, 2, 68, 132), "float32", 0.1)
-    warped = host.flow_warp(features, flow, layout=layout)
+    warped = host_emulation.flow_warp(features, flow, layout=layout)
     np.testing.assert_array_equal(warped, flow_warp(features, flow))
 
 
@@ -145,7 +145,7 @@ def test_flow_to_nowhere_gives_zero_even_where_features_are_nan(special, channel
     flow = np.zeros((1, 2, 4, 4), np.float32)
     flow[:, channel] = special
     for layout in ("linear", "hwc"):
-        warped = host.flow_warp(features, flow, align_corners, layout=layout)
+        warped = host_emulation.flow_warp(features, flow, align_corners, layout=layout)
         np.testing.assert_array_equal(warped, np.zeros_like(features))
     np.testing.assert_array_equal(flow_warp(features, flow, align_corners), warped)
 
@@ -154,7 +154,7 @@ def test_a_nan_pixel_spreads_to_what_touches_it_with_any_weight():
     features = np.zeros((1, 1, 1, 5), np.float32)
     features[..., 2] = np.nan
     # Corner-aligned: output i is source i exactly, whose right neighbour has weight 0.
-    warped = host.flow_warp(features, np.zeros((1, 2, 1, 5), np.float32))
+    warped = host_emulation.flow_warp(features, np.zeros((1, 2, 1, 5), np.float32))
     np.testing.assert_array_equal(np.isnan(warped[0, 0, 0]), [False, True, True, False, False])
 
 
@@ -225,7 +225,7 @@ def test_fusion_is_the_reference_to_the_last_bit(
     batch, dtypes, layout, align_corners, reach, special_share, seed
 ):
     inputs = fusion_inputs(np.random.default_rng(seed), batch, dtypes, reach, special_share)
-    fused = host.gated_flow_fusion(*inputs, align_corners, layout=layout)
+    fused = host_emulation.gated_flow_fusion(*inputs, align_corners, layout=layout)
     assert fused.dtype == inputs[0].dtype
     np.testing.assert_array_equal(fused, gated_flow_fusion(*inputs, align_corners))
 
@@ -255,7 +255,7 @@ def test_fusion_writes_every_element_and_nothing_else_at_any_alignment(
 def test_fusion_of_a_map_of_many_blocks(layout, dtype):
     batch = (1, 40, (9, 17), (72, 136))
     inputs = fusion_inputs(np.random.default_rng(1), batch, (dtype, "float32"), 0.1)
-    fused = host.gated_flow_fusion(*inputs, layout=layout)
+    fused = host_emulation.gated_flow_fusion(*inputs, layout=layout)
     np.testing.assert_array_equal(fused, gated_flow_fusion(*inputs))
 
 
@@ -264,11 +264,11 @@ def test_gate_of_one_takes_the_high_map_and_of_zero_the_low(layout):
     high, low, flow, gate = fusion_inputs(
         np.random.default_rng(2), (1, 8, (4, 4), (8, 8)), ("float32",) * 2, 0.1
     )
-    warped_high = host.flow_warp(high, flow[:, :2], layout=layout)
-    warped_low = host.flow_warp(low, flow[:, 2:], layout=layout)
+    warped_high = host_emulation.flow_warp(high, flow[:, :2], layout=layout)
+    warped_low = host_emulation.flow_warp(low, flow[:, 2:], layout=layout)
     for gate_value, expected in ((1, warped_high), (0, warped_low)):
         gate[...] = gate_value
-        fused = host.gated_flow_fusion(high, low, flow, gate, layout=layout)
+        fused = host_emulation.gated_flow_fusion(high, low, flow, gate, layout=layout)
         np.testing.assert_array_equal(fused, expected)
 
 
@@ -292,7 +292,7 @@ def test_a_gate_of_another_size_is_refused():
         np.random.default_rng(2), (1, 8, (4, 4), (8, 8)), ("float32",) * 2, 0.1
     )
     with pytest.raises(BackendError, match="gate is float32"):
-        host.gated_flow_fusion(high, low, flow, gate[:, :, 1:])
+        host_emulation.gated_flow_fusion(high, low, flow, gate[:, :, 1:])
 
 
 def test_bytes_of_the_fusion_are_each_input_once_and_the_output_once():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax
 from sfseg_ros.model.class_groups import LabelMapping
 from sfseg_ros.model.manifest import SemanticClass
-from sfseg_ros.model.published_labels import PLAIN, Finish
+from sfseg_ros.model.published_labels import NO_RULES, LabelRules
 
 EVERY_LABEL = np.arange(256, dtype=np.uint8).reshape(16, 16)
 GROUPS = np.full(256, 255, np.uint8)
@@ -17,32 +17,37 @@ MAPPING = LabelMapping(GROUPS, (SemanticClass(0, "drivable", (1, 2, 3)),))
 
 @given(st.floats(0, 1))
 def test_the_least_confidence_is_the_threshold_of_whole_255ths(threshold):
-    least = Finish(threshold=threshold).least_confidence
+    least = LabelRules(threshold=threshold).least_confidence
     assert 0 <= least <= 255
     confidence = EVERY_LABEL.copy()
     np.testing.assert_array_equal(confidence < least, confidence < threshold * 255)
 
 
 def test_plain_is_the_array_itself():
-    assert not PLAIN.changes_labels
-    assert PLAIN.labels_from(EVERY_LABEL, None) is EVERY_LABEL
-    assert not Finish(alpha=0.1).changes_labels
+    assert not NO_RULES.changes_labels
+    assert NO_RULES.labels_from(EVERY_LABEL, None) is EVERY_LABEL
+    assert not LabelRules(alpha=0.1).changes_labels
     same = LabelMapping(np.arange(256, dtype=np.uint8), MAPPING.classes)
-    assert not Finish(same).changes_labels
+    assert not LabelRules(same).changes_labels
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("mapping", [PLAIN.mapping, MAPPING])
+@pytest.mark.parametrize("mapping", [NO_RULES.mapping, MAPPING])
 def test_labels_are_those_of_the_kernels_reference(mapping, threshold):
     scores = np.random.default_rng(0).standard_normal((1, 11, 6, 9)).astype(np.float32)
-    finish = Finish(mapping, threshold)
+    rules = LabelRules(mapping, threshold)
     labels, confidence = upsample_argmax(scores, 4)
-    expected, _ = upsample_argmax(scores, 4, finish.least_confidence, mapping.table)
-    np.testing.assert_array_equal(finish.labels_from(labels[0], confidence[0]), expected[0])
-    assert finish.changes_labels == (threshold > 0 or mapping is MAPPING)
+    expected, _ = upsample_argmax(scores, 4, rules.least_confidence, mapping.table)
+    np.testing.assert_array_equal(rules.labels_from(labels[0], confidence[0]), expected[0])
+    assert rules.changes_labels == (threshold > 0 or mapping is MAPPING)
 
 
-def test_what_changes_is_another_finish():
-    assert Finish(MAPPING, 0.3) == Finish(MAPPING, 0.3)
-    others = [PLAIN, Finish(MAPPING), Finish(MAPPING, 0.3, 0.1), Finish(PLAIN.mapping, 0.3)]
-    assert Finish(MAPPING, 0.3) not in others
+def test_rules_with_the_same_values_are_equal():
+    assert LabelRules(MAPPING, 0.3) == LabelRules(MAPPING, 0.3)
+    others = [
+        NO_RULES,
+        LabelRules(MAPPING),
+        LabelRules(MAPPING, 0.3, 0.1),
+        LabelRules(NO_RULES.mapping, 0.3),
+    ]
+    assert LabelRules(MAPPING, 0.3) not in others

@@ -52,7 +52,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
         bench.listen(f"/segmentation/{name}/mask")
     batches, segment = [], node._segmenter.segment_batch
 
-    def watched(frames, confidence, **finish):
+    def watched(frames, confidence, **options):
         batches.append(len(frames))
         if len(batches) == 1:  # while the first is under way, two more arrive
             for camera in cameras[1:]:
@@ -60,7 +60,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
             bench.wait_until(
                 lambda: all(bench.counts(node, i)["received"] == 1 for i in (1, 2)), "both wait"
             )
-        return segment(frames, confidence, **finish)
+        return segment(frames, confidence, **options)
 
     node._segmenter.segment_batch = watched
     cameras = [bench.camera(topic=f"{name}/image") for name in "abc"]
@@ -80,9 +80,9 @@ def test_a_new_model_is_warmed_up_for_what_the_cameras_sent(bench, monkeypatch):
     monkeypatch.setattr(Segmenter, "warm_up", watched)
     parameters = {"cameras": ["a", "b", "c", "d"], "b.horizon": 0.5, "confidence_threshold": 0.25}
     node = bench.started(**parameters)
-    finish = node._finish(node._mapping)
+    rules = node._label_rules(node._mapping)
     assert [row[0] for row in asked] == [(64, 96)]
-    assert asked[0][1].threshold == finish.threshold == 0.25
+    assert asked[0][1].threshold == rules.threshold == 0.25
     asked.clear()
     for index, name in enumerate("abc"):  # d has sent nothing
         camera = bench.camera(topic=f"{name}/image")

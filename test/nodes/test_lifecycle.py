@@ -85,10 +85,10 @@ def test_a_frame_that_waits_at_deactivation_is_counted(bench, change):
     bench.listen("/segmentation/mask")
     segment, begun, go_on = node._segmenter.segment_batch, threading.Event(), threading.Event()
 
-    def held_segment(frames, confidence, **finish):
+    def held_segment(frames, confidence, **options):
         begun.set()
         assert go_on.wait(20)
-        return segment(frames, confidence, **finish)
+        return segment(frames, confidence, **options)
 
     node._segmenter.segment_batch = held_segment
     camera = bench.camera()

@@ -157,9 +157,9 @@ def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
     masks = bench.listen("/segmentation/mask")
     segment = node._segmenter.segment_batch
 
-    def slow_segment(frames, confidence, **finish):
+    def slow_segment(frames, confidence, **options):
         time.sleep(0.05)
-        return segment(frames, confidence, **finish)
+        return segment(frames, confidence, **options)
 
     node._segmenter.segment_batch = slow_segment
     camera = bench.camera()
@@ -196,9 +196,9 @@ def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, w
     node = bench.started()
     segment, asked = node._segmenter.segment_batch, []
 
-    def watched_segment(frames, confidence, **finish):
+    def watched_segment(frames, confidence, **options):
         asked.append(confidence)
-        return segment(frames, confidence, **finish)
+        return segment(frames, confidence, **options)
 
     node._segmenter.segment_batch = watched_segment
     heard = bench.listen(f"/segmentation/{topic}")
@@ -208,7 +208,7 @@ def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, w
 
 
 class Painter:
-    """Stands for a backend that finishes labels and paints, in colours that nobody else has."""
+    """A backend that applies the label rules and paints in colours of its own."""
 
     COLOURS = {"color_mask": 77, "overlay": 99}  # noqa: RUF012
 
@@ -218,19 +218,19 @@ class Painter:
     def takes_camera(self, camera, geometry):
         return False
 
-    def finishes(self, size):
+    def applies_label_rules(self, size):
         return True
 
-    def infer_frames(self, frames, confidence, finish, paints):
-        self.asked.append((confidence, finish.threshold, sorted(paints)))
+    def infer_frames(self, frames, confidence, rules, to_paint):
+        self.asked.append((confidence, rules.threshold, sorted(to_paint)))
         labels, certainty = self.infer(np.stack(frames), True)
         shape = (*labels.shape, 3)
-        painted = {name: np.full(shape, self.COLOURS[name], np.uint8) for name in paints}
+        painted = {name: np.full(shape, self.COLOURS[name], np.uint8) for name in to_paint}
         return Inferred(labels, certainty if confidence else None, painted)
 
 
 @pytest.mark.parametrize(
-    ("topic", "confidence", "paints"),
+    ("topic", "confidence", "to_paint"),
     [
         ("mask", False, []),
         ("confidence", True, []),
@@ -240,7 +240,7 @@ class Painter:
     ],
 )
 def test_a_backend_paints_what_somebody_listens_to_and_that_is_published(
-    bench, topic, confidence, paints
+    bench, topic, confidence, to_paint
 ):
     node = bench.started(confidence_threshold=0.2)
     painter = node._segmenter._device = Painter(node._segmenter.backend)
@@ -249,8 +249,8 @@ def test_a_backend_paints_what_somebody_listens_to_and_that_is_published(
     camera = bench.camera()
     camera.publish(bench.rgb_image(bench.three_stripes(64, 96)))  # the network's own size
     bench.wait_until(lambda: len(heard) == 1, topic)
-    assert painter.asked == [(confidence, 0.2, paints)]  # a threshold needs nothing else
-    colour = Painter.COLOURS.get(paints[0] if paints else "")
+    assert painter.asked == [(confidence, 0.2, to_paint)]  # a threshold needs nothing else
+    colour = Painter.COLOURS.get(to_paint[0] if to_paint else "")
     if colour is not None and kind is Image:
         assert (pixels(heard[0]) == colour).all()
     camera.publish(bench.rgb_image(bench.three_stripes(128, 192)))  # the processor's to paint

@@ -22,8 +22,7 @@ from hostile_pictures import animated_png, encoded, png_chunk, street
 from sfseg_ros import imaging
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.picture_files.decoding import decode_picture
-from sfseg_ros.recordings import bags, pictures, video
-from sfseg_ros.recordings import message_bytes as cdr
+from sfseg_ros.recordings import bags, message_bytes, pictures, video
 
 MEMORY_BYTES = 4 << 30
 
@@ -43,13 +42,13 @@ def runtime_entries(folder: Path) -> dict[str, str]:
     for path in (hostile, disguised / "a.bmp", truth / "a.png"):
         path.write_bytes(data)
     (good / "a.png").write_bytes(encoded(".png", street()))
-    message = cdr.compressed_image_cdr(data, "png", 1, "camera")
+    message = message_bytes.compressed_image_cdr(data, "png", 1, "camera")
     calls = {
         "message": lambda: imaging.picture_from_fields(SimpleNamespace(format="png", data=data)),
         "compressed": lambda: imaging.rgb_from_compressed(data, upright=True),
         "file": lambda: imaging.rgb_from_file(hostile),
-        "bag image": lambda: cdr.rgb_from_cdr(message, cdr.COMPRESSED_IMAGE),
-        "bag truth": lambda: cdr.labels_from_cdr(message, cdr.COMPRESSED_IMAGE),
+        "bag image": lambda: message_bytes.rgb_from_cdr(message, message_bytes.COMPRESSED_IMAGE),
+        "bag truth": lambda: message_bytes.labels_from_cdr(message, message_bytes.COMPRESSED_IMAGE),
         "sampled": lambda: list(pictures.sampled_pictures(hostile, 5)),
         "sampled truth": lambda: list(pictures.sampled_pictures(good, 5, truth_folder=truth)),
         "demo folder": lambda: bags.bag_from_folder(disguised, folder / "bag", 1.0),

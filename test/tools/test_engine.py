@@ -16,9 +16,9 @@ import onnx
 import pytest
 
 from sfseg_ros.backends.tensorrt import engines
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_store import EngineKey, EngineStore
 from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine, find_engine
+from sfseg_ros.backends.tensorrt.library import LIBRARIES, load_tensorrt
 from sfseg_ros.backends.tensorrt.precision import ENGINE_PRECISIONS, QUANTIZED_PRECISIONS
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels.cuda_memory import gpu_is_there
@@ -467,11 +467,11 @@ def test_an_engine_whose_library_is_not_here_stays(sfseg, make_random_model, mon
     )
     stored, _ = EngineStore().get_or_build(model.name, key, lambda: (b"engine", {}))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    trt.load.cache_clear()
+    load_tensorrt.cache_clear()
     try:
         status, _, _ = sfseg("remove", model.directory)
     finally:
-        trt.load.cache_clear()
+        load_tensorrt.cache_clear()
     assert (status, stored.path.exists()) == (0, True)
     sfseg("remove", model.directory, "--all")
     assert not stored.path.exists()
@@ -549,13 +549,13 @@ def test_a_build_whose_result_nobody_reads_is_no_success(make_random_model, cach
 
 def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_model, monkeypatch):
     model = make_random_model(0)
-    for name in trt.LIBRARIES:
+    for name in LIBRARIES:
         monkeypatch.setitem(sys.modules, name, None)
-    trt.load.cache_clear()
+    load_tensorrt.cache_clear()
     try:
         status, _, err = sfseg("build", model.directory)
     finally:
-        trt.load.cache_clear()
+        load_tensorrt.cache_clear()
     assert status == 1
     assert "pip install tensorrt" in only_line(err)
     assert "pip install tensorrt-rtx-cu13" in err

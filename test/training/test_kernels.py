@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import host_emulation
 from training.networks import operators
 
 pytestmark = pytest.mark.usefixtures("cxx_compiler")
@@ -38,12 +38,14 @@ def test_warp_and_fusion_are_torchs(
     gate = rng.random((2, 1, *target)).astype(np.float32)
     tensors = [torch.from_numpy(array) for array in (high, low, flow, gate)]
 
-    warped = host.flow_warp(high, flow[:, :2], align_corners, layout=layout)
+    warped = host_emulation.flow_warp(high, flow[:, :2], align_corners, layout=layout)
     expected = operators.flow_warp(tensors[0], tensors[2][:, :2], align_corners)
     np.testing.assert_allclose(warped, expected.numpy(), atol=TOLERANCE[dtype], rtol=1e-3)
 
     if not has_nan:  # lerp's infinities differ
-        fused = host.gated_flow_fusion(high, low, flow, gate, align_corners, layout=layout)
+        fused = host_emulation.gated_flow_fusion(
+            high, low, flow, gate, align_corners, layout=layout
+        )
         expected = operators.gated_flow_fusion(*tensors, align_corners)
         np.testing.assert_allclose(fused, expected.numpy(), atol=2 * TOLERANCE[dtype], rtol=2e-3)
 
@@ -58,7 +60,7 @@ def test_warp_at_the_size_of_a_network(layout, align_corners):
     expected = operators.flow_warp(
         torch.from_numpy(features), torch.from_numpy(flow), align_corners
     )
-    warped = host.flow_warp(features, flow, align_corners, layout=layout)
+    warped = host_emulation.flow_warp(features, flow, align_corners, layout=layout)
     np.testing.assert_allclose(warped, expected.numpy(), atol=TOLERANCE["float32"])
 
 
@@ -75,8 +77,8 @@ def test_labels_and_confidence_are_torchs(size, classes, stride, dtype, layout, 
     scores = scores.astype(dtype)
     tensor = torch.from_numpy(scores).float()
     expected, expected_confidence = operators.upsample_argmax(tensor, stride)
-    labels, confidence = host.upsample_argmax(scores, stride, layout=layout)
-    alone, _ = host.upsample_argmax(scores, stride, layout=layout, confidence=False)
+    labels, confidence = host_emulation.upsample_argmax(scores, stride, layout=layout)
+    alone, _ = host_emulation.upsample_argmax(scores, stride, layout=layout, confidence=False)
     np.testing.assert_array_equal(alone, labels)
     assert confidence is not None
     assert np.abs(confidence.astype(int) - expected_confidence.numpy().astype(int)).max() <= 1

@@ -17,7 +17,6 @@ from sfseg_ros.backends.protocol import (
     Inferred,
     check_images,
 )
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore, StoredEngine
 from sfseg_ros.backends.tensorrt.engines import (
@@ -28,6 +27,7 @@ from sfseg_ros.backends.tensorrt.engines import (
     is_accepted,
     is_for_one_size,
 )
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.backends.tensorrt.pipeline import (
     CONFIDENCE,
     LABELS,
@@ -47,7 +47,7 @@ from sfseg_ros.kernels.cuda_memory import (
     load_kernels,
 )
 from sfseg_ros.model.manifest import Manifest
-from sfseg_ros.model.published_labels import PLAIN, Finish
+from sfseg_ros.model.published_labels import NO_RULES, LabelRules
 
 MAX_PIPELINES = 16
 """Input shapes kept ready, each with the activations of its shape, buffers, and a graph for each
@@ -106,7 +106,7 @@ class TensorRtBackend:
 
     def _open(self, library: str, usual_size: tuple[int, int]) -> None:
         try:
-            self._library = trt.load(library)
+            self._library = load_tensorrt(library)
         except BackendError as error:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         self._log = self._library.logger()
@@ -132,17 +132,16 @@ class TensorRtBackend:
             return False
         return True
 
-    def finishes(self, size: tuple[int, int]) -> bool:
-        """Labels are finished in our UpsampleArgmax, so not where the engine has none of ours, or
-        one that was stored in it with its arguments."""
+    def applies_label_rules(self, size: tuple[int, int]) -> bool:
+        """Return whether the engine calls our UpsampleArgmax plugin, which applies the rules."""
         return self._engine_for(size).has_plugins
 
     def infer_frames(
         self,
         frames: Sequence[Uint8Array | tuple[CameraBytes, FrameGeometry]],
         confidence: bool,
-        finish: Finish = PLAIN,
-        paints: Collection[str] = (),
+        rules: LabelRules = NO_RULES,
+        to_paint: Collection[str] = (),
     ) -> Inferred:
         """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
         kinds: dict[CameraInput | None, list[int]] = {}
@@ -156,14 +155,14 @@ class TensorRtBackend:
             images.append(image)
         maps = (LABELS, CONFIDENCE) if confidence else (LABELS,)
         results = {name: np.empty((len(frames), *size), np.uint8) for name in maps}
-        painted = {name: np.empty((len(frames), *size, 3), np.uint8) for name in sorted(paints)}
+        painted = {name: np.empty((len(frames), *size, 3), np.uint8) for name in sorted(to_paint)}
         results |= painted
         engine = self._engine_for(size)
         for kind, places in kinds.items():
             for begin in range(0, len(places), engine.max_batch):
                 part = places[begin : begin + engine.max_batch]
                 pipeline_key = kind, size, len(part)
-                self._run(engine, pipeline_key, [images[i] for i in part], finish, results, part)
+                self._run(engine, pipeline_key, [images[i] for i in part], rules, results, part)
         return Inferred(results[LABELS], results.get(CONFIDENCE), painted)
 
     def close(self) -> None:
@@ -191,7 +190,7 @@ class TensorRtBackend:
         engine: OpenEngine,
         key: PipelineKey,
         images: Sequence[Uint8Array],
-        finish: Finish,
+        rules: LabelRules,
         results: Mapping[str, Uint8Array],
         places: Sequence[int],
     ) -> None:
@@ -200,7 +199,7 @@ class TensorRtBackend:
             with pipeline.lock, self._gpu.current():
                 if pipeline.freed:  # another thread's sizes pushed it out before its turn here
                     continue
-                pipeline.run(images, finish, results, places)
+                pipeline.run(images, rules, results, places)
                 return
 
     def _pipeline(self, engine: OpenEngine, key: PipelineKey) -> Pipeline:

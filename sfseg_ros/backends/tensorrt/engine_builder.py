@@ -2,7 +2,7 @@
 """An engine from an ONNX file, built in a process of its own.
 
 The parser and the builder can abort instead of raising, and a library link may have to be in place
-before the process starts (`trt.link_environment`): a child takes both away from the caller.
+before the process starts (library.link_environment): a child takes both away from the caller.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from typing import Any
 from onnx import ModelProto, TensorProto, inliner
 
 from sfseg_ros.backends.tensorrt import aot_plugin, plugin
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_store import Shape
+from sfseg_ros.backends.tensorrt.library import TensorRt, link_environment, load_tensorrt
 from sfseg_ros.errors import BackendError, SfsegError, one_line
 from sfseg_ros.kernels.cuda_memory import Gpu, gpu_is_there
 
@@ -42,7 +42,7 @@ PROGRESS = "progress: "
 class BuildRequest:
     """How to build: `shapes` are the smallest, the usual and the largest `image` (N, H, W, 3).
 
-    `library` is one of trt.LIBRARIES or "auto". `plugins`: our kernels for the `sfseg` nodes;
+    `library` is one of LIBRARIES or "auto". `plugins`: our kernels for the `sfseg` nodes;
     without them the engine runs wherever the library does. `tf32` lets fp32 products be rounded to
     10 bits. `compute_capabilities`, for TensorRT-RTX only, are the GPUs to build for, such as 86
     for 8.6; empty is the library's choice, all that it knows from 8.0 on. `timing_cache` is a file
@@ -200,7 +200,7 @@ def _run_child(
     folder: Path, progress: Callable[[str], None], cancelled: Callable[[], bool]
 ) -> None:
     package_parent = str(Path(__file__).resolve().parents[3])
-    environment = trt.link_environment(os.environ, folder)
+    environment = link_environment(os.environ, folder)
     paths = [package_parent, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [
@@ -274,7 +274,7 @@ def _child(folder: Path) -> None:
     fields = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     if not (folder / MODEL).exists():
         (folder / RESULT).write_text(
-            _validity(trt.load(fields["library"]), folder), encoding="utf-8"
+            _validity(load_tensorrt(fields["library"]), folder), encoding="utf-8"
         )
         return
     fields |= {
@@ -282,7 +282,7 @@ def _child(folder: Path) -> None:
         "compute_capabilities": tuple(fields["compute_capabilities"]),
     }
     request = BuildRequest(**fields)
-    library = trt.load(request.library)
+    library = load_tensorrt(request.library)
     if request.plugins:
         library.check_plugins()
         library.check_parser_link()
@@ -320,7 +320,7 @@ def _child(folder: Path) -> None:
     (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 
-def _register(library: trt.TensorRt, request: BuildRequest) -> None:
+def _register(library: TensorRt, request: BuildRequest) -> None:
     if not request.stored_kernels:
         library.register(plugin.creators(library.module))
         return
@@ -336,7 +336,7 @@ def _register(library: trt.TensorRt, request: BuildRequest) -> None:
         gpu.close()
 
 
-def _config(library: trt.TensorRt, builder: Any, request: BuildRequest) -> Any:
+def _config(library: TensorRt, builder: Any, request: BuildRequest) -> Any:
     module = library.module
     config = builder.create_builder_config()
     if not request.tf32:
@@ -441,7 +441,7 @@ def _network_layers(network: Any) -> list[Layer]:
 
 
 def _inspected_layers(
-    library: trt.TensorRt, log: Any, engine: Any
+    library: TensorRt, log: Any, engine: Any
 ) -> list[tuple[str, str, str]] | None:
     """The engine's layers by its inspector, None where there is no GPU. Not run on a GPU."""
     if not gpu_is_there():
@@ -487,7 +487,7 @@ def _inspector_type(text: str) -> str:
     return "unknown"
 
 
-def _validity(library: trt.TensorRt, folder: Path) -> str:
+def _validity(library: TensorRt, folder: Path) -> str:
     """See `engine_is_wellformed`."""
     log = library.module.Logger(library.module.Logger.INTERNAL_ERROR)
     runtime = library.module.Runtime(log)

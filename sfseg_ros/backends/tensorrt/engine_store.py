@@ -59,7 +59,7 @@ class EngineKey:
 
     @property
     def library_name(self) -> str:
-        """Of trt.LIBRARIES."""
+        """One of library.LIBRARIES."""
         return "tensorrt_rtx" if "RTX" in self.library else "tensorrt"
 
     @property

@@ -16,7 +16,6 @@ from typing import Any
 
 from sfseg_ros.backends.cut_graph import model_of
 from sfseg_ros.backends.tensorrt import aot_plugin, engine_builder, plugin
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.calibration import calibrate
 from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, BuildResult, Layer
 from sfseg_ros.backends.tensorrt.engine_store import (
@@ -26,6 +25,7 @@ from sfseg_ros.backends.tensorrt.engine_store import (
     Shape,
     StoredEngine,
 )
+from sfseg_ros.backends.tensorrt.library import TensorRt, load_tensorrt
 from sfseg_ros.backends.tensorrt.precision import (
     ENGINE_PRECISIONS,
     QUANTIZED_PRECISIONS,
@@ -99,7 +99,7 @@ def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = ""
     """What the engine of `request` on this machine is known by. `calibration` is the digest of
     pictures and method for int8 and fp8. Raises BackendError where TensorRT is missing."""
     request.check(manifest)
-    library = trt.load(request.library)
+    library = load_tensorrt(request.library)
     if request.stored_kernels:
         library.check_stored_kernels()
         code = stored_kernels_digest()
@@ -286,7 +286,7 @@ def named_capabilities(key: EngineKey) -> tuple[int, ...]:
     return tuple(int(major + minor) for major, minor in named)
 
 
-def _target(library: trt.TensorRt, compute_capabilities: tuple[int, ...]) -> str:
+def _target(library: TensorRt, compute_capabilities: tuple[int, ...]) -> str:
     """RTX finishes an engine on the GPU that runs it; TensorRT's is of the GPU it was built on."""
     if library.is_rtx:
         named = ", ".join(f"{c // 10}.{c % 10}" for c in compute_capabilities)

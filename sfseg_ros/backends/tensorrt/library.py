@@ -143,7 +143,7 @@ class TensorRt:
 
 
 @functools.cache
-def load(name: str = "auto") -> TensorRt:
+def load_tensorrt(name: str = "auto") -> TensorRt:
     """Import "tensorrt", "tensorrt_rtx", or ("auto") the first of them that works.
 
     Raises BackendError that names what is missing and how to get it.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt import plugin
+from sfseg_ros.backends.tensorrt.library import TensorRt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes, Uint8Array
@@ -28,20 +28,20 @@ from sfseg_ros.kernels.cuda_memory import (
 )
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
-from sfseg_ros.model.published_labels import PAINTS, PLAIN, Finish
+from sfseg_ros.model.published_labels import NO_RULES, PAINTED_IMAGES, LabelRules
 
 IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
 SOURCE = "source"
 """What is uploaded: the image itself, or the camera's bytes that it is made of."""
 TABLES, TABLE_BYTES, PALETTE_BYTES = "tables", 256, 3 * 256
-"""Of a finish, uploaded when it changes: the published label of each label, then its colour."""
+"""Device tables of the label rules: the published label of each label, then its colour."""
 
 
 class OpenEngine:
     """A deserialised engine. Its context is current in the thread that makes one."""
 
     def __init__(
-        self, library: trt.TensorRt, log: Any, path: Path, data: bytes, has_plugins: bool
+        self, library: TensorRt, log: Any, path: Path, data: bytes, has_plugins: bool
     ) -> None:
         self.library, self.log, self.has_plugins = library, log, has_plugins
         self._runtime = library.module.Runtime(log)
@@ -173,24 +173,24 @@ class Pipeline:
         self._host: dict[str, PinnedBuffer] = {}
         self._device: dict[str, DeviceBuffer] = {}
         self._graphs: dict[tuple[str, ...], Graph] = {}  # by the names of what is downloaded
-        self._finish = PLAIN  # of the graphs and of the context
-        self._finished = False  # the context was seen to take it up
-        self._tables_of: Finish | None = None
+        self._rules = NO_RULES  # of the graphs and of the context
+        self._rules_applied = False  # the context was seen to take it up
+        self._tables_of: LabelRules | None = None
         self._tables_are_new = False  # and not on the device
         self._capturable, self._whole_graph = True, False
 
     def run(
         self,
         images: Sequence[Uint8Array],
-        finish: Finish,
+        rules: LabelRules,
         results: Mapping[str, Uint8Array],
         places: Sequence[int],
     ) -> None:
         """From host memory, one image for each of `places` in the results, to host memory: labels
-        and others by name, uint8 (more, H, W) or of paints (more, H, W, 3)."""
+        and others by name, uint8 (more, H, W) or, if painted, (more, H, W, 3)."""
         names = tuple(results)
         try:
-            self._make_ready(names, finish)
+            self._make_ready(names, rules)
         except BaseException:
             self._release()
             raise
@@ -222,27 +222,27 @@ class Pipeline:
                 self._owned.clear()
             self._release()
 
-    def _make_ready(self, names: Sequence[str], finish: Finish) -> None:
+    def _make_ready(self, names: Sequence[str], rules: LabelRules) -> None:
         """All memory that a run needs: in a capture none can be had."""
-        if finish != self._finish:
+        if rules != self._rules:
             if self._whole_graph:
                 self._release()  # the context may hold a graph with the old one
             self._free_graphs()
-            self._finish, self._finished = finish, False
+            self._rules, self._rules_applied = rules, False
         if self._context is None:
             self._set_up()
-        paints = [name for name in names if name in PAINTS]
-        for name in paints:
+        to_paint = [name for name in names if name in PAINTED_IMAGES]
+        for name in to_paint:
             if name not in self._host:
                 self._add(name, 3 * self._pixels)
-        if (paints or finish.changes_labels) and self._tables_of != finish:
+        if (to_paint or rules.changes_labels) and self._tables_of != rules:
             size = TABLE_BYTES + PALETTE_BYTES
             if TABLES not in self._host:
                 self._add(TABLES, size)
             tables = self._host[TABLES].array((size,))
-            tables[:TABLE_BYTES] = finish.mapping.table
-            tables[TABLE_BYTES:] = finish.mapping.palette_rgb.reshape(-1)
-            self._tables_of, self._tables_are_new = finish, True
+            tables[:TABLE_BYTES] = rules.mapping.table
+            tables[TABLE_BYTES:] = rules.mapping.palette_rgb.reshape(-1)
+            self._tables_of, self._tables_are_new = rules, True
 
     def _set_up(self) -> None:
         self._stream = self._own(self._gpu.stream())
@@ -266,7 +266,7 @@ class Pipeline:
         self._context = None  # TensorRT's, before the memory that it was given
         self._host.clear()
         self._device.clear()
-        self._finished, self._tables_of, self._tables_are_new = False, None, False
+        self._rules_applied, self._tables_of, self._tables_are_new = False, None, False
         while self._owned:
             self._owned.pop().free()
 
@@ -311,18 +311,18 @@ class Pipeline:
         if not accepted:
             raise BackendError(f"{self._engine.library.title} failed: {_reason(self._engine.log)}")
         for name in names:
-            if name in PAINTS:
+            if name in PAINTED_IMAGES:
                 self._paint(name)
             self._stream.download(self._host[name], self._device[name], self._host[name].size)
 
     def _execute(self) -> bool:
-        if not self._finish.changes_labels:
+        if not self._rules.changes_labels:
             return bool(self._context.execute_async_v3(self._stream.handle))
         table = self._device[TABLES].address
-        with plugin.finishing(self._finish.least_confidence, table):
+        with plugin.applying_label_rules(self._rules.least_confidence, table):
             accepted = bool(self._context.execute_async_v3(self._stream.handle))
-        self._finished = self._finished or plugin.finished_nodes() > 0
-        if accepted and not self._finished:
+        self._rules_applied = self._rules_applied or plugin.nodes_that_applied_rules() > 0
+        if accepted and not self._rules_applied:
             raise BackendError(
                 f"{self._engine.library.title} did not ask our UpsampleArgmax: threshold and class "
                 "groups had no effect, a bug in sfseg_ros"
@@ -333,7 +333,7 @@ class Pipeline:
         """Of the labels and the network's input of this run."""
         labels, palette = self._device[LABELS].address, self._device[TABLES].address + TABLE_BYTES
         if name == "overlay":
-            launch = overlay_launch(self._shape[:3], self._finish.alpha)
+            launch = overlay_launch(self._shape[:3], self._rules.alpha)
             inputs = [self._device[IMAGE].address, labels, palette]
         else:
             launch, inputs = color_mask_launch(self._shape[:3]), [labels, palette]

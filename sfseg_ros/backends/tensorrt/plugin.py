@@ -24,7 +24,7 @@ from sfseg_ros.kernels import cuda_memory
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch, Shape
-from sfseg_ros.kernels.upsample_argmax import finished_launch, upsample_argmax_launch
+from sfseg_ros.kernels.upsample_argmax import launch_with_label_rules, upsample_argmax_launch
 
 NAMESPACE, VERSION = "sfseg", "1"
 # Of an input or output, by the library's names: (type, format).
@@ -62,7 +62,8 @@ class Operator:
     `channels` are those of an input whose number is fixed: a kernel reads as many, whatever there
     is. `output` is (input, axis) of each dimension of each output; its last two are multiplied by
     the attribute where `upsamples`. `launch` takes the inputs' logical shapes, the attribute and
-    the storage. `finished` makes of that launch one with a threshold and a table, see `finishing`.
+    the storage. `with_label_rules` adds a threshold and a table to that launch, see
+    `applying_label_rules`.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Operator:
     output: tuple[tuple[int, int], ...]
     upsamples: bool
     launch: Callable[[Sequence[Shape], int, "Storage"], Launch]
-    finished: Callable[[Launch, int], Launch] | None = None
+    with_label_rules: Callable[[Launch, int], Launch] | None = None
 
     def kind_is_supported(
         self, position: int, kinds: Sequence[TensorKind], offered: Sequence[TensorKind]
@@ -223,7 +224,7 @@ OPERATORS = {
             output=((0, 0), (0, 2), (0, 3)),
             upsamples=True,
             launch=_upsample_argmax,
-            finished=finished_launch,
+            with_label_rules=launch_with_label_rules,
         ),
     )
 }
@@ -251,34 +252,34 @@ def _note(text: str) -> None:
         _noted.append((threading.get_ident(), text))
 
 
-class _Finishing(threading.local):
+class _LabelRulesOfThread(threading.local):
     """In this thread: (threshold, address of the table), and how many nodes took it up."""
 
     rules: tuple[int, int] | None = None
     nodes = 0
 
 
-_finishing = _Finishing()
+_label_rules = _LabelRulesOfThread()
 
 
 @contextlib.contextmanager
-def finishing(threshold: int, table: int) -> Iterator[None]:
+def applying_label_rules(threshold: int, table: int) -> Iterator[None]:
     """What this thread runs or captures inside the block has its UpsampleArgmax write published
     labels: less confidence than `threshold` (0 to 255) is 255, then the table, uint8 (256,) at the
     device address `table`, says the label. The address is read when the work runs.
 
     The engine has no such inputs: they would be part of the model's contract (ADR 28).
     """
-    _finishing.rules, _finishing.nodes = (threshold, table), 0
+    _label_rules.rules, _label_rules.nodes = (threshold, table), 0
     try:
         yield
     finally:
-        _finishing.rules = None
+        _label_rules.rules = None
 
 
-def finished_nodes() -> int:
-    """How many nodes wrote published labels since this thread last began `finishing`."""
-    return _finishing.nodes
+def nodes_that_applied_rules() -> int:
+    """The number of nodes that wrote published labels in this thread's last such block."""
+    return _label_rules.nodes
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -403,10 +404,10 @@ class Plugin:
         launch = self.launch
         if launch is None:
             raise BackendError("enqueue before on_shape_change")
-        if _finishing.rules is not None and self.operator.finished is not None:
-            threshold, table = _finishing.rules
-            launch, inputs = self.operator.finished(launch, threshold), [*inputs, table]
-            _finishing.nodes += 1
+        if _label_rules.rules is not None and self.operator.with_label_rules is not None:
+            threshold, table = _label_rules.rules
+            launch, inputs = self.operator.with_label_rules(launch, threshold), [*inputs, table]
+            _label_rules.nodes += 1
         cuda_memory.launch_kernel(launch, inputs, outputs, stream)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorrt
 
 from sfseg_ros.backends.tensorrt import aot_plugin, plugin
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import OLDEST_WITH_AOT, TensorRt, load_tensorrt
 from sfseg_ros.kernels import binaries
 
 KINDS = {
@@ -57,14 +57,14 @@ class Registry:
 
 
 def main() -> None:
-    library = trt.load("tensorrt")
+    library = load_tensorrt("tensorrt")
     check_names(library)
     registry = Registry()
     tensorrt.get_plugin_registry = lambda: registry
     library.register(plugin.creators(tensorrt))
     for name in plugin.OPERATORS:
         check_plugin(registry.creators[name], name)
-    if library.version >= trt.OLDEST_WITH_AOT:
+    if library.version >= OLDEST_WITH_AOT:
         registry.creators.clear()
         binaries.ptx = lambda architecture: b"ptx of %d" % architecture
         aot_plugin.register(library, 90)
@@ -74,7 +74,7 @@ def main() -> None:
     print(tensorrt.__version__, {name: int(flag) for name, flag in flags.items()})
 
 
-def check_names(library: trt.TensorRt) -> None:
+def check_names(library: TensorRt) -> None:
     """Names of the library that cannot be called without its native part."""
     for name in (
         *("Builder.create_network", "Builder.build_serialized_network", "OnnxParser.parse"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfseg_ros.backends.tensorrt import aot_plugin, plugin
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import TensorRt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import binaries
 
@@ -51,11 +51,11 @@ class Words(types.ModuleType):
 def words(monkeypatch):
     """Registered for compute capability 8.7 with a library of version 11."""
     words = Words()
-    monkeypatch.setattr(trt.TensorRt, "quick_plugins", lambda _library: words)
+    monkeypatch.setattr(TensorRt, "quick_plugins", lambda _library: words)
     monkeypatch.setattr(binaries, "ptx", lambda architecture: b"ptx of %d" % architecture)
     names = {name: name for name in ("FLOAT", "HALF", "INT8")}
     module = types.SimpleNamespace(DataType=types.SimpleNamespace(**names))
-    aot_plugin.register(trt.TensorRt("tensorrt", module, (11, 4, 0)), 87)
+    aot_plugin.register(TensorRt("tensorrt", module, (11, 4, 0)), 87)
     return words
 
 
@@ -138,6 +138,6 @@ def test_sizes_that_vary_are_refused(words):
     ("name", "version"), [("tensorrt", (10, 8, 0)), ("tensorrt_rtx", (1, 7, 1))]
 )
 def test_a_library_that_cannot_store_kernels_says_so(name, version):
-    library = trt.TensorRt(name, types.SimpleNamespace(), version)
+    library = TensorRt(name, types.SimpleNamespace(), version)
     with pytest.raises(BackendError, match=r"cannot store kernels in an engine, TensorRT 10\.9"):
         aot_plugin.register(library, 86)

@@ -15,12 +15,12 @@ import pytest
 from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.backends.tensorrt import engine_builder, plugin
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt import pipeline as tensorrt_pipeline
 from sfseg_ros.backends.tensorrt.backend import MAX_PIPELINES, TensorRtBackend
 from sfseg_ros.backends.tensorrt.engine_builder import BuildResult
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.backends.tensorrt.engines import EngineRequest, built_engine
+from sfseg_ros.backends.tensorrt.library import TensorRt, load_tensorrt
 from sfseg_ros.errors import BackendError, BackendUnavailableError
 from sfseg_ros.geometry import WHOLE_IMAGE, View
 from sfseg_ros.imaging import Picture, color_mask, picture_from_buffer
@@ -28,7 +28,7 @@ from sfseg_ros.kernels import binaries, overlay
 from sfseg_ros.kernels.camera_image import camera_image, camera_image_launch
 from sfseg_ros.model.class_groups import LabelMapping
 from sfseg_ros.model.manifest import SemanticClass
-from sfseg_ros.model.published_labels import PAINTS, PLAIN, Finish
+from sfseg_ros.model.published_labels import NO_RULES, PAINTED_IMAGES, LabelRules
 from sfseg_ros.segmenter import Segmenter
 
 
@@ -252,8 +252,8 @@ def test_an_engine_that_holds_its_kernels_is_taken_without_plugins(
     open_tensorrt, tensorrt_library, engines, tiny_manifest, monkeypatch
 ):
     registered = []
-    monkeypatch.setattr(trt.TensorRt, "register", lambda self, creators: registered.append(1))
-    monkeypatch.setattr(trt.TensorRt, "check_stored_kernels", lambda self: None)
+    monkeypatch.setattr(TensorRt, "register", lambda self, creators: registered.append(1))
+    monkeypatch.setattr(TensorRt, "check_stored_kernels", lambda self: None)
     tensorrt_library(network)
     request = EngineRequest(((64, 96),) * 3, library="tensorrt", stored_kernels=True)
     stored, _ = built_engine(tiny_manifest, request, EngineStore())
@@ -265,7 +265,7 @@ def test_an_engine_that_holds_its_kernels_is_taken_without_plugins(
     check(only, pictures(1, 64, 96))
     only.close()
     assert registered == []
-    assert not backend.finishes((64, 96))  # its arguments are stored with the kernel
+    assert not backend.applies_label_rules((64, 96))  # its arguments are stored with the kernel
     assert len(engines) == 1
     check(backend, pictures(1, 64, 64))  # needs an engine of the usual form
     assert registered == [1]
@@ -554,7 +554,7 @@ def test_without_gpu_or_library_it_is_unavailable_and_holds_nothing(
     def missing(name):
         raise BackendError("tensorrt cannot be imported (No module): pip install tensorrt")
 
-    monkeypatch.setattr(trt, "load", missing)
+    monkeypatch.setattr("sfseg_ros.backends.tensorrt.backend.load_tensorrt", missing)
     with pytest.raises(BackendUnavailableError, match="pip install tensorrt"):
         TensorRtBackend(tiny_manifest)
     assert cuda.everything_is_freed()
@@ -711,20 +711,20 @@ def test_a_model_is_warmed_up_for_the_cameras_that_are_known(
     segmenter = Segmenter(tiny_manifest, backend)
     alike = [camera_frame("bgr8", 128, 192, 3, seed, padding=6) for seed in range(3)]
     other, low = camera_frame("yuv422", 100, 150, 2, 9), View(horizon=0.25)
-    segmenter.warm_up(alike[0].format, WHOLE_IMAGE, FINISH, count=3)
-    segmenter.warm_up(other.format, low, FINISH)
+    segmenter.warm_up(alike[0].format, WHOLE_IMAGE, RULES, count=3)
+    segmenter.warm_up(other.format, low, RULES)
     recorded = cuda.calls.count("cuGraphInstantiate")
     assert recorded == 2 * 4
     ran = len(module.engines[0].ran)
     for count in (1, 2, 3):
         for confidence in (False, True):
             frames = [*((picture, WHOLE_IMAGE) for picture in alike[:count]), (other, low)]
-            segmenter.segment_batch(frames, confidence, FINISH)
+            segmenter.segment_batch(frames, confidence, RULES)
     assert cuda.calls.count("cuGraphInstantiate") == recorded
     assert len(module.engines[0].ran) == ran
     changed = camera_frame("bgr8", 128, 192, 3, 0)  # without padding: recorded at its first frame
     for _ in range(2):
-        segmenter.segment_batch([(changed, WHOLE_IMAGE)], False, FINISH)
+        segmenter.segment_batch([(changed, WHOLE_IMAGE)], False, RULES)
     assert cuda.calls.count("cuGraphInstantiate") == recorded + 1
 
 
@@ -732,39 +732,39 @@ def test_a_model_is_warmed_up_for_the_cameras_that_are_known(
 
 TABLE = np.random.default_rng(7).permutation(255).astype(np.uint8)
 COLOURED = [SemanticClass(i, f"class {i}", (i, 255 - i, (7 * i) % 256)) for i in range(255)]
-FINISH = Finish(LabelMapping(np.append(TABLE, np.uint8(255)), tuple(COLOURED)), 0.4, 0.3)
+RULES = LabelRules(LabelMapping(np.append(TABLE, np.uint8(255)), tuple(COLOURED)), 0.4, 0.3)
 
 
-def check_finished(backend, rgb, finish, confidence=False, paints=()):
-    found = backend.infer_frames(list(rgb), confidence, finish, paints)
+def check_label_rules(backend, rgb, rules, confidence=False, to_paint=()):
+    found = backend.infer_frames(list(rgb), confidence, rules, to_paint)
     raw, certainty = network(rgb)
-    labels = np.stack([finish.labels_from(*pair) for pair in zip(raw, certainty)])
+    labels = np.stack([rules.labels_from(*pair) for pair in zip(raw, certainty)])
     np.testing.assert_array_equal(found.labels, labels)
     if confidence:
         np.testing.assert_array_equal(found.confidence, certainty)
     else:
         assert found.confidence is None
-    palette = finish.mapping.palette_rgb
+    palette = rules.mapping.palette_rgb
     expected = {
         "color_mask": overlay.color_mask(labels, palette),
-        "overlay": overlay.overlay(rgb, labels, palette, finish.alpha),
+        "overlay": overlay.overlay(rgb, labels, palette, rules.alpha),
     }
-    assert set(found.painted) == set(paints)
-    for name in paints:
+    assert set(found.painted) == set(to_paint)
+    for name in to_paint:
         np.testing.assert_array_equal(found.painted[name], expected[name])
 
 
-def test_labels_are_finished_in_the_graph_without_a_byte_more(cuda, open_tensorrt):
+def test_label_rules_run_in_the_graph_without_a_byte_more(cuda, open_tensorrt):
     backend, _ = open_tensorrt()
-    assert backend.finishes((64, 96))
+    assert backend.applies_label_rules((64, 96))
     for seed in range(3):
-        check_finished(backend, pictures(2, 64, 96, seed=seed), FINISH)
+        check_label_rules(backend, pictures(2, 64, 96, seed=seed), RULES)
     # Labels only, although there is a threshold: one that ran, one in the graph.
     assert cuda.calls.count("cuMemcpyDtoHAsync") == 2
     assert cuda.calls.count("cuMemcpyHtoDAsync") == 3  # two images and the tables
     assert cuda.calls.count("cuGraphInstantiate") == 1
     cuda.calls.clear()
-    check_finished(backend, pictures(2, 64, 96), FINISH)
+    check_label_rules(backend, pictures(2, 64, 96), RULES)
     assert [name for name in cuda.calls if "Ctx" not in name] == [
         "cuGraphLaunch",
         "cuEventRecord",
@@ -779,18 +779,18 @@ def test_pictures_are_painted_for_who_asks_and_cost_nobody_else(cuda, open_tenso
     plain = cuda.pinned_and_device_memory()
     cuda.calls.clear()
     check(backend, rgb)
-    asked = [(), ("overlay",), ("color_mask",), PAINTS]
-    for paints in asked * 2:
+    asked = [(), ("overlay",), ("color_mask",), PAINTED_IMAGES]
+    for to_paint in asked * 2:
         for confidence in (False, True):
-            check_finished(backend, rgb, FINISH, confidence, paints)
+            check_label_rules(backend, rgb, RULES, confidence, to_paint)
     assert cuda.pinned_and_device_memory() == tuple(count + 3 for count in plain)
     assert cuda.calls.count("cuGraphInstantiate") == 8
     cuda.calls.clear()
-    check_finished(backend, rgb, FINISH, False, PAINTS)
+    check_label_rules(backend, rgb, RULES, False, PAINTED_IMAGES)
     assert "cuLaunchKernel" not in cuda.calls  # all in the graph
-    # A finish that changes no label paints, too.
-    check_finished(backend, rgb, replace(PLAIN, alpha=0.9), False, PAINTS)
-    check_finished(backend, rgb, PLAIN, False, PAINTS)
+    # Rules that change no label still paint.
+    check_label_rules(backend, rgb, replace(NO_RULES, alpha=0.9), False, PAINTED_IMAGES)
+    check_label_rules(backend, rgb, NO_RULES, False, PAINTED_IMAGES)
     check(backend, rgb)
 
 
@@ -803,21 +803,21 @@ def test_what_changes_is_recorded_again_and_the_old_one_never_runs(
     backend, _ = open_tensorrt(
         rtx=rtx, configure=lambda engine: setattr(engine, "capturable", capturable)
     )
-    other = replace(FINISH.mapping, table=FINISH.mapping.table[::-1].copy())
+    other = replace(RULES.mapping, table=RULES.mapping.table[::-1].copy())
     changes = [
-        FINISH,
-        replace(FINISH, threshold=0.8),
-        replace(FINISH, alpha=0.7),
-        replace(FINISH, mapping=other),
-        Finish(threshold=0.4),
-        PLAIN,
-        FINISH,
+        RULES,
+        replace(RULES, threshold=0.8),
+        replace(RULES, alpha=0.7),
+        replace(RULES, mapping=other),
+        LabelRules(threshold=0.4),
+        NO_RULES,
+        RULES,
     ]
     check(backend, pictures(1, 64, 96))
-    for finish in changes:
+    for rules in changes:
         for seed in range(3):
-            check_finished(backend, pictures(1, 64, 96, seed=seed), finish, True, PAINTS)
-            check_finished(backend, pictures(1, 64, 96, seed=seed), finish)
+            check_label_rules(backend, pictures(1, 64, 96, seed=seed), rules, True, PAINTED_IMAGES)
+            check_label_rules(backend, pictures(1, 64, 96, seed=seed), rules)
     assert (len(cuda.execs) > 0) is capturable
     check(backend, pictures(1, 64, 96))
 
@@ -825,12 +825,12 @@ def test_what_changes_is_recorded_again_and_the_old_one_never_runs(
 def test_each_shape_takes_up_a_change_when_it_runs(open_tensorrt):
     backend, _ = open_tensorrt()
     shapes = [(1, 64, 96), (2, 64, 96), (1, 32, 32)]
-    for finish in (FINISH, replace(FINISH, threshold=0.9), PLAIN):
+    for rules in (RULES, replace(RULES, threshold=0.9), NO_RULES):
         for shape in shapes * 2:
-            check_finished(backend, pictures(*shape), finish)
+            check_label_rules(backend, pictures(*shape), rules)
 
 
-def test_cameras_of_several_kinds_are_finished_and_painted_in_their_places(
+def test_cameras_of_several_kinds_get_their_published_labels_and_paintings(
     open_tensorrt, camera_kernels, tiny_manifest
 ):
     backend, _ = open_tensorrt()
@@ -841,21 +841,21 @@ def test_cameras_of_several_kinds_are_finished_and_painted_in_their_places(
         for seed, (encoding, channels) in enumerate([("bgr8", 3), ("mono8", 1), ("bgr8", 3)])
     ]
     for _ in range(3):
-        results = segmenter.segment_batch(frames, True, FINISH, PAINTS)
+        results = segmenter.segment_batch(frames, True, RULES, PAINTED_IMAGES)
         for (picture, _), result in zip(frames, results):
             camera = picture.camera
             rgb = camera_image(camera.data, camera.encoding, camera.step, result.geometry)
             raw, certainty = network(rgb)
-            labels = FINISH.labels_from(raw[0], certainty[0])
+            labels = RULES.labels_from(raw[0], certainty[0])
             np.testing.assert_array_equal(result.labels, labels)
             np.testing.assert_array_equal(result.confidence, certainty[0])
-            palette = FINISH.mapping.palette_rgb
+            palette = RULES.mapping.palette_rgb
             np.testing.assert_array_equal(result.painted["color_mask"], color_mask(labels, palette))
-            painted = overlay.overlay(rgb, labels[None], palette, FINISH.alpha)
+            painted = overlay.overlay(rgb, labels[None], palette, RULES.alpha)
             np.testing.assert_array_equal(result.painted["overlay"], painted[0])
 
 
-def test_the_kernels_own_code_finishes_as_the_processor_does(
+def test_the_kernels_apply_label_rules_as_the_processor_does(
     cuda, host_kernels, open_tensorrt_with, tiny_manifest
 ):
     """Scores through UpsampleArgmax, ColorMask and Overlay as they are compiled, graph and all."""
@@ -874,17 +874,19 @@ def test_the_kernels_own_code_finishes_as_the_processor_does(
         groups, tuple(replace(c, index=i) for i, c in enumerate(mapping.classes))
     )
     for threshold in (0.0, 0.45, 0.6):
-        finish = Finish(mapping, threshold, 0.35)
+        rules = LabelRules(mapping, threshold, 0.35)
         for seed in range(3):
             rgb = pictures(64, 96, seed=seed)
             raw = segmenter.segment(rgb)
-            (result,) = segmenter.segment_batch([(Picture(rgb), View())], False, finish, PAINTS)
-            expected = finish.labels_from(raw.labels, raw.confidence)
+            (result,) = segmenter.segment_batch(
+                [(Picture(rgb), View())], False, rules, PAINTED_IMAGES
+            )
+            expected = rules.labels_from(raw.labels, raw.confidence)
             np.testing.assert_array_equal(result.labels, expected)
             assert len(np.unique(expected)) == 2 + (threshold > 0)
             painted = color_mask(expected, mapping.palette_rgb)
             np.testing.assert_array_equal(result.painted["color_mask"], painted)
-            made = overlay.overlay(rgb[None], expected[None], mapping.palette_rgb, finish.alpha)
+            made = overlay.overlay(rgb[None], expected[None], mapping.palette_rgb, rules.alpha)
             np.testing.assert_array_equal(result.painted["overlay"], made[0])
 
 
@@ -896,18 +898,18 @@ def test_an_engine_without_our_plugins_leaves_it_to_the_processor(
 
     monkeypatch.setattr(binaries, "compiled", missing)
     backend, _ = open_tensorrt(warn=lambda text: None)
-    assert not backend.finishes((64, 96))
+    assert not backend.applies_label_rules((64, 96))
     rgb = pictures(64, 96)
     (result,) = Segmenter(tiny_manifest, backend).segment_batch(
-        [(Picture(rgb), WHOLE_IMAGE)], False, FINISH, PAINTS
+        [(Picture(rgb), WHOLE_IMAGE)], False, RULES, PAINTED_IMAGES
     )
     raw, certainty = network(rgb[None])
-    np.testing.assert_array_equal(result.labels, FINISH.labels_from(raw[0], certainty[0]))
+    np.testing.assert_array_equal(result.labels, RULES.labels_from(raw[0], certainty[0]))
     assert result.confidence is None
     assert not result.painted
 
 
-def test_labels_that_were_not_finished_are_an_error_and_not_published(open_tensorrt):
+def test_labels_without_their_rules_are_an_error_and_not_published(open_tensorrt):
     """As from a library that would run our plugins in a thread of its own."""
 
     def in_a_thread(enqueue, *arguments):
@@ -927,7 +929,7 @@ def test_labels_that_were_not_finished_are_an_error_and_not_published(open_tenso
     for context in module.engines[0].contexts:
         context._enqueue_plugin = partial(in_a_thread, context._enqueue_plugin)
     with pytest.raises(BackendError, match="threshold and class groups had no effect"):
-        backend.infer_frames(list(pictures(1, 64, 96)), False, FINISH)
+        backend.infer_frames(list(pictures(1, 64, 96)), False, RULES)
     plugin.raise_noted(all_threads=True)  # nothing else went wrong
 
 
@@ -940,10 +942,10 @@ def test_memory_for_paints_that_is_not_there_costs_this_frame_and_leaves_nothing
     check(backend, pictures(1, 64, 96))
     cuda.fail[call] = cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY
     with pytest.raises(BackendError, match="use a smaller network_size"):
-        check_finished(backend, pictures(1, 64, 96), FINISH, True, PAINTS)
+        check_label_rules(backend, pictures(1, 64, 96), RULES, True, PAINTED_IMAGES)
     assert cuda.pinned_and_device_memory() == (0, 0)
     for seed in range(2):
-        check_finished(backend, pictures(1, 64, 96, seed=seed), FINISH, True, PAINTS)
+        check_label_rules(backend, pictures(1, 64, 96, seed=seed), RULES, True, PAINTED_IMAGES)
 
 
 # TensorRT-RTX.
@@ -1070,8 +1072,11 @@ def test_the_real_rtx_builds_what_the_backend_asks_for_and_says_why_it_cannot_lo
     cuda, tiny_manifest, monkeypatch, tmp_path
 ):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    real = trt.load("tensorrt_rtx")
-    monkeypatch.setattr(trt, "load", lambda name="auto": real)
+    real = load_tensorrt("tensorrt_rtx")
+    for user in ("backend", "engines"):
+        monkeypatch.setattr(
+            f"sfseg_ros.backends.tensorrt.{user}.load_tensorrt", lambda name="auto": real
+        )
     monkeypatch.setattr(binaries, "compiled", lambda architecture: b"cubin")
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     said = []

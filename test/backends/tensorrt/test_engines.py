@@ -43,7 +43,9 @@ def builds(monkeypatch):
 
 
 def use_library(monkeypatch, name, version):
-    monkeypatch.setattr(engines.trt, "load", lambda wanted="auto": TensorRt(name, None, version))
+    monkeypatch.setattr(
+        engines, "load_tensorrt", lambda wanted="auto": TensorRt(name, None, version)
+    )
 
 
 def images(count):

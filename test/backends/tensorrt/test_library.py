@@ -19,8 +19,8 @@ from typing import Any
 import onnx
 import pytest
 
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_builder import prepare
+from sfseg_ros.backends.tensorrt.library import LIBRARIES, link_environment, load_tensorrt
 from sfseg_ros.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,34 +85,34 @@ def installed(monkeypatch):
     """Call it with fakes: these are the libraries of this machine, and no others."""
 
     def install(*modules: types.ModuleType) -> None:
-        for name in trt.LIBRARIES:
+        for name in LIBRARIES:
             found = next((module for module in modules if module.__name__ == name), None)
             monkeypatch.setitem(sys.modules, name, found)  # None: the import fails
-        trt.load.cache_clear()
+        load_tensorrt.cache_clear()
 
     yield install
-    trt.load.cache_clear()
+    load_tensorrt.cache_clear()
 
 
 def test_auto_takes_tensorrt_before_rtx(installed):
     installed(fake("10.9.0.34"), fake("1.7.1.116", "tensorrt_rtx"))
-    assert trt.load().title == "TensorRT 10.9.0"
-    assert not trt.load().is_rtx
-    assert trt.load("tensorrt_rtx").title == "TensorRT-RTX 1.7.1"
-    assert trt.load("tensorrt_rtx").is_rtx
+    assert load_tensorrt().title == "TensorRT 10.9.0"
+    assert not load_tensorrt().is_rtx
+    assert load_tensorrt("tensorrt_rtx").title == "TensorRT-RTX 1.7.1"
+    assert load_tensorrt("tensorrt_rtx").is_rtx
 
 
 def test_auto_passes_over_what_is_missing_or_too_old(installed):
     rtx = fake("1.7.1.116", "tensorrt_rtx")
     for others in ([], [fake("8.6.1")], [fake("10.2.0")]):
         installed(rtx, *others)
-        assert trt.load().module is rtx
+        assert load_tensorrt().module is rtx
 
 
 def test_the_error_says_of_each_library_what_is_wrong_and_what_to_do(installed):
     installed(fake("8.6.1"))
     with pytest.raises(BackendError) as caught:
-        trt.load()
+        load_tensorrt()
     message = str(caught.value)
     assert "tensorrt is 8.6.1, 10.3 or newer works" in message
     assert "tensorrt_rtx cannot be imported" in message
@@ -126,17 +126,17 @@ def test_a_library_whose_own_libraries_are_missing_is_passed_over(installed, tmp
     monkeypatch.delitem(sys.modules, "tensorrt")
     (tmp_path / "tensorrt.py").write_text("import ctypes\nctypes.CDLL('libnvinfer.so.none')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert trt.load().module is rtx
+    assert load_tensorrt().module is rtx
     with pytest.raises(BackendError, match="tensorrt cannot be imported .libnvinfer.so.none"):
-        trt.load("tensorrt")
+        load_tensorrt("tensorrt")
 
 
 def test_a_library_that_is_asked_for_is_not_replaced_by_another(installed):
     installed(fake("1.7.1", "tensorrt_rtx"))
     with pytest.raises(BackendError, match="tensorrt cannot be imported"):
-        trt.load("tensorrt")
+        load_tensorrt("tensorrt")
     with pytest.raises(BackendError, match="library 'trtexec': expected one of auto, tensorrt"):
-        trt.load("trtexec")
+        load_tensorrt("trtexec")
 
 
 @pytest.mark.parametrize(
@@ -144,33 +144,33 @@ def test_a_library_that_is_asked_for_is_not_replaced_by_another(installed):
 )
 def test_networks_are_strongly_typed_by_the_versions_own_bit(installed, version, bits):
     installed(fake(version))
-    assert trt.load().create_network(Builder()) == bits
+    assert load_tensorrt().create_network(Builder()) == bits
 
 
 def test_networks_of_rtx_are_strongly_typed(installed):
     installed(fake("1.7.1", "tensorrt_rtx"))
-    assert trt.load().create_network(Builder()) == 1
+    assert load_tensorrt().create_network(Builder()) == 1
 
 
 @pytest.mark.parametrize(("version", "bits"), [("10.9.0.34", 0b1010), ("11.4.0.106", 0b101)])
 def test_plugins_stored_in_the_engine_are_preferred_by_name(installed, version, bits):
     installed(fake(version))
-    assert trt.load().create_network(Builder(), prefer_aot=True) == bits
+    assert load_tensorrt().create_network(Builder(), prefer_aot=True) == bits
 
 
 def test_a_version_without_the_flag_says_so(installed):
     installed(fake("10.3.0"))
     with pytest.raises(BackendError, match=r"TensorRT 10\.3\.0 has no network flag PREFER_AOT"):
-        trt.load().create_network(Builder(), prefer_aot=True)
+        load_tensorrt().create_network(Builder(), prefer_aot=True)
 
 
 def test_rtx_takes_plugins_from_1_7_on_and_tensorrt_always(installed):
     installed(fake("1.6.0", "tensorrt_rtx"), fake("10.3.0"))
     with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.6\.0 refuses plugins, 1\.7 or newer"):
-        trt.load("tensorrt_rtx").check_plugins()
-    trt.load("tensorrt").check_plugins()
+        load_tensorrt("tensorrt_rtx").check_plugins()
+    load_tensorrt("tensorrt").check_plugins()
     installed(fake("1.7.1", "tensorrt_rtx"))
-    trt.load("tensorrt_rtx").check_plugins()
+    load_tensorrt("tensorrt_rtx").check_plugins()
 
 
 def creator(name: str) -> types.SimpleNamespace:
@@ -179,7 +179,7 @@ def creator(name: str) -> types.SimpleNamespace:
 
 def test_creators_are_registered_once(installed):
     installed(fake("10.3.0"))
-    library, first, second = trt.load(), creator("FlowWarp"), creator("FlowWarp")
+    library, first, second = load_tensorrt(), creator("FlowWarp"), creator("FlowWarp")
     library.register([first, creator("UpsampleArgmax")])
     library.register([second])
     creators = library.module.get_plugin_registry().creators
@@ -193,7 +193,7 @@ def test_a_refused_creator_is_an_error(installed):
     module.get_plugin_registry = lambda: refusing
     installed(module)
     with pytest.raises(BackendError, match="refuses the plugin creator FlowWarp/1/sfseg"):
-        trt.load().register([creator("FlowWarp")])
+        load_tensorrt().register([creator("FlowWarp")])
 
 
 def test_what_the_parser_says_becomes_one_line(installed):
@@ -213,11 +213,11 @@ def test_what_the_parser_says_becomes_one_line(installed):
     module = fake("11.4.0.106")
     module.OnnxParser = Parser
     installed(module)
-    trt.load().parse("network", "log", b"good")
+    load_tensorrt().parse("network", "log", b"good")
     with pytest.raises(
         BackendError, match=r"^TensorRT 11\.4\.0 refuses the model: no plugin \(at warp\); "
     ) as caught:
-        trt.load().parse("network", "log", b"bad")
+        load_tensorrt().parse("network", "log", b"bad")
     assert str(caught.value).endswith("no plugin (at the graph)")
 
 
@@ -238,37 +238,37 @@ class TestLink:
     def test_a_missing_link_is_found_before_the_parser_ends_the_process(self, installed, wheel):
         installed(fake("1.7.1", "tensorrt_rtx"), fake("10.3.0"))
         with pytest.raises(BackendError, match=r"run: ln -s libtensorrt_rtx.so.1 .*rtx_libs/lib"):
-            trt.load("tensorrt_rtx").check_parser_link()
-        trt.load("tensorrt").check_parser_link()
+            load_tensorrt("tensorrt_rtx").check_parser_link()
+        load_tensorrt("tensorrt").check_parser_link()
 
     def test_a_repaired_wheel_needs_nothing(self, installed, wheel, tmp_path):
         installed(fake("1.7.1", "tensorrt_rtx"))
         (wheel / "libtensorrt_rtx.so").symlink_to("libtensorrt_rtx.so.1")
-        trt.load("tensorrt_rtx").check_parser_link()
-        assert trt.link_environment({"A": "b"}, tmp_path) == {"A": "b"}
+        load_tensorrt("tensorrt_rtx").check_parser_link()
+        assert link_environment({"A": "b"}, tmp_path) == {"A": "b"}
 
     def test_the_childs_environment_has_the_link_first(self, wheel, tmp_path):
         given = {"A": "b", "LD_LIBRARY_PATH": "/opt/lib"}
-        environment = trt.link_environment(given, tmp_path)
+        environment = link_environment(given, tmp_path)
         assert environment == {"A": "b", "LD_LIBRARY_PATH": f"{tmp_path}:/opt/lib"}
         assert (tmp_path / "libtensorrt_rtx.so").samefile(wheel / "libtensorrt_rtx.so.1")
         # Again, as for the second engine of one process; and without a path of the user's own,
         # where an empty part would mean the working directory.
-        assert trt.link_environment({}, tmp_path) == {"LD_LIBRARY_PATH": str(tmp_path)}
+        assert link_environment({}, tmp_path) == {"LD_LIBRARY_PATH": str(tmp_path)}
         assert given["LD_LIBRARY_PATH"] == "/opt/lib"
 
     def test_without_the_wheel_nothing_changes(self, monkeypatch, tmp_path):
         monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-        assert trt.link_environment({"A": "b"}, tmp_path) == {"A": "b"}
+        assert link_environment({"A": "b"}, tmp_path) == {"A": "b"}
         assert list(tmp_path.iterdir()) == []
 
 
 PARSE = """
 import sys
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import link_environment, load_tensorrt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.backends.tensorrt import plugin
-library = trt.load("tensorrt_rtx")
+library = load_tensorrt("tensorrt_rtx")
 try:
     library.check_parser_link()
     print("link found", flush=True)
@@ -289,7 +289,7 @@ def test_the_check_agrees_with_what_the_real_parser_does(tiny_model, tmp_path, c
     onnx.save(model, tmp_path / "model.onnx")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     if cured:
-        environment = trt.link_environment(environment, tmp_path)
+        environment = link_environment(environment, tmp_path)
     parse = subprocess.run(
         [sys.executable, "-c", PARSE, str(tmp_path / "model.onnx")],
         env=environment,

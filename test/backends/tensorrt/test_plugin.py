@@ -268,7 +268,7 @@ def test_enqueue_launches_on_the_given_stream(trt, monkeypatch):
     assert calls == [(launch, [100, 200], [300], 77)]
 
 
-def test_labels_are_finished_inside_the_block_and_by_their_own_node_only(trt, monkeypatch):
+def test_label_rules_apply_inside_the_block_and_to_upsample_argmax_only(trt, monkeypatch):
     calls = []
     monkeypatch.setattr(cuda_memory, "launch_kernel", lambda *arguments: calls.append(arguments))
     kind, scores = ("HALF", "HWC8"), (1, 11, 16, 24)
@@ -286,19 +286,19 @@ def test_labels_are_finished_inside_the_block_and_by_their_own_node_only(trt, mo
 
     others = (moved, [1, 2], [3], 9)
     assert enqueue() == [others, (plain, [4], [5, 6], 9)]
-    with plugin.finishing(77, 1000):
+    with plugin.applying_label_rules(77, 1000):
         assert enqueue() == [others, (finished, [4, 1000], [5, 6], 9)]
-        assert plugin.finished_nodes() == 1
+        assert plugin.nodes_that_applied_rules() == 1
         thread = threading.Thread(target=enqueue)  # of another frame
         thread.start()
         thread.join(20)
-        assert plugin.finished_nodes() == 1
+        assert plugin.nodes_that_applied_rules() == 1
     assert enqueue() == [others, (plain, [4], [5, 6], 9)]
-    with pytest.raises(BackendError), plugin.finishing(77, 1000):
+    with pytest.raises(BackendError), plugin.applying_label_rules(77, 1000):
         made(trt, "UpsampleArgmax", 4).enqueue([], [], [4], [5, 6], 0, 9)
     with pytest.raises(BackendError, match="before on_shape_change"):
         plugin.raise_noted()
-    assert plugin.finished_nodes() == 0
+    assert plugin.nodes_that_applied_rules() == 0
     assert enqueue() == [others, (plain, [4], [5, 6], 9)]
 
 

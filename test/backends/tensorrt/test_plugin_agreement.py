@@ -20,8 +20,7 @@ from onnx import ModelProto, helper
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_builder import prepare
 from sfseg_ros.backends.tensorrt.precision import typed_model
-from sfseg_ros.kernels import cuda_memory
-from sfseg_ros.kernels import host_emulation as host
+from sfseg_ros.kernels import cuda_memory, host_emulation
 from sfseg_ros.recordings.pictures import sampled_pictures
 
 FOLDER = Path(__file__).resolve().parent
@@ -137,7 +136,7 @@ class Engine:
         ]
 
     def launched(self, launch: Any, inputs: list[int], outputs: list[int], _stream: int) -> None:
-        host.kernels().run(
+        host_emulation.kernels().run(
             launch, [self.arrays[a] for a in inputs], [self.arrays[a] for a in outputs]
         )
 

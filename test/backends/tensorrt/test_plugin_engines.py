@@ -24,8 +24,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from sfseg_ros.backends.tensorrt import engine_builder
-from sfseg_ros.backends.tensorrt import library as trt
 from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, engine_from_onnx, prepare
+from sfseg_ros.backends.tensorrt.library import link_environment
 from sfseg_ros.errors import BackendError
 from training.onnx_functions import functions
 
@@ -185,11 +185,11 @@ def test_rtx_cannot_store_kernels_and_stored_kernels_have_one_shape():
 QUICK = """
 import sys
 import numpy as np
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.backends.tensorrt import plugin
 
-library = trt.load("tensorrt_rtx")
+library = load_tensorrt("tensorrt_rtx")
 library.check_parser_link()
 module = library.module
 
@@ -229,10 +229,10 @@ def test_what_rtx_answers_to_plugins_with_stored_kernels(tmp_path):
 # What _child does for stored kernels, up to the plugins.
 ONE_SHAPE = """
 import sys
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.backends.tensorrt import plugin
 
-library = trt.load("tensorrt_rtx")
+library = load_tensorrt("tensorrt_rtx")
 library.check_parser_link()
 library.register(plugin.creators(library.module))
 log = library.logger()
@@ -262,10 +262,10 @@ def test_a_network_with_its_input_fixed_has_fixed_sizes_at_each_plugin(tmp_path)
 # The builder's own list of the engine's layers, which only a verbose log has without a GPU.
 VERBOSE = """
 import sys
-from sfseg_ros.backends.tensorrt import library as trt
+from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.backends.tensorrt import plugin
 
-library = trt.load("tensorrt_rtx")
+library = load_tensorrt("tensorrt_rtx")
 library.check_parser_link()
 library.register(plugin.creators(library.module))
 log = library.module.Logger(library.module.Logger.VERBOSE)
@@ -329,7 +329,7 @@ def in_child(script: str, folder: Path, *arguments: str) -> "subprocess.Complete
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        env=trt.link_environment(environment, folder),
+        env=link_environment(environment, folder),
         capture_output=True,
         text=True,
         timeout=300,
