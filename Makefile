@@ -28,7 +28,7 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu gpu-carry lock lint format readme colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu lock lint format readme colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
@@ -40,7 +40,6 @@ help:
 	@echo "make tables zoo                every network beside the papers' figures; each one trained, exported and run (an hour)"
 	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
 	@echo "make gpu                       every GPU test and benchmark in ten minutes, as JSON (benchmarks/README.md)"
-	@echo "make gpu-carry                 TensorRT-RTX in parts, for a GPU machine that has no network"
 	@echo "make lock                      lock requirements/*.in with hashes, after a change (ARGS=--upgrade: newer ones)"
 	@echo "make lint format               ruff and mypy"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
@@ -108,9 +107,6 @@ soak: $(STAMPS)/runtime
 # On a bare machine PYTHON has torch and no environment can be made, so it is used as it is. ARGS=--rehearse needs no GPU.
 gpu:
 	@"$(PYTHON)" -m benchmarks.gpu $(ARGS)
-
-gpu-carry: $(STAMPS)/runtime
-	@$(PY) -m benchmarks.carry_tensorrt pack $(ARGS)
 
 # After a change of requirements/*.in, or to update what they leave open: then `make test`, and commit both files.
 # Not locked: torch, because its wheel and the NVIDIA packages below it depend on the machine; OpenVINO's telemetry, which

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -190,25 +190,9 @@ def missing_tool(part: Part, rehearse: bool) -> str:
 
 
 def write(document: dict[str, Any], path: Path) -> None:
-    document["targets"] = dict(targets_of(document["parts"]))
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def targets_of(found: Any, where: str = "") -> Iterator[tuple[str, bool]]:
-    """Every target in what the parts have measured: "part: row: target" and whether it is met."""
-    if isinstance(found, dict):
-        here = f"{where}{found['what']}: " if "what" in found else where
-        for key, value in found.items():
-            if key == "targets":
-                yield from ((f"{here}{target}", met) for target, met in value.items())
-            else:
-                inner = f"{here}{key}: " if where == "" or key.startswith("steps of") else here
-                yield from targets_of(value, inner)
-    elif isinstance(found, list):
-        for value in found:
-            yield from targets_of(value, where)
 
 
 def summary(document: dict[str, Any]) -> list[str]:
@@ -219,12 +203,6 @@ def summary(document: dict[str, Any]) -> list[str]:
         lines.append(f"{name}: {part['status']}, {seconds}")
         missed = part.get("result", {}).get("not_measured", [])
         lines += [f"  not measured: {m['what']}: {m['reason'][:160]!r}" for m in missed]
-    lines.append(
-        "=== targets (of a rehearsal: without meaning)" if document["rehearsal"] else "=== targets"
-    )
-    lines += [
-        f"{'met   ' if met else 'MISSED'} {name}" for name, met in document["targets"].items()
-    ]
     return lines
 
 

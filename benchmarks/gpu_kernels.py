@@ -39,7 +39,6 @@ from training.networks import operators
 
 ROUNDS = 200
 COPY_BYTES = 2**30
-SHARE_OF_COPY, TIMES_TORCH = 0.7, 5.0
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3}
 """How far from the fp32 reference a result may be: norm of the difference over the norm."""
 
@@ -55,7 +54,7 @@ class Case:
 
     `inputs()` makes fresh random inputs, `outputs()` empty outputs. `chains` are PyTorch's ways to
     the same result from the same inputs; the first is exact, is the reference, and is what
-    torch.compile gets where `compiled`. `judged`: the targets of the issue are meant for it.
+    torch.compile gets where `compiled`.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Case:
     inputs: Callable[[], list[Tensor]]
     outputs: Callable[[], list[Tensor]]
     chains: dict[str, Chain]
-    judged: bool
     compiled: bool = False
 
 
@@ -155,13 +153,6 @@ def measured(device: Device, report: Report, case: Case, rounds: int) -> dict[st
         },
         "times": {name: statistics_of(found, sets) for name, found in times.items()},
     }
-    if case.judged:
-        row["targets"] = {
-            f"share of copy bandwidth >= {SHARE_OF_COPY}": row["share_of_copy"] >= SHARE_OF_COPY,
-            f"times faster than torch >= {TIMES_TORCH}": bool(
-                row["times_faster_than"].get(exact, 0.0) >= TIMES_TORCH
-            ),
-        }
     return row
 
 
@@ -243,7 +234,6 @@ def gated_flow_fusion_case(device: Device, batch: int, dtype: torch.dtype, layou
         inputs,
         lambda: [torch.empty_like(make(low, layout))],
         _chains(operators.gated_flow_fusion, gated_flow_fusion_of_dtype, dtype),
-        judged=True,
         compiled=(dtype, layout) in COMPILED,
     )
 
@@ -262,7 +252,6 @@ def flow_warp_case(device: Device, batch: int, dtype: torch.dtype, layout: str) 
         lambda: [make(features, layout), _flow(device, batch, height, width, dtype)],
         lambda: [torch.empty_like(make(result, layout))],
         _chains(operators.flow_warp, flow_warp_of_dtype, dtype),
-        judged=True,
         compiled=(dtype, layout) in COMPILED,
     )
 
@@ -290,7 +279,6 @@ def upsample_argmax_case(
             for _ in range(1 + confidence)
         ],
         chains,
-        judged=True,
         compiled=(dtype, layout) in COMPILED,
     )
 
@@ -328,7 +316,6 @@ def camera_image_case(device: Device, to: str) -> Case:
             )
         ],
         {"torch": chain},
-        judged=False,
     )
 
 
@@ -354,7 +341,6 @@ def overlay_case(device: Device) -> Case:
         inputs,
         lambda: [torch.empty(1, *image, 3, **options)],
         {"torch": chain},
-        judged=False,
     )
 
 

@@ -40,15 +40,6 @@ def compiled_path(architecture: int) -> Path:
     return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0])
 
 
-def ptx(architecture: int) -> bytes:
-    """The same as text that a driver compiles for GPUs of `architecture` and newer, without a final
-    NUL; as `compiled`. A driver older than the compiler's toolkit refuses it."""
-    _check(architecture)
-    name = f"compute_{architecture}.ptx"
-    path = cached(name, OPTIONS, lambda: compiled_with_log(architecture, is_ptx=True)[0])
-    return path.read_bytes()
-
-
 def _check(architecture: int) -> None:
     if architecture not in ARCHITECTURES:
         raise BackendError(
@@ -57,8 +48,8 @@ def _check(architecture: int) -> None:
         )
 
 
-def compiled_with_log(architecture: int, is_ptx: bool = False) -> tuple[bytes, str]:
-    """The cubin (or PTX), and the assembler's lines about registers and spills; no cache."""
+def compiled_with_log(architecture: int) -> tuple[bytes, str]:
+    """The cubin, and the assembler's lines about registers and spills; no cache."""
     try:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         nvrtc.nvrtcVersion()
@@ -69,8 +60,8 @@ def compiled_with_log(architecture: int, is_ptx: bool = False) -> tuple[bytes, s
                 "no compiler for the GPU kernels: pip install cuda-bindings nvidia-cuda-nvrtc, "
                 f"or put nvcc on PATH ({type(error).__name__}: {error})"
             ) from error
-        return compiled_by_nvcc(compiler, architecture, is_ptx)
-    return compiled_by_nvrtc(nvrtc, architecture, is_ptx)
+        return compiled_by_nvcc(compiler, architecture)
+    return compiled_by_nvrtc(nvrtc, architecture)
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,22 +101,18 @@ def _source_files() -> list[Path]:
     return [path for path in SOURCES.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
 
 
-def compiled_by_nvrtc(nvrtc: Any, architecture: int, is_ptx: bool = False) -> tuple[bytes, str]:
+def compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
     """As `compiled_with_log`, by the module `cuda.bindings.nvrtc`."""
     headers = {path.name: path.read_bytes() for path in _source_files() if path.name != "all.cu"}
     source = (SOURCES / "all.cu").read_bytes()
     success = nvrtc.nvrtcResult.NVRTC_SUCCESS
-    kind, size_of, copy_of = ("compute", nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
-    if not is_ptx:
-        kind, size_of, copy_of = ("sm", nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
     status, program = nvrtc.nvrtcCreateProgram(
         source, b"all.cu", len(headers), list(headers.values()), [n.encode() for n in headers]
     )
     if status != success:
         raise BackendError(f"NVRTC: {status.name} at the kernels' sources")
     try:
-        options = [*OPTIONS, f"--gpu-architecture={kind}_{architecture}"]
-        options += [] if is_ptx else ["--ptxas-options=-v"]
+        options = [*OPTIONS, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
         (status,) = nvrtc.nvrtcCompileProgram(
             program, len(options), [option.encode() for option in options]
         )
@@ -137,21 +124,19 @@ def compiled_by_nvrtc(nvrtc: Any, architecture: int, is_ptx: bool = False) -> tu
             lines = [line for line in text.splitlines() if "error" in line] or text.splitlines()
             reason = lines[0] if lines else status.name
             raise BackendError(f"NVRTC cannot compile the kernels for sm_{architecture}: {reason}")
-        _, size = size_of(program)
+        _, size = nvrtc.nvrtcGetCUBINSize(program)
         binary = bytearray(size)
-        copy_of(program, binary)
-        return bytes(binary[:-1] if is_ptx else binary), text
+        nvrtc.nvrtcGetCUBIN(program, binary)
+        return bytes(binary), text
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def compiled_by_nvcc(compiler: str, architecture: int, is_ptx: bool = False) -> tuple[bytes, str]:
+def compiled_by_nvcc(compiler: str, architecture: int) -> tuple[bytes, str]:
     """As `compiled_with_log`, by the nvcc at this path."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernels"
         kind = [f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v"]
-        if is_ptx:
-            kind = [f"-arch=compute_{architecture}", "-ptx"]
         command = [compiler, *OPTIONS, *kind, str(SOURCES / "all.cu"), "-o", str(binary)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu import Part, run_all, summary, targets_of
+from benchmarks.gpu import Part, run_all, summary
 
 MEASURES = """
 import json, sys, time
 path = sys.argv[sys.argv.index("--result") + 1]
-json.dump({"rows": [{"what": "kernel", "targets": {"fast": True}}]}, open(path, "w"))
+json.dump({"rows": [{"what": "kernel"}]}, open(path, "w"))
 print("measured", flush=True)
 """
 
@@ -49,7 +49,6 @@ def test_a_part_that_fails_keeps_what_it_measured_and_its_words(run, tmp_path):
     assert first["result"]["rows"][0]["what"] == "kernel"
     assert document["parts"]["second"]["status"] == "ok"
     assert "output_tail" not in document["parts"]["second"]
-    assert document["targets"] == {"first: kernel: fast": True, "second: kernel: fast": True}
     assert "exact words" in (tmp_path / "gpu.log").read_text()
 
 
@@ -122,22 +121,13 @@ def test_tests_count_by_their_status_and_their_output_is_kept(run):
     assert document["parts"]["tests"]["output_tail"].strip() == "3 failed"
 
 
-def test_the_summary_names_parts_reasons_and_targets(run):
+def test_the_summary_names_parts_and_reasons(run):
     document = run(part("one", MEASURES), part("two", "raise SystemExit(2)"))
     document["parts"]["one"]["result"]["not_measured"] = [{"what": "x", "reason": "because"}]
     lines = summary(document)
     assert "one: ok" in lines[2]
     assert "  not measured: x: 'because'" in lines
-    assert "met    one: kernel: fast" in lines
     assert any(line.startswith("two: failed with status 2") for line in lines)
-
-
-def test_targets_are_found_wherever_they_are():
-    found = {
-        "a": {"result": {"rows": [{"what": "r", "targets": {"t": False}}, {"what": "s"}]}},
-        "b": {"result": {"steps of x": {"targets": {"u": True}}}},
-    }
-    assert dict(targets_of(found)) == {"a: r: t": False, "b: steps of x: u": True}
 
 
 def test_all_limits_fit_into_the_command_and_names_are_unique():

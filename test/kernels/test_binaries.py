@@ -93,31 +93,6 @@ def test_nvcc_compiles_without_spills_too(architecture, monkeypatch):
     assert_fits(*binaries.compiled_with_log(architecture))
 
 
-@needs_compiler
-def test_ptx_has_every_kernel_and_is_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
-    assert_is_ptx(binaries.ptx(87), 87)
-    (kept,) = tmp_path.rglob("*.ptx")
-    assert kept.name == "compute_87.ptx"
-    monkeypatch.setattr(binaries, "compiled_with_log", pytest.fail)
-    assert binaries.ptx(87) == kept.read_bytes()
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.slow
-def test_nvcc_gives_ptx_too(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
-    assert_is_ptx(binaries.compiled_with_log(75, is_ptx=True)[0], 75)
-
-
-def assert_is_ptx(ptx, architecture):
-    text = ptx.decode("ascii")  # and no NUL at its end
-    assert "\0" not in text
-    assert f".target sm_{architecture}\n" in text
-    entries = re.findall(r"\.visible \.entry (\w+)\(", text)
-    assert set(entries) == {launch.kernel for launch in all_launches()}
-
-
 def test_the_cache_is_keyed_by_source_and_arguments(monkeypatch, tmp_path):
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     made = []

@@ -13,6 +13,8 @@ from sfseg_ros.imaging import ENCODINGS, picture_from_buffer
 from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.camera_image import axes, camera_image, camera_image_launch
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OUTPUTS = [
     ("uint8", "hwc"),

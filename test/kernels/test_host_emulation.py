@@ -13,6 +13,8 @@ from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPARISONS = (
     "test_warps.py",

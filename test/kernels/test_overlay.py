@@ -10,6 +10,8 @@ from sfseg_ros import imaging
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import host_emulation, overlay
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
+
 SHAPES = st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 40))
 SEEDS = st.integers(0, 2**32 - 1)
 

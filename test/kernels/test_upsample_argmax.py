@@ -15,6 +15,8 @@ from sfseg_ros.kernels.upsample_argmax import (
     upsample_argmax_launch,
 )
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
+
 SHAPES = st.tuples(
     st.integers(1, 2),
     st.sampled_from([1, 2, 3, 4, 5, 8, 10, 11, 12, 19, 24, 30, 40]),

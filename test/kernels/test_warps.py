@@ -17,6 +17,8 @@ from sfseg_ros.kernels import host_emulation
 from sfseg_ros.kernels.flow_warp import flow_warp, flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion, gated_flow_fusion_launch
 
+pytestmark = pytest.mark.usefixtures("cxx_compiler")
+
 SIZES = st.integers(1, 19)
 # Not a multiple of a vector, one, several, and more than the threads of a pixel take at once.
 CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 33, 40])

@@ -113,8 +113,6 @@ class TensorRtBackend:
         only = self._only
         self._plugins = self._our_kernels_run() if only is None else only.key.form == "plugins"
         form = "" if self._plugins else ", no plugins"
-        if only is not None and only.key.form == "stored":
-            form = ", stored kernels"
         self.description = f"{self._library.title}, {self.precision}{form}, {self._gpu.name}"
         self._engine_for(usual_size)
 

@@ -25,11 +25,11 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto, inliner
 
-from sfseg_ros.backends.tensorrt import aot_plugin, plugin
+from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_store import Shape
 from sfseg_ros.backends.tensorrt.library import TensorRt, link_environment, load_tensorrt
 from sfseg_ros.errors import BackendError, SfsegError, one_line
-from sfseg_ros.kernels.cuda_memory import Gpu, gpu_is_there
+from sfseg_ros.kernels.cuda_memory import gpu_is_there
 
 MODEL, REQUEST, ENGINE, RESULT = "model.onnx", "request.json", "engine", "result.json"
 SCRATCH = "sfseg_engine_"
@@ -46,9 +46,7 @@ class BuildRequest:
     without them the engine runs wherever the library does. `tf32` lets fp32 products be rounded to
     10 bits. `compute_capabilities`, for TensorRT-RTX only, are the GPUs to build for, such as 86
     for 8.6; empty is the library's choice, all that it knows from 8.0 on. `timing_cache` is a file
-    that TensorRT reads and extends, "" for none; RTX has no use for it. `stored_kernels`: the
-    plugins' kernels become part of the engine, which then needs none of this package's code but has
-    one shape and one GPU (TensorRT 10.9 and newer, on a GPU; not built yet).
+    that TensorRT reads and extends, "" for none; RTX has no use for it.
     """
 
     shapes: tuple[Shape, Shape, Shape]
@@ -57,7 +55,6 @@ class BuildRequest:
     tf32: bool = True
     compute_capabilities: tuple[int, ...] = ()
     timing_cache: str = ""
-    stored_kernels: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,17 +283,15 @@ def _child(folder: Path) -> None:
     if request.plugins:
         library.check_plugins()
         library.check_parser_link()
-        _register(library, request)
+        library.register(plugin.creators(library.module))
     _say(f"{library.title}: reading the network")
     log = library.logger(lambda line: print(line, flush=True))  # the caller's to read
     builder = library.module.Builder(log)
-    network = library.create_network(builder, prefer_aot=request.stored_kernels)
+    network = library.create_network(builder)
     try:
         library.parse(network, log, (folder / MODEL).read_bytes())
     finally:
         plugin.raise_noted(all_threads=True)  # says more than what the parser makes of it
-    if request.stored_kernels:
-        network.get_input(0).shape = request.shapes[0]  # kernels are launched for fixed sizes
     layers = _network_layers(network)
     config = _config(library, builder, request)
     profile = builder.create_optimization_profile()
@@ -318,22 +313,6 @@ def _child(folder: Path) -> None:
         "engine_layers": _inspected_layers(library, log, engine),
     }
     (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
-
-
-def _register(library: TensorRt, request: BuildRequest) -> None:
-    if not request.stored_kernels:
-        library.register(plugin.creators(library.module))
-        return
-    if len(set(request.shapes)) != 1:
-        raise BackendError(
-            f"shapes {request.shapes}: an engine with stored kernels has one; ask for three alike"
-        )
-    library.quick_plugins()
-    gpu = Gpu()
-    try:
-        aot_plugin.register(library, gpu.architecture)
-    finally:
-        gpu.close()
 
 
 def _config(library: TensorRt, builder: Any, request: BuildRequest) -> Any:

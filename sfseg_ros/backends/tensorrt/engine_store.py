@@ -27,7 +27,6 @@ from sfseg_ros.installed_files import CACHE_VARIABLE, cache_directory
 
 FORMAT_VERSION = 1
 LOCK_POLL_S = 0.2
-STORED = "stored "
 RUNTIME_CACHE = ".runtime_cache"
 Shape = tuple[int, int, int, int]
 
@@ -38,9 +37,8 @@ class EngineKey:
 
     `shapes`: smallest, usual and largest `image` (N, H, W, 3). `library`: name and version. `gpu`:
     name and compute capability, or "portable: <capabilities>" of an engine that is finished where
-    it runs. `plugins`: digest of the kernels' code, with STORED before it where the engine holds
-    them, "" in the portable form. `calibration`: digest of pictures and method for int8 and fp8,
-    else "". `recipe`: version of our own rewriting.
+    it runs. `plugins`: digest of the kernels' code, "" in the portable form. `calibration`:
+    digest of pictures and method for int8 and fp8, else "". `recipe`: version of our own rewriting.
     """
 
     onnx_sha256: str
@@ -64,10 +62,7 @@ class EngineKey:
 
     @property
     def form(self) -> str:
-        """Whether it needs our code where it runs ("plugins"), holds it ("stored"), or has none of
-        it ("portable")."""
-        if self.plugins.startswith(STORED):
-            return "stored"
+        """ "plugins" if the engine needs our kernels where it runs, else "portable"."""
         return "plugins" if self.plugins else "portable"
 
     @property
@@ -224,7 +219,6 @@ def load_json(path: Path) -> StoredEngine:
         raise BackendError(f"{path}: missing, only its JSON is there")
     try:
         document = json.loads(json_path.read_bytes())
-        json.dumps(document, ensure_ascii=False).encode()  # half a character cannot be printed
     except FileNotFoundError:
         raise BackendError(f"{path}: half written or foreign, it has no JSON beside it") from None
     except OSError as error:
@@ -240,8 +234,6 @@ def load_json(path: Path) -> StoredEngine:
         )
     if document.pop("json_sha256", None) != _digest_of(document):
         raise BackendError(f"{json_path}: damaged, its own SHA-256 does not fit")
-    if wrong := _wrong_part(document):
-        raise BackendError(f"{json_path}: foreign, its {wrong} is not as sfseg writes it")
     fields = document["key"] | {"shapes": tuple(map(tuple, document["key"]["shapes"]))}
     stored = StoredEngine(
         path, EngineKey(**fields), document["sha256"], document["size"], document["about"]
@@ -249,69 +241,6 @@ def load_json(path: Path) -> StoredEngine:
     if stored.key.name != path.stem:
         raise BackendError(f"{path}: renamed or foreign, its JSON is of {stored.key.name}")
     return stored
-
-
-def _wrong_part(document: dict[str, Any]) -> str:
-    """Which part of a JSON is not what its readers expect, "" for none. Whoever computed the hash
-    wrote it right, unless by intent."""
-    key, about = document.get("key"), document.get("about")
-    if not isinstance(key, dict) or not isinstance(about, dict):
-        return "about" if isinstance(key, dict) else "key"
-    if set(key) != {field.name for field in dataclasses.fields(EngineKey)}:
-        return "key"
-    texts = {name: value for name, value in key.items() if name not in ("shapes", "recipe")}
-    accuracy, calibration = about.get("accuracy"), about.get("calibration")
-    checks = {
-        "sha256": isinstance(document.get("sha256"), str),
-        "size": _is_number(document.get("size"), 0, 2**63) and type(document["size"]) is int,
-        "key": all(isinstance(text, str) for text in texts.values()) and type(key["recipe"]) is int,
-        "shapes": _is_table(key["shapes"], 4, _is_side) and len(key["shapes"]) == 3,
-        **{
-            name: _is_table(about.get(name) or [], 3, lambda cell: isinstance(cell, str))
-            for name in ("layers", "engine_layers")
-        },
-        "accuracy": accuracy is None or (isinstance(accuracy, dict) and _is_accuracy(accuracy)),
-        "calibration": calibration is None
-        or (isinstance(calibration, dict) and _is_calibration(calibration)),
-        **{name: isinstance(about.get(name, ""), str) for name in ("model", "built")},
-    }
-    return next((name for name, right in checks.items() if not right), "")
-
-
-def _is_number(value: Any, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most
-
-
-def _is_side(value: Any) -> bool:
-    return type(value) is int and 1 <= value < 2**31
-
-
-def _is_table(value: Any, columns: int, is_cell: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(row, list) and len(row) == columns and all(map(is_cell, row)) for row in value
-    )
-
-
-def _is_accuracy(accuracy: dict[str, Any]) -> bool:
-    """See `sfseg_ros.tools.engine`."""
-    shares = (accuracy.get("pixel_agreement"), accuracy.get("threshold"))
-    time_ms = accuracy.get("inference_ms")
-    return (
-        all(_is_number(share, 0, 1) for share in shares)
-        and isinstance(accuracy.get("accepted"), bool)
-        and isinstance(accuracy.get("engine_ran", False), bool)
-        and (time_ms is None or (_is_number(time_ms, 0, 1e9) and time_ms > 0))
-    )
-
-
-def _is_calibration(calibration: dict[str, Any]) -> bool:
-    """See `sfseg_ros.backends.tensorrt.engines`."""
-    ranges = calibration.get("ranges")
-    return (
-        type(calibration.get("pictures")) is int
-        and isinstance(ranges, dict)
-        and all(_is_number(reach, 0, 1e39) for reach in ranges.values())
-    )
 
 
 def _json_of(stored: StoredEngine) -> bytes:

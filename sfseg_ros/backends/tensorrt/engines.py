@@ -15,16 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sfseg_ros.backends.cut_graph import model_of
-from sfseg_ros.backends.tensorrt import aot_plugin, engine_builder, plugin
+from sfseg_ros.backends.tensorrt import engine_builder, plugin
 from sfseg_ros.backends.tensorrt.calibration import calibrate
 from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, BuildResult, Layer
-from sfseg_ros.backends.tensorrt.engine_store import (
-    STORED,
-    EngineKey,
-    EngineStore,
-    Shape,
-    StoredEngine,
-)
+from sfseg_ros.backends.tensorrt.engine_store import EngineKey, EngineStore, Shape, StoredEngine
 from sfseg_ros.backends.tensorrt.library import TensorRt, load_tensorrt
 from sfseg_ros.backends.tensorrt.precision import (
     ENGINE_PRECISIONS,
@@ -47,9 +41,8 @@ class EngineRequest:
     """Which engine of a model.
 
     `sizes`: smallest, usual and largest network input, each (height, width); equal ones make the
-    faster engine. `batches`: fewest, usual and most images. `library`, `plugins`,
-    `compute_capabilities` and `stored_kernels` as in `BuildRequest`; `precision` one of
-    ENGINE_PRECISIONS.
+    faster engine. `batches`: fewest, usual and most images. `library`, `plugins` and
+    `compute_capabilities` as in `BuildRequest`; `precision` one of ENGINE_PRECISIONS.
     """
 
     sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -58,7 +51,6 @@ class EngineRequest:
     plugins: bool = True
     library: str = "auto"
     compute_capabilities: tuple[int, ...] = ()
-    stored_kernels: bool = False
 
     @property
     def shapes(self) -> tuple[Shape, Shape, Shape]:
@@ -88,11 +80,6 @@ class EngineRequest:
                     f"sizes {', '.join(f'{h}x{w}' for h, w in self.sizes)}: expected the smallest, "
                     "the usual and the largest, neither side falling"
                 )
-        if self.stored_kernels and (not self.plugins or {*self.shapes} != {(1, *self.sizes[0], 3)}):
-            raise BackendError(
-                "an engine with stored kernels has plugins and takes one image of one size: give "
-                "one size, and batch 1"
-            )
 
 
 def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = "") -> EngineKey:
@@ -100,18 +87,13 @@ def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = ""
     pictures and method for int8 and fp8. Raises BackendError where TensorRT is missing."""
     request.check(manifest)
     library = load_tensorrt(request.library)
-    if request.stored_kernels:
-        library.check_stored_kernels()
-        code = stored_kernels_digest()
-    else:
-        code = plugins_digest() if request.plugins else ""
     return EngineKey(
         onnx_sha256=manifest.onnx_sha256,
         precision=request.precision,
         shapes=request.shapes,
         library=library.title,
         gpu=_target(library, request.compute_capabilities),
-        plugins=code,
+        plugins=plugins_digest() if request.plugins else "",
         calibration=calibration,
         recipe=RECIPE,
     )
@@ -145,22 +127,19 @@ def fitting_engines(
     images of `size` (height, width), the best first.
 
     A portable one that was built for named GPUs fits, too, if the one here is among them: its
-    compute capability is `architecture`, such as 86 for 8.6. So does one with stored kernels, with
-    or without `request.plugins`: whoever built it wanted it. First comes what `sfseg engine verify`
+    compute capability is `architecture`, such as 86 for 8.6. First comes what `sfseg engine verify`
     has not refused; of several the engine for this size alone, then that for the largest batch,
     then the newest.
     """
     wanted = engine_key(manifest, request)
-    found, forms = [], (wanted.plugins, stored_kernels_digest())
+    found = []
     for _, stored in store.engines(manifest.name):
-        if not isinstance(stored, StoredEngine) or stored.key.plugins not in forms:
+        if not isinstance(stored, StoredEngine):
             continue
         (_, *low, _), _, (batch, *high, _) = stored.key.shapes
         takes = all(a <= side <= b for a, side, b in zip(low, size, high, strict=True))
         gpu = wanted.gpu if architecture in named_capabilities(stored.key) else stored.key.gpu
-        key = replace(
-            stored.key, calibration="", shapes=wanted.shapes, gpu=gpu, plugins=wanted.plugins
-        )
+        key = replace(stored.key, calibration="", shapes=wanted.shapes, gpu=gpu)
         if takes and key == wanted:
             rank = (is_accepted(stored), is_for_one_size(stored), batch, _built(stored))
             found.append((*rank, stored))
@@ -265,12 +244,6 @@ def plugins_digest() -> str:
     return hashlib.sha256(binaries.source_digest().encode() + plugin_code).hexdigest()
 
 
-def stored_kernels_digest() -> str:
-    """The same for an engine that holds them, marked as such."""
-    aot_code = Path(aot_plugin.__file__).read_bytes()
-    return STORED + hashlib.sha256(plugins_digest().encode() + aot_code).hexdigest()
-
-
 def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:
     """(where it is known from, layers) of what `built_engine` stored about an engine."""
     if about.get("engine_layers"):
@@ -309,7 +282,6 @@ def _build_request(request: EngineRequest, key: EngineKey, store: EngineStore) -
         library=request.library,
         tf32=request.precision != "fp32",
         compute_capabilities=request.compute_capabilities,
-        stored_kernels=request.stored_kernels,
         timing_cache=str(store.folder / f"timing-{machine}.cache"),
     )
 

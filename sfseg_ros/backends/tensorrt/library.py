@@ -30,8 +30,6 @@ LIBRARIES = {
 }
 # TensorRT-RTX 1.4 to 1.6 parse the portable form only: "Plugins are not supported".
 OLDEST_RTX_WITH_PLUGINS = (1, 7)
-# `tensorrt.plugin` with `aot_impl`: kernels stored in the engine.
-OLDEST_WITH_AOT = (10, 9)
 PARSER_OPENS = "libtensorrt_rtx.so"
 
 
@@ -93,19 +91,10 @@ class TensorRt:
                 f"or run: ln -s {library.name} {library.parent / PARSER_OPENS}"
             )
 
-    def create_network(self, builder: Any, prefer_aot: bool = False) -> Any:
-        """A strongly typed network: the ONNX file alone says each tensor's type.
-
-        `prefer_aot` asks for plugins that are stored in the engine (TensorRT 10.9 and newer).
-        """
-        names = ["STRONGLY_TYPED", *(["PREFER_AOT_PYTHON_PLUGINS"] if prefer_aot else [])]
-        flags = self.module.NetworkDefinitionCreationFlag
-        for name in names:
-            if not hasattr(flags, name):
-                raise BackendError(f"{self.title} has no network flag {name}")
-        return builder.create_network(
-            functools.reduce(lambda bits, name: bits | 1 << int(getattr(flags, name)), names, 0)
-        )
+    def create_network(self, builder: Any) -> Any:
+        """A strongly typed network: the ONNX file alone says each tensor's type."""
+        flag = self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        return builder.create_network(1 << int(flag))
 
     def parse(self, network: Any, log: Any, onnx_bytes: bytes) -> None:
         """Fill `network` from an ONNX file. Raises BackendError with what the parser says.
@@ -127,19 +116,6 @@ class TensorRt:
                 creator, creator.plugin_namespace
             ):
                 raise BackendError(f"{self.title} refuses the plugin creator {'/'.join(key)}")
-
-    def check_stored_kernels(self) -> None:
-        """Raise BackendError where engines cannot hold the kernels of their plugins."""
-        if self.is_rtx or self.version < OLDEST_WITH_AOT:
-            raise BackendError(
-                f"{self.title} cannot store kernels in an engine, TensorRT 10.9 or newer can; "
-                "build with plugins that are not stored"
-            )
-
-    def quick_plugins(self) -> Any:
-        """The module `tensorrt.plugin`. Raises BackendError where it cannot store kernels."""
-        self.check_stored_kernels()
-        return importlib.import_module(f"{self.name}.plugin")
 
 
 @functools.cache

@@ -43,14 +43,6 @@ def add_precision_and_form(parser: argparse.ArgumentParser, default: str | None)
         const="portable",
         help="standard operators only: runs wherever TensorRT does, without sfseg_ros",
     )
-    form.add_argument(
-        "--stored-kernels",
-        action="store_const",
-        dest="form",
-        const="stored",
-        help="our CUDA kernels inside the engine: runs without sfseg_ros, one image of one size "
-        "(TensorRT 10.9 and newer, on a GPU; not built yet)",
-    )
 
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:

@@ -165,7 +165,6 @@ def _request(args: argparse.Namespace, manifest: Manifest) -> EngineRequest:
         plugins=args.form != "portable",
         library=args.library,
         compute_capabilities=tuple(args.compute_capability),
-        stored_kernels=args.form == "stored",
     )
 
 

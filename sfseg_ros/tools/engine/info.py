@@ -4,7 +4,7 @@
 import argparse
 from typing import Any
 
-from sfseg_ros.backends.tensorrt.engine_store import STORED, EngineStore
+from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.backends.tensorrt.engines import layer_rows
 from sfseg_ros.errors import BackendError
 from sfseg_ros.installed_files import find_model
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             ("library", key.library),
             ("GPU", key.gpu),
             ("model file", key.onnx_sha256),
-            ("form", f"{key.form} {key.plugins.removeprefix(STORED)[:16]}".strip()),
+            ("form", f"{key.form} {key.plugins[:16]}".strip()),
             ("accuracy", accuracy_text(stored)),
         ]
         if calibration := about.get("calibration"):

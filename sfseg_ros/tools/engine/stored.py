@@ -73,7 +73,6 @@ def differences(manifest: Manifest, stored: StoredEngine) -> list[str]:
         plugins=key.form != "portable",
         library=key.library_name,
         compute_capabilities=named_capabilities(key),
-        stored_kernels=key.form == "stored",
     )
     here = engine_key(manifest, request, key.calibration)
     words = {

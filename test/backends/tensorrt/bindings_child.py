@@ -6,15 +6,13 @@ plugins' base classes and the Python of `tensorrt.plugin` are real, no builder e
 prints the version at the end.
 """
 
-import types
 from typing import Any
 
 import numpy as np
 import tensorrt
 
-from sfseg_ros.backends.tensorrt import aot_plugin, plugin
-from sfseg_ros.backends.tensorrt.library import OLDEST_WITH_AOT, TensorRt, load_tensorrt
-from sfseg_ros.kernels import binaries
+from sfseg_ros.backends.tensorrt import plugin
+from sfseg_ros.backends.tensorrt.library import TensorRt, load_tensorrt
 
 KINDS = {
     "FlowWarp": ["HALF", "FLOAT"],
@@ -64,12 +62,6 @@ def main() -> None:
     library.register(plugin.creators(tensorrt))
     for name in plugin.OPERATORS:
         check_plugin(registry.creators[name], name)
-    if library.version >= OLDEST_WITH_AOT:
-        registry.creators.clear()
-        binaries.ptx = lambda architecture: b"ptx of %d" % architecture
-        aot_plugin.register(library, 90)
-        for name in plugin.OPERATORS:
-            check_aot_plugin(registry.creators[name], name)
     flags = tensorrt.NetworkDefinitionCreationFlag.__members__
     print(tensorrt.__version__, {name: int(flag) for name, flag in flags.items()})
 
@@ -151,67 +143,6 @@ def check_plugin(creator: Any, name: str) -> None:
     for kind in tensorrt.PluginCapabilityType.__members__.values():
         assert node.get_capability_interface(kind) is node
     plugin.raise_noted()
-
-
-class Expressions:
-    """The native builder of expressions; remembers the constants."""
-
-    def __init__(self) -> None:
-        self.constants: list[int] = []
-
-    def constant(self, value: int) -> None:
-        self.constants.append(value)
-
-
-class Scalars(dict):
-    """The native list of scalar arguments: `nbSymExprs` is set, then each of them."""
-
-
-def check_aot_plugin(creator: Any, name: str) -> None:
-    """What the builder does, through the classes that tensorrt.plugin made of our functions."""
-    operator = plugin.OPERATORS[name]
-    value = np.array([ATTRIBUTES[name]], np.int32)
-    given = tensorrt.PluginField(operator.attribute, value, tensorrt.PluginFieldType.INT32)
-    node = creator.create_plugin(
-        name,
-        "sfseg",
-        tensorrt.PluginFieldCollection([given]),
-        tensorrt.TensorRTPhase.BUILD,
-        tensorrt.QuickPluginCreationRequest.PREFER_AOT,
-    )
-    assert isinstance(node, tensorrt.IPluginV3QuickAOTBuild)
-    kinds = [getattr(tensorrt.DataType, kind) for kind in KINDS[name]]
-    output_kinds = operator.output_types(KINDS[name])
-    types_ = node.get_output_data_types(kinds, [4] * operator.inputs)
-    assert [kind.name for kind in types_] == output_kinds
-    unknown = [tensorrt.DimsExprs(4) for _ in range(operator.inputs)]
-    shapes = node.get_output_shapes(unknown, [], Expressions())
-    assert [len(shape) for shape in shapes] == [len(operator.output)] * operator.outputs
-
-    offered = [form for kind, form in plugin.OFFERED["tensorrt"] if kind == KINDS[name][0]]
-    tensors = all_described(name, "LINEAR")
-    combinations = node.get_supported_format_combinations(tensors, operator.inputs)
-    assert [(c.type.name, c.format.name) for c in combinations] == [
-        (tensor.desc.type.name, tensor.desc.format.name)
-        for form in offered
-        for tensor in all_described(name, form)
-    ]
-    for form in offered:
-        tensors = all_described(name, form)
-        inputs, outputs = tensors[: operator.inputs], tensors[operator.inputs :]
-        node.configure_plugin(inputs, outputs)
-        assert node.get_valid_tactics() == []
-        node.set_tactic(0)
-        parameters, scalars, expressions = types.SimpleNamespace(), Scalars(), Expressions()
-        node.get_launch_params(None, tensors, operator.inputs, parameters, scalars, expressions)
-        launch = expected_launch(name, form)
-        assert expressions.constants == [
-            *(*launch.grid, *launch.block, launch.shared_bytes),
-            *launch.scalars,
-        ]
-        assert scalars.nbSymExprs == len(scalars) == len(launch.scalars)
-        kernel = node.get_kernel([t.desc for t in inputs], [t.desc for t in outputs])
-        assert kernel == (launch.kernel, b"ptx of 90")
 
 
 if __name__ == "__main__":

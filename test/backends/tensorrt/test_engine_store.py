@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing but the bytes that were built for exactly this is ever given out as an engine."""
 
-import contextlib
 import dataclasses
 import errno
-import io
 import json
 import multiprocessing
 import os
@@ -20,10 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfseg_ros.backends.tensorrt import engine_store, engines
 from sfseg_ros.backends.tensorrt.engine_store import EngineKey, EngineStore, load_json
 from sfseg_ros.errors import BackendError
-from sfseg_ros.tools.command_line import main
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = EngineKey(
@@ -149,84 +145,6 @@ def test_any_text_in_the_json_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(BackendError, match="damaged|foreign|format"):
         store.find("tiny", KEY)
     check_repair(store)
-
-
-# Anything that a JSON can hold, also what breaks those who print or compute with it.
-VALUES = st.recursive(
-    st.sampled_from([None, True, -1, 0, 1e400, 10**400, "", "x", "\n", "\ud800", 0.5, -0.0, 2**63])
-    | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-    ),
-    max_leaves=6,
-)
-ABOUT = {
-    "model": "tiny",
-    "built": "2026-01-01T00:00:00+00:00",
-    "build_seconds": 1.5,
-    "layers": [["conv", "CONVOLUTION", "int8"]],
-    "engine_layers": [],
-    "calibration": {"pictures": 2, "ranges": {"x": 1.5}},
-    "accuracy": {
-        "pictures": 2,
-        "pixel_agreement": 0.99,
-        "threshold": 0.98,
-        "accepted": True,
-        "engine_ran": False,
-        "inference_ms": None,
-    },
-}
-
-
-def replaced(document, data):
-    """`document` with one of its values, however deep, replaced or missing."""
-    inside = [document]
-    while True:
-        container = inside[-1]
-        places = list(container) if isinstance(container, dict) else list(range(len(container)))
-        place = data.draw(st.sampled_from(places))
-        if (
-            isinstance(container[place], (dict, list))
-            and container[place]
-            and data.draw(st.booleans())
-        ):
-            inside.append(container[place])
-            continue
-        if data.draw(st.integers(0, 4)) == 0:
-            del container[place]
-        else:
-            container[place] = data.draw(VALUES)
-        return document
-
-
-@given(st.data())
-def test_a_json_that_was_edited_and_hashed_again_is_refused_or_can_be_read(
-    tmp_path_factory, tiny_manifest, data
-):
-    """No tool and no node stumbles over it."""
-    folder = tmp_path_factory.mktemp("store")
-    store = EngineStore(folder)
-    key = dataclasses.replace(KEY, precision="int8", onnx_sha256=tiny_manifest.onnx_sha256)
-    stored, _ = store.get_or_build("tiny_rgb", key, lambda: (ENGINE, ABOUT))
-    document = replaced(json.loads(stored.path.with_suffix(".json").read_bytes()), data)
-    document.pop("json_sha256", None)
-    document["json_sha256"] = engine_store._digest_of(document)
-    stored.path.with_suffix(".json").write_text(json.dumps(document))
-    for command in (["list"], ["info", str(tiny_manifest.directory)]):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main(["engine", *command, "--cache", str(folder)])
-        assert status in (0, 1)
-        assert out.getvalue().encode()
-        assert err.getvalue() == ""
-    ((_, found),) = store.engines("tiny_rgb")
-    if isinstance(found, BackendError):
-        assert "\n" not in str(found)
-    else:
-        engines.is_accepted(found)
-        engines.named_capabilities(found.key)
-        with contextlib.suppress(BackendError):
-            engines.check_accepted(found)
 
 
 def test_what_is_removed_is_gone_with_what_lay_beside_it(tmp_path):

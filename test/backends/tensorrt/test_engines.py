@@ -91,69 +91,6 @@ def test_an_engine_of_tensorrt_is_of_one_gpu(tiny_manifest, tensorrt_10_9):
     assert (key.library, key.gpu) == ("TensorRT 10.9.0", "NVIDIA Orin, 8.7")
 
 
-def test_stored_kernels_are_an_engine_of_their_own(
-    tiny_manifest, tensorrt_10_9, tmp_path, builds, monkeypatch
-):
-    store = EngineStore(tmp_path)
-    request = dataclasses.replace(REQUEST, library="tensorrt", stored_kernels=True)
-    stored, _ = built_engine(tiny_manifest, request, store)
-    assert builds[0].stored_kernels
-    assert builds[0].plugins
-    assert stored.key.form == "stored"
-    assert "-stored-" in stored.path.name
-    plain, _ = built_engine(tiny_manifest, dataclasses.replace(REQUEST, library="tensorrt"), store)
-    assert not builds[1].stored_kernels
-    assert plain.key == dataclasses.replace(stored.key, plugins=engines.plugins_digest())
-    assert find_engine(tiny_manifest, request, store) == stored
-    monkeypatch.setattr(engines.aot_plugin, "__file__", engines.__file__)  # its code has changed
-    assert find_engine(tiny_manifest, request, store) is None
-
-
-@pytest.mark.parametrize("plugins", [True, False])
-def test_an_engine_with_stored_kernels_fits_with_and_without_a_compiler(
-    tiny_manifest, tensorrt_10_9, tmp_path, plugins
-):
-    store = EngineStore(tmp_path)
-    asked = EngineRequest(SIZES, (1, 1, 8), plugins=plugins, library="tensorrt")
-
-    def fitting(size=SIZES[0]):
-        return engines.fitting_engines(tiny_manifest, asked, size, store, 87)
-
-    other = dataclasses.replace(asked, batches=(1, 1, 1), plugins=not plugins)
-    built_engine(tiny_manifest, other, store)
-    assert fitting() == []
-    request = EngineRequest(SIZES, library="tensorrt", stored_kernels=True)
-    stored, _ = built_engine(tiny_manifest, request, store)
-    assert fitting() == [stored]
-    assert fitting((96, 96)) == []
-
-
-@pytest.mark.parametrize(
-    ("library", "version", "change", "words"),
-    [
-        (
-            "tensorrt_rtx",
-            (1, 7, 1),
-            {},
-            "cannot store kernels in an engine, TensorRT 10.9 or newer",
-        ),
-        ("tensorrt", (10, 8, 0), {}, "TensorRT 10.8.0 cannot store kernels in an engine"),
-        ("tensorrt", (10, 9, 0), {"plugins": False}, "has plugins and takes one image of one size"),
-        ("tensorrt", (10, 9, 0), {"batches": (1, 1, 2)}, "one image of one size: give one size"),
-        ("tensorrt", (10, 9, 0), {"sizes": ((64, 64), *SIZES[1:])}, "one image of one size"),
-    ],
-)
-def test_stored_kernels_that_cannot_be_are_refused_before_the_build(
-    tiny_manifest, tmp_path, builds, monkeypatch, library, version, change, words
-):
-    use_library(monkeypatch, library, version)
-    request = dataclasses.replace(REQUEST, library=library, stored_kernels=True, **change)
-    with pytest.raises(BackendError, match=words) as caught:
-        built_engine(tiny_manifest, request, EngineStore(tmp_path))
-    assert "\n" not in str(caught.value)
-    assert builds == []
-
-
 def test_what_is_asked_for_reaches_the_builder(tiny_manifest, tmp_path, builds):
     store = EngineStore(tmp_path)
     request = dataclasses.replace(REQUEST, precision="fp32", batches=(1, 2, 4), plugins=False)

@@ -152,18 +152,6 @@ def test_networks_of_rtx_are_strongly_typed(installed):
     assert load_tensorrt().create_network(Builder()) == 1
 
 
-@pytest.mark.parametrize(("version", "bits"), [("10.9.0.34", 0b1010), ("11.4.0.106", 0b101)])
-def test_plugins_stored_in_the_engine_are_preferred_by_name(installed, version, bits):
-    installed(fake(version))
-    assert load_tensorrt().create_network(Builder(), prefer_aot=True) == bits
-
-
-def test_a_version_without_the_flag_says_so(installed):
-    installed(fake("10.3.0"))
-    with pytest.raises(BackendError, match=r"TensorRT 10\.3\.0 has no network flag PREFER_AOT"):
-        load_tensorrt().create_network(Builder(), prefer_aot=True)
-
-
 def test_rtx_takes_plugins_from_1_7_on_and_tensorrt_always(installed):
     installed(fake("1.6.0", "tensorrt_rtx"), fake("10.3.0"))
     with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.6\.0 refuses plugins, 1\.7 or newer"):

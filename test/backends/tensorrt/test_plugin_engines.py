@@ -5,7 +5,6 @@ Each build is a process of its own: the library can abort. No GPU is needed, and
 engines is run here.
 """
 
-import ast
 import importlib
 import importlib.util
 import json
@@ -168,95 +167,6 @@ def test_features_of_a_type_without_a_kernel_fail_the_build():
         )
     with pytest.raises(BackendError, match="FlowWarp of BF16, FLOAT: expected features all FLOAT"):
         built(model, True, FIXED)
-
-
-def test_rtx_cannot_store_kernels_and_stored_kernels_have_one_shape():
-    model = random_model(3, half=False, gated=False)
-    for shapes, said in (
-        (FIXED, "cannot store kernels in an engine, TensorRT 10.9 or newer can"),
-        (DYNAMIC, "an engine with stored kernels has one"),
-    ):
-        request = BuildRequest(shapes, True, "tensorrt_rtx", stored_kernels=True)
-        with pytest.raises(BackendError, match=re.escape(said)):
-            engine_from_onnx(model, request)
-
-
-# A creator of quickly deployable plugins for each node, the only kind that may be ahead of time.
-QUICK = """
-import sys
-import numpy as np
-from sfseg_ros.backends.tensorrt.library import load_tensorrt
-from sfseg_ros.errors import BackendError
-from sfseg_ros.backends.tensorrt import plugin
-
-library = load_tensorrt("tensorrt_rtx")
-library.check_parser_link()
-module = library.module
-
-class Quick(module.IPluginCreatorV3Quick):
-    def __init__(self, operator):
-        module.IPluginCreatorV3Quick.__init__(self)
-        self.name, self.plugin_namespace, self.plugin_version = operator.name, "sfseg", "1"
-        value = np.array([], np.int32)
-        self.field = module.PluginField(operator.attribute, value, module.PluginFieldType.INT32)
-        self.field_names = module.PluginFieldCollection([self.field])
-
-creators = [Quick(operator) for operator in plugin.OPERATORS.values()]
-library.register(creators)
-log = library.logger()
-network = library.create_network(module.Builder(log))
-try:
-    library.parse(network, log, open(sys.argv[1], "rb").read())
-    print("taken")
-except BackendError as error:
-    print(error)
-print(hasattr(module, "IPluginV3QuickAOTBuild"))
-"""
-
-
-def test_what_rtx_answers_to_plugins_with_stored_kernels(tmp_path):
-    """Decision 46. Where this fails, an RTX has learnt it: build engines with stored kernels."""
-    write_request(prepare(random_model(3, half=False, gated=False), plugins=True), tmp_path)
-    child = in_child(QUICK, tmp_path, str(tmp_path / engine_builder.MODEL))
-    assert child.returncode == 0, child.stderr[-2000:]
-    answer, has_interface = child.stdout.splitlines()
-    assert "plugins registered with an IPluginCreatorV3One creator only" in answer
-    assert has_interface == "False"
-    with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("tensorrt_rtx.plugin")
-
-
-# What _child does for stored kernels, up to the plugins.
-ONE_SHAPE = """
-import sys
-from sfseg_ros.backends.tensorrt.library import load_tensorrt
-from sfseg_ros.backends.tensorrt import plugin
-
-library = load_tensorrt("tensorrt_rtx")
-library.check_parser_link()
-library.register(plugin.creators(library.module))
-log = library.logger()
-network = library.create_network(library.module.Builder(log))
-library.parse(network, log, open(sys.argv[1], "rb").read())
-network.get_input(0).shape = (1, 64, 96, 3)
-layers = [network.get_layer(i) for i in range(network.num_layers)]
-for layer in layers:
-    if layer.type.name == "PLUGIN_V3":
-        print(*(tuple(layer.get_input(i).shape) for i in range(layer.num_inputs)), sep=";")
-"""
-
-
-def test_a_network_with_its_input_fixed_has_fixed_sizes_at_each_plugin(tmp_path):
-    """Kernels that are stored are launched for those."""
-    write_request(prepare(random_model(3, half=True, gated=True), plugins=True), tmp_path)
-    child = in_child(ONE_SHAPE, tmp_path, str(tmp_path / engine_builder.MODEL))
-    assert child.returncode == 0, child.stderr[-2000:]
-    fusion, tail = (
-        [ast.literal_eval(shape) for shape in line.split(";")] for line in child.stdout.splitlines()
-    )
-    assert [shape[2:] for shape in fusion] == [(8, 12), (16, 24), (16, 24), (16, 24)]
-    assert [shape[0] for shape in (*fusion, *tail)] == [1] * 5
-    assert tail[0][2:] == (16, 24)
 
 
 # The builder's own list of the engine's layers, which only a verbose log has without a GPU.
