@@ -39,5 +39,5 @@ def test_a_misspelt_parameter_is_one_line(launched, tmp_path):
     cameras = tmp_path / "cameras.yaml"
     cameras.write_text("cameras:\n  - {name: front, max_rtae: 10}\n")
     output = launched(FILE, f"cameras_file:={cameras}", status=1)
-    assert f"{cameras}: camera front: no max_rtae, expected one of name, image," in output
+    assert f"{cameras}: camera front: no 'max_rtae', expected one of name, image," in output
     assert "Traceback" not in output
