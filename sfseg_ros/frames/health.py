@@ -2,7 +2,8 @@
 """How the stream of a camera is doing, judged once a second from its counters; no ROS in here."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sfseg_ros.frames.mailbox import FrameCounts
 
@@ -18,24 +19,49 @@ class Level(enum.IntEnum):
     ERROR = 2
 
 
+def _limit(default: float, largest: float, description: str) -> Any:
+    """A field with the text and the range of the node's parameter of this name."""
+    return field(default=default, metadata={"description": description, "span": (0.0, largest)})
+
+
 @dataclass(frozen=True)
 class Thresholds:
-    """Beyond which a stream is worth a warning or an error; 0 turns a limit off.
+    """When a stream deserves a warning or an error; each is a parameter of the node.
 
-    silence_s: seconds without a frame. age_ms: median age of the results. processing_ms: work on a
-    frame, for 95 of 100 frames. output_rate: results per second while somebody listens; the only
-    one that is undercut. Warning and error are judged each for itself: parameters are set one by
-    one, and a pair that moves must not be refused halfway.
+    Warning and error are judged independently, because parameters are set one by one: moving a pair
+    must not be refused halfway.
     """
 
-    warn_silence_s: float = 5.0
-    error_silence_s: float = 0.0
-    warn_age_ms: float = 0.0
-    error_age_ms: float = 0.0
-    warn_processing_ms: float = 0.0
-    error_processing_ms: float = 0.0
-    warn_output_rate: float = 0.0
-    error_output_rate: float = 0.0
+    warn_silence_s: float = _limit(
+        5.0, 1e6, "Seconds without a frame after which /diagnostics warns; 0: never."
+    )
+    error_silence_s: float = _limit(
+        0.0, 1e6, "Seconds without a frame after which /diagnostics reports an error; 0: never."
+    )
+    warn_age_ms: float = _limit(
+        0.0, 1e7, "Median age of the masks above which /diagnostics warns; 0: never."
+    )
+    error_age_ms: float = _limit(
+        0.0, 1e7, "Median age of the masks above which /diagnostics reports an error; 0: never."
+    )
+    warn_processing_ms: float = _limit(
+        0.0,
+        1e7,
+        "/diagnostics warns if more than 5 % of the frames take longer than this to process; 0: "
+        "never.",
+    )
+    error_processing_ms: float = _limit(
+        0.0,
+        1e7,
+        "/diagnostics reports an error if more than 5 % of the frames take longer than this to "
+        "process; 0: never.",
+    )
+    warn_output_rate: float = _limit(
+        0.0, 1000.0, "Masks per second below which /diagnostics warns; 0: never."
+    )
+    error_output_rate: float = _limit(
+        0.0, 1000.0, "Masks per second below which /diagnostics reports an error; 0: never."
+    )
 
 
 DEFAULT_THRESHOLDS = Thresholds()

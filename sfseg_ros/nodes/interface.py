@@ -5,7 +5,7 @@ Markdown tables of the README. test/nodes/test_interface.py holds them to a runn
 
 from dataclasses import dataclass
 
-from sfseg_ros.nodes import parameters
+from sfseg_ros.nodes import parameter_text
 from sfseg_ros.nodes.outputs import OUTPUTS
 
 
@@ -116,7 +116,7 @@ def markdown_tables() -> dict[str, str]:
         "Subscribed topics": _table("Topic", INPUTS),
         "Published topics": _table("Topic", [*output_rows(), *LATCHED, *HEALTH]),
         "Services": _table("Service", SERVICES),
-        "Parameters": parameters.markdown_table(),
+        "Parameters": parameter_text.markdown_table(),
     }
 
 

@@ -11,7 +11,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 
 from sfseg_ros.installed_files import PROFILE_VARIABLES, profile_environment, shared_file
-from sfseg_ros.nodes.parameters import NODE_FIELDS, description_of, value_from_text
+from sfseg_ros.nodes.parameter_text import value_from_text
+from sfseg_ros.nodes.parameters import NODE_FIELDS, choices, description_of
 
 
 def config_file(name: str) -> str:
@@ -56,14 +57,14 @@ def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:
         if field.name in without:
             continue
         # Of an array they hold for each element.
-        choices = field.metadata["choices"] if field.type is str else ()
+        allowed = choices(field) if field.type is str else ()
         if field.type is bool:
-            choices = ("true", "false")
+            allowed = ("true", "false")
         given.append(
             DeclareLaunchArgument(
                 field.name,
                 default_value="",
-                choices=["", *choices] if choices else None,
+                choices=["", *allowed] if allowed else None,
                 description=f"{description_of(field)} Empty: as params_file says.",
             )
         )

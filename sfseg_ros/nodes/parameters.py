@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every parameter of the node, declared once: type, default, description, range, when it applies.
 
-`python -m sfseg_ros.nodes.parameters` prints them as the Markdown table of the README.
+nodes/parameter_text.py writes them as a table, a file and launch arguments.
 """
 
 import array
@@ -68,6 +68,16 @@ def _parameter(
         "span": span,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def applies(field: "dataclasses.Field[Any]") -> Applies:
+    """When a new value of the parameter applies; thresholds do not say it."""
+    return Applies(field.metadata.get("applies", Applies.AT_ONCE))
+
+
+def choices(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """The allowed values of a string, or of each string of an array; () allows all."""
+    return tuple(field.metadata.get("choices", ()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +175,8 @@ class CameraParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class NodeParameters(CameraParameters):
-    """The values of all parameters. To add one, add a field; nothing else names it twice."""
+class NodeParameters(CameraParameters, Thresholds):
+    """The values of all parameters. To add a parameter, add a field here or in a base class."""
 
     cameras: tuple[str, ...] = _parameter(
         ("",),
@@ -231,47 +241,6 @@ class NodeParameters(CameraParameters):
     overlay_alpha: float = _parameter(
         0.5, "Opacity of the class colours in `~/overlay`.", span=(0.0, 1.0)
     )
-    warn_silence_s: float = _parameter(
-        Thresholds.warn_silence_s,
-        "Seconds without a frame from which /diagnostics warns; 0 never.",
-        span=(0.0, 1e6),
-    )
-    error_silence_s: float = _parameter(
-        Thresholds.error_silence_s,
-        "Seconds without a frame from which /diagnostics says error; 0 never.",
-        span=(0.0, 1e6),
-    )
-    warn_age_ms: float = _parameter(
-        Thresholds.warn_age_ms,
-        "Median age of a mask from which /diagnostics warns; 0 never.",
-        span=(0.0, 1e7),
-    )
-    error_age_ms: float = _parameter(
-        Thresholds.error_age_ms,
-        "Median age of a mask from which /diagnostics says error; 0 never.",
-        span=(0.0, 1e7),
-    )
-    warn_processing_ms: float = _parameter(
-        Thresholds.warn_processing_ms,
-        "/diagnostics warns where more than 5 % of the frames need more work than this; 0 never.",
-        span=(0.0, 1e7),
-    )
-    error_processing_ms: float = _parameter(
-        Thresholds.error_processing_ms,
-        "/diagnostics says error where more than 5 % of the frames need more work than this; 0 "
-        "never.",
-        span=(0.0, 1e7),
-    )
-    warn_output_rate: float = _parameter(
-        Thresholds.warn_output_rate,
-        "Masks per second below which /diagnostics warns; 0 never.",
-        span=(0.0, 1000.0),
-    )
-    error_output_rate: float = _parameter(
-        Thresholds.error_output_rate,
-        "Masks per second below which /diagnostics says error; 0 never.",
-        span=(0.0, 1000.0),
-    )
     snapshot_dir: str = _parameter(
         "snapshots", "Folder in which `~/save_snapshot` makes a folder for each call."
     )
@@ -299,17 +268,15 @@ class NodeParameters(CameraParameters):
             return None
         return _size("network_size", self.network_size, "auto or HEIGHTxWIDTH")
 
-    def thresholds(self) -> Thresholds:
-        """From when on /diagnostics warns, and says error."""
-        names = [field.name for field in dataclasses.fields(Thresholds)]
-        return Thresholds(**{name: getattr(self, name) for name in names})
-
 
 CAMERA_FIELDS = {field.name: field for field in dataclasses.fields(CameraParameters)}
 NODE_FIELDS = {
-    # What only the node has first, as people read it.
+    # For readers, the node's own come first and those of its cameras last.
     field.name: field
-    for field in sorted(dataclasses.fields(NodeParameters), key=lambda f: f.name in CAMERA_FIELDS)
+    for field in sorted(
+        dataclasses.fields(NodeParameters),
+        key=lambda f: (f.name in CAMERA_FIELDS, f.name in Thresholds.__dataclass_fields__),
+    )
 }
 
 
@@ -376,7 +343,7 @@ def changed_settings(
             before = getattr(current.node, change.name)
         else:
             continue
-        if configured and field.metadata["applies"] is Applies.AT_CONFIGURE and value != before:
+        if configured and applies(field) is Applies.AT_CONFIGURE and value != before:
             raise ParameterError(
                 f"{change.name} is read when the node is configured; first `ros2 lifecycle set "
                 "<node>` deactivate and cleanup, then set it and configure again"
@@ -390,51 +357,17 @@ def changed_settings(
 def description_of(field: "dataclasses.Field[Any]") -> str:
     """Description of a field of NodeParameters with its choices and range."""
     text = str(field.metadata["description"])
-    if choices := [choice for choice in field.metadata["choices"] if choice]:
-        text += f" One of {', '.join(choices)}." if field.type is str else ""
+    if field.type is str and choices(field):
+        text += f" One of {', '.join(choices(field))}."
     if span := field.metadata["span"]:
-        text += f" From {span[0]:g} to {span[1]:g}."
+        text += f" From {span[0]:.10g} to {span[1]:.10g}."
     return text
-
-
-def value_from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
-    """The value of a field of NodeParameters that a command line says as `text`; arrays as in
-    YAML or without their brackets.
-
-    Raises ParameterError.
-    """
-    try:
-        if field.type is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if (element := _element_type(field)) is not None:
-            items = [item.strip().strip("\"'") for item in text.strip().strip("[]").split(",")]
-            return [element(item) for item in items]
-        return field.type(text)  # type: ignore[operator]
-    except (KeyError, ValueError) as error:
-        raise ParameterError(
-            f"{field.name} is {shortened(text)}, expected {type_name(field)}"
-        ) from error
-
-
-def markdown_table() -> str:
-    """The parameters as a Markdown table, for the README."""
-    rows = [
-        "| Parameter | Type | Default | Applies | Description |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, field in NODE_FIELDS.items():
-        own = " Per camera." if name in CAMERA_FIELDS else ""
-        rows.append(
-            f"| `{name}` | {type_name(field)} | `{_default_text(field)}` "
-            f"| {field.metadata['applies'].value} | {description_of(field)}{own} |"
-        )
-    return "\n".join(rows) + "\n"
 
 
 def type_name(field: "dataclasses.Field[Any]") -> str:
     """The type of a field in the words of ROS."""
     names: dict[Any, str] = {str: "string", int: "integer", float: "double", bool: "bool"}
-    element = _element_type(field)
+    element = element_type(field)
     return f"{names[element]} array" if element is not None else names[field.type]
 
 
@@ -456,10 +389,10 @@ def _declared(node: "Node", field: "dataclasses.Field[Any]", name: str, optional
 def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=description_of(field),
-        additional_constraints=f"applies {field.metadata['applies'].value}",
-        read_only=field.metadata["applies"] is Applies.AT_START,
+        additional_constraints=f"applies {applies(field).value}",
+        read_only=applies(field) is Applies.AT_START,
     )
-    if (span := field.metadata["span"]) is not None and _element_type(field) is None:
+    if (span := field.metadata["span"]) is not None and element_type(field) is None:
         low, high = span
         if field.type is int:
             descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
@@ -472,14 +405,14 @@ def _value_of(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """What rclpy gives, in the type of the field: arrays come as lists or array.array. A value of
     another type, or none at all, stays what it is, for `_check` to refuse."""
     arrays = (list, tuple, array.array)
-    return tuple(value) if _element_type(field) and isinstance(value, arrays) else value
+    return tuple(value) if element_type(field) and isinstance(value, arrays) else value
 
 
 def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
-    element = _element_type(field)
+    element = element_type(field)
     values = value if element is not None and isinstance(value, tuple) else (value,)
     kind = element or field.type
-    choices, span = field.metadata["choices"], field.metadata["span"]
+    allowed, span = choices(field), field.metadata["span"]
     if isinstance(value, tuple) != (element is not None) or any(
         type(v) is not kind for v in values
     ):
@@ -489,16 +422,16 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
             f"{field.name} is {_text(value)}, expected {len(field.default)} numbers"  # type: ignore[arg-type]
         )
     for item in values:
-        if choices and item not in choices:
+        if allowed and item not in allowed:
             raise ParameterError(
                 f"{field.name} is {_text(value)}, expected one of "
-                + ", ".join(choice for choice in choices if choice)
+                + ", ".join(filter(None, allowed))
             )
         if kind is float and not math.isfinite(item):
             raise ParameterError(f"{field.name} is {_text(value)}, expected finite numbers")
         if span and not span[0] <= item <= span[1]:
             raise ParameterError(
-                f"{field.name} is {_text(value)}, expected {span[0]:g} to {span[1]:g}"
+                f"{field.name} is {_text(value)}, expected {span[0]:.10g} to {span[1]:.10g}"
             )
 
 
@@ -509,22 +442,10 @@ def _size(name: str, text: str, expected: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _element_type(field: "dataclasses.Field[Any]") -> Any:
+def element_type(field: "dataclasses.Field[Any]") -> Any:
     """The type of an array's elements, None for a field that is none."""
     return getattr(field.type, "__args__", (None,))[0]
 
 
 def _text(value: Any) -> str:
     return shortened(list(value) if isinstance(value, tuple) else value)
-
-
-def _default_text(field: "dataclasses.Field[Any]") -> str:
-    if field.type is bool:
-        return str(field.default).lower()
-    if isinstance(field.default, tuple):
-        return str(list(field.default)).replace("'", '"')
-    return str(field.default)
-
-
-if __name__ == "__main__":
-    print(markdown_table(), end="")

@@ -332,7 +332,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
 
     def _on_second(self) -> None:
         """Publish /diagnostics and the latencies."""
-        thresholds, states = self._settings.node.thresholds(), self._stream_states()
+        thresholds, states = self._settings.node, self._stream_states()
         model = ModelIdentity.of(self._segmenter)
         self._diagnostics.publish(
             array_from_statuses(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -6,14 +7,13 @@ import yaml
 from rclpy.parameter import Parameter
 
 from sfseg_ros.frames.health import Thresholds
+from sfseg_ros.nodes.parameter_text import default_file, markdown_table, value_from_text
 from sfseg_ros.nodes.parameters import (
     NODE_FIELDS,
     NodeParameters,
     ParameterError,
     Settings,
     changed_settings,
-    markdown_table,
-    value_from_text,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,11 @@ def test_the_default_file_says_all_parameters_and_their_defaults():
     values = values_of(document["/**"]["ros__parameters"])
     assert list(values) == [field.name for field in FIELDS]
     assert NodeParameters(**values) == NodeParameters()
+
+
+def test_the_default_file_is_the_generated_one():
+    command = "python -m sfseg_ros.nodes.parameter_text > config/segmentation.yaml"
+    assert (CONFIG / "segmentation.yaml").read_text() == default_file(), f"run {command}"
 
 
 def test_the_table_has_a_row_for_each_parameter():
@@ -101,7 +106,10 @@ def test_a_pair_of_thresholds_moves_one_by_one():
 
 
 def test_the_nodes_own_thresholds_are_those_of_health():
-    assert NodeParameters().thresholds() == Thresholds()
+    parameters = NodeParameters()
+    for field in dataclasses.fields(Thresholds):
+        assert getattr(parameters, field.name) == field.default
+        assert field.name in NODE_FIELDS
 
 
 def test_a_parameter_of_the_backend_is_refused_once_the_model_is_loaded():
