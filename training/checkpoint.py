@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.exported_weights import weights_of_model
+
 # SFNet's authors save the mean IoU as a numpy number, which torch refuses unless it is told what
 # such a number is made of; their numpy had `scalar` in another module.
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -71,18 +73,23 @@ def load_network(network: nn.Module, path: Path) -> dict[str, Any]:
 
 
 def load_all_but_classes(network: nn.Module, path: Path, num_classes: int) -> list[str]:
-    """Fills `network` with the averaged weights of a checkpoint of the same network, which may be
-    trained for another number of classes.
+    """Fills `network` with the averaged weights of a checkpoint, or with the weights of a model
+    directory, of the same network, which may be trained for another number of classes.
 
     Returns the names of the tensors that keep their values: those whose first axis is the classes,
-    where the checkpoint has more or fewer than `num_classes`.
+    where the checkpoint has more or fewer than `num_classes`. The norms of a model directory want
+    `fit_norms` before training.
 
     Raises:
         SystemExit: the file is no checkpoint of a run, or one of another network.
     """
-    state = load(path)
-    weights = _averaged_weights(state, path)
     own = network.state_dict()
+    if path.is_dir():
+        state: dict[str, Any] = {}
+        weights = own | weights_of_model(network, path)
+    else:
+        state = load(path)
+        weights = _averaged_weights(state, path)
     wrong = _misfits(own, weights)
     anew = [
         name

@@ -28,6 +28,7 @@ from sfseg_ros.model.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
 from training.data.dataset import DataError
 from training.data_roots import DataRootAction, validation_pictures
+from training.exported_weights import note_lost_parameters
 from training.model_card import model_card
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import upsample_argmax
@@ -142,6 +143,7 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]
     model = fold_batch_norms(model)
+    note_lost_parameters(model, network)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -19,6 +19,22 @@ from training.schedules import poly
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """What a recipe says about its teacher.
+
+    Args:
+        teacher: the recipe of the teacher's network.
+        weight: of this loss beside the one on the labels.
+        temperature: by which both networks' scores are divided: the higher, the more the
+            improbable classes count.
+    """
+
+    teacher: str
+    weight: float = 1.0
+    temperature: float = 2.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run.
 
@@ -42,6 +58,7 @@ class Recipe:
         loss: of what the network returns in training and the label maps, integer (N, H, W).
         schedule: learning-rate factor of (step, total, warmup=steps); `poly` with another power is
             a functools.partial.
+        distillation: the teacher whose scores are learned beside the labels, or None.
     """
 
     name: str
@@ -63,6 +80,7 @@ class Recipe:
     input_size: tuple[int, int] = (352, 480)
     loss: Callable[[dict[str, Any], Tensor], Tensor] = deeply_supervised
     schedule: Callable[..., float] = poly
+    distillation: Distillation | None = None
 
 
 def load_recipe(path: str) -> Recipe:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from training import checkpoint
 from training.data.dataset import DataError
 from training.data.mixture import Mixture, MixturePart
 from training.data_roots import DataRootAction, DataRoots
+from training.distillation import distillation_loss, opened_teacher
 from training.evaluate import evaluate, report
+from training.exported_weights import fit_norms
 from training.networks.normalisation import images_from_rgb
 from training.recipe import Recipe, built_network, load_recipe, training_data, validation_data
 from training.weights import load_matching, read_state
@@ -49,7 +52,9 @@ class Run:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    precision: torch.dtype = torch.float32  # of the forward pass; not in the checkpoint
+    # Of the process, not in the checkpoint:
+    precision: torch.dtype = torch.float32  # of the forward pass
+    teacher: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,11 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start(recipe, arguments, device)
     run.precision = PRECISIONS.get(arguments.precision) or fastest_precision(run, recipe)
+    run.teacher = opened_teacher(recipe, arguments.teacher, device)
     parts = training_data(recipe, arguments.data_root)
     validation = validation_data(recipe, arguments.data_root)
+    if arguments.init and arguments.init.is_dir():
+        fit_norms_to_data(run, recipe, parts)
     length = Length(arguments.epochs or recipe.epochs, arguments.minutes)
     epochs = MOST_EPOCHS if length.minutes else length.epochs
     writer = SummaryWriter(str(arguments.output_dir))
@@ -140,6 +148,18 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
     if arguments.resume:
         restore(run, state)
     return run
+
+
+def fit_norms_to_data(run: Run, recipe: Recipe, parts: list[MixturePart]) -> None:
+    """Gives the norms of a run that starts from a model directory the statistics of its own
+    pictures."""
+    data = Mixture(parts, recipe.augmentation, run.seed, epoch=0)
+    device = next(run.network.parameters()).device
+    loader = DataLoader(data, recipe.batch_size)
+    batches = (images_from_rgb(rgb.to(device), run.network) for rgb, _ in islice(loader, 4))
+    count = fit_norms(run.network, batches)
+    run.ema.module.load_state_dict(run.network.state_dict())
+    print(f"{count} batch norms of the model directory have the statistics of this run's pictures")
 
 
 def load_trunk(recipe: Recipe, network: nn.Module, roots: dict[str, Path]) -> tuple[str, ...]:
@@ -240,6 +260,9 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
     with _autocast(rgb.device, run.precision):
         output = _output(run.network, rgb)
     loss = recipe.loss(output, labels)
+    if run.teacher is not None and recipe.distillation is not None:
+        with _autocast(rgb.device, run.precision):
+            loss = loss + distillation_loss(recipe.distillation, run.teacher, rgb, output["logits"])
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip_norm)
@@ -254,11 +277,12 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
 
 
 def fastest_precision(run: Run, recipe: Recipe) -> torch.dtype:
-    """The precision whose forward and backward pass is the fastest of three, on a copy of the
+    """The precision whose forward and backward pass is the fastest of four, on a copy of the
     network and noise; prints which one and by how much.
 
-    A flag of the processor does not tell: bf16 without matrix instructions takes half as long again
-    as fp32. On a CPU the process's own time counts, which other programs do not lengthen.
+    A flag of the processor does not tell: with AVX-512 BF16 but no AMX, bf16 takes half as long
+    again as fp32, and without either more than ten times as long, so that once is enough. On a
+    CPU the process's own time counts, which other programs do not lengthen.
     """
     device = next(run.network.parameters()).device
     network = copy.deepcopy(run.network).train()
@@ -267,16 +291,17 @@ def fastest_precision(run: Run, recipe: Recipe) -> torch.dtype:
     labels = torch.randint(0, len(recipe.classes), size, device=device)
     clock = time.process_time if device.type == "cpu" else time.monotonic
     seconds = dict.fromkeys(PRECISIONS, float("inf"))
-    for repetition in range(4):
+    for _ in range(4):
         for name, precision in PRECISIONS.items():
+            if float("inf") > seconds[name] > 4 * min(seconds.values()):
+                continue
             started = clock()
             with _autocast(device, precision):
                 output = _output(network, rgb)
             recipe.loss(output, labels).backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if repetition:  # the first fills caches
-                seconds[name] = min(seconds[name], clock() - started)
+            seconds[name] = min(seconds[name], clock() - started)
     fastest, slowest = sorted(seconds, key=seconds.__getitem__)
     print(
         f"precision: {fastest}, {seconds[fastest]:.2f} s for a forward and backward pass; "
@@ -390,13 +415,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=1, help="data loader processes")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        help="checkpoint or model directory of the recipe that the recipe's `distillation` names",
+    )
     start_from = parser.add_mutually_exclusive_group()
     start_from.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pt")
     start_from.add_argument(
         "--init",
         type=Path,
-        help="checkpoint of the same network whose averaged weights to start from; where it has "
-        "other classes, the layers that score them start anew",
+        help="checkpoint of the same network whose averaged weights to start from, or its model "
+        "directory; where it has other classes, the layers that score them start anew",
     )
     return parser.parse_args()
 

@@ -14,7 +14,17 @@ from training.data.camvid import camvid
 from training.evaluate import evaluate
 from training.networks.sfnet_lite import sfnet_lite_r18
 from training.recipe import Recipe, load_recipe
-from training.train import DataRoots, Length, Run, averaging, main, save, start, train_epoch
+from training.train import (
+    DataRoots,
+    Length,
+    Run,
+    averaging,
+    fastest_precision,
+    main,
+    save,
+    start,
+    train_epoch,
+)
 
 CPU = torch.device("cpu")
 
@@ -205,6 +215,59 @@ def test_a_batch_that_the_network_refuses_is_one_line(
     with pytest.raises(SystemExit, match=r"refuses a batch of 1 pictures 64x64 .* batch_size") as e:
         main()
     assert "\n" not in str(e.value)
+
+
+def test_a_run_by_minutes_ends_by_the_clock_with_the_schedule_at_its_end(
+    street: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    factors: list[float] = []
+
+    def schedule(step: int, total: int, warmup: int) -> float:
+        factors.append(1.0 - step / total)
+        return factors[-1]
+
+    recipe = replace(tiny_recipe, schedule=schedule)
+    run = start(recipe, arguments(tmp_path / "run"), CPU)
+    parts, length = recipe.mixture({"street": street}), Length(1, minutes=5 / 60)
+    while not length.is_reached(run.seconds):
+        train_epoch(run, recipe, parts, length, CPU, 0, SummaryWriter(str(tmp_path)))
+        run.epoch += 1
+    assert run.step == len(factors) > 3
+    assert 5.0 <= run.seconds < 15.0
+    assert factors[0] == 1.0
+    assert factors[-1] < 0.4
+    assert length.total_steps(run, 100, 0, seconds=2.5) == 2 * run.step
+
+
+def test_a_run_by_epochs_counts_its_steps_from_where_it_stands(tiny_recipe: Recipe) -> None:
+    run = Run.__new__(Run)
+    run.epoch, run.step = 2, 57  # seven steps into an epoch of ten, after one of fifty
+    assert Length(5).total_steps(run, 10, 7, seconds=1.0) == 50 + 3 * 10
+    assert not Length(5).is_reached(1e9)
+
+
+@pytest.mark.parametrize(("faster", "bf16_seconds"), [(torch.float32, 9.0), (torch.bfloat16, 1.0)])
+def test_precision_is_the_one_that_was_measured_faster(
+    faster: torch.dtype,
+    bf16_seconds: float,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = start(tiny_recipe, arguments(tmp_path / "run"), CPU)
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    clock = [0.0]
+
+    def loss(output: dict[str, torch.Tensor], _: torch.Tensor) -> torch.Tensor:
+        clock[0] += bf16_seconds if output["logits"].dtype == torch.bfloat16 else 3.0
+        return output["logits"].float().sum()
+
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    assert fastest_precision(run, replace(tiny_recipe, loss=loss)) == faster
+    assert "3.00 times as long" in capsys.readouterr().out
+    after = run.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def _without_dropout(run: Run) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from training.data.camvid import CAMVID_CLASSES
+from training.data.camvid import CAMVID_CLASSES, camvid
 from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
+from training.data.mixture import MixturePart
 from training.data.transforms import Augmentation
+from training.data.unlabelled import Unlabelled
 from training.losses import ohem_cross_entropy
 from training.networks.eseg import (
     eseg_efficientnet_lite,
@@ -22,7 +25,7 @@ from training.networks.eseg import (
     eseg_m,
     eseg_s,
 )
-from training.recipe import Recipe
+from training.recipe import Distillation, Recipe
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import cosine
 
@@ -167,3 +170,26 @@ def camvid_efficientnet_lite0() -> Recipe:
         network=partial(eseg_efficientnet_lite, len(CAMVID_CLASSES), 0),
         backbone_weights="efficientnet-lite0-57934424.pth",
     )
+
+
+def camvid_lite_s_distilled() -> Recipe:
+    """ESeg-Lite-S that learns from ESeg on EfficientNet-Lite2 as well; begun with --init from a run
+    of camvid_lite_s.
+
+    The facades come without their labels, which call a pole in front of a house a house.
+    """
+    return replace(
+        camvid_lite_s(),
+        mixture=_trainval_and_unlabelled,
+        augmentation=Augmentation(crop_size=(256, 352), scale=(0.6, 2.0)),
+        distillation=Distillation("eseg:camvid_efficientnet_lite2"),
+    )
+
+
+def _trainval_and_unlabelled(roots: dict[str, Path]) -> list[MixturePart]:
+    photographs = camvid(roots["camvid"], ("train.txt", "val.txt"))
+    return [
+        MixturePart(photographs, len(photographs)),
+        MixturePart(Unlabelled(roots["labelmefacade"] / "images"), 120),
+        MixturePart(Unlabelled(roots["street"]), 24),
+    ]

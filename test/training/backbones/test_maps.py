@@ -10,6 +10,7 @@ from torch import nn
 
 from training.backbones.dfnet import df1, df2
 from training.backbones.efficientnet import EfficientNet
+from training.backbones.efficientnet_lite import EfficientNetLite
 from training.backbones.resnet import ResNet
 from training.backbones.shufflenet import ShuffleNetV2
 from training.backbones.stdc import stdc1
@@ -37,8 +38,10 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, 
     "R50 at 8": (partial(R50, output_stride=8), DEEP, (4, 8, 8, 8)),
     "EfficientNet at 32": (SMALL, SCALED, (4, 8, 16, 32)),
     "EfficientNet at 16": (partial(SMALL, output_stride=16), SCALED, (4, 8, 16, 16)),
-    "EfficientNet-Lite at 32": (LITE, SCALED, (4, 8, 16, 32)),
-    "EfficientNet-Lite at 16": (partial(LITE, output_stride=16), SCALED, (4, 8, 16, 16)),
+    "EfficientNet-Lite0": (partial(EfficientNetLite, 0), (24, 40, 112, 320), (4, 8, 16, 32)),
+    "EfficientNet-Lite2": (partial(EfficientNetLite, 2), (24, 48, 120, 352), (4, 8, 16, 32)),
+    "fused EfficientNet at 32": (LITE, SCALED, (4, 8, 16, 32)),
+    "fused EfficientNet at 16": (partial(LITE, output_stride=16), SCALED, (4, 8, 16, 16)),
 }
 
 
