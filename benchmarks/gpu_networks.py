@@ -42,7 +42,7 @@ from benchmarks.torch_pipeline import (
     kernel_normaliser,
     network_from_onnx,
 )
-from sfseg_ros.installed_files import find_model
+from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
 from sfseg_ros.model.manifest import Manifest, load_manifest
 
 ROUNDS = 200
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("network", "end_to_end"))
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--model", default="sfnet_lite_r18_camvid")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--rehearse", action="store_true")

@@ -30,7 +30,7 @@ from sfseg_ros.backends.tensorrt.engine_builder import (
 )
 from sfseg_ros.backends.tensorrt.library import TensorRt, link_environment, load_tensorrt
 from sfseg_ros.backends.tensorrt.precision import typed_model
-from sfseg_ros.installed_files import find_model
+from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
 from sfseg_ros.model.manifest import Manifest, load_manifest
 
 SHAPE: Shape = (1, 64, 128, 3)
@@ -40,7 +40,7 @@ ENGINE = "engine"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="sfnet_lite_r18_camvid")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--result", type=Path, default=Path("build/gpu/tensorrt.json"))
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rehearse", action="store_true", help="says nothing here")

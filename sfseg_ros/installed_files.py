@@ -13,6 +13,9 @@ from pathlib import Path
 from sfseg_ros.errors import ManifestError
 
 DEFAULT_MODEL = "sfnet_lite_r18_camvid"
+"""Folder of models/ that the node and the tools use unless told otherwise."""
+DEMO_DRIVE = "test/data/town_drive"
+"""Recorded drive with ground truth; only the source tree has it."""
 CACHE_VARIABLE = "SFSEG_CACHE_DIR"
 MIDDLEWARE_PROFILE = "config/fastdds_large_images.xml"
 """Large images arrive if the processes of camera and node have this profile of Fast DDS."""

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from sfseg_ros.evaluation.replay import last_diagnostics, summarise
 from sfseg_ros.evaluation.report import Report, summary_lines, write_report
-from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
+from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, find_model
 from sfseg_ros.model.manifest import load_manifest
-from sfseg_ros.tools.demo_input import DEMO_DRIVE, open_input
+from sfseg_ros.tools.demo_input import open_input
 from sfseg_ros.tools.demo_nodes import play_through_node
 from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import ProcessError, check_ros
@@ -133,7 +133,8 @@ def run_demo(args: argparse.Namespace) -> Path:
 def _new_folder(output: Path, source: Path | None) -> Path:
     """Make a new folder below `output`, named by the time and the input."""
     output = output.expanduser().absolute()
-    name = re.sub(r"[^\w.-]+", "_", source.stem, flags=re.ASCII) if source else "town_drive"
+    stem = (source or Path(DEMO_DRIVE)).stem
+    name = re.sub(r"[^\w.-]+", "_", stem, flags=re.ASCII)
     stem = f"{datetime.now():%Y%m%d_%H%M%S}_{name[:LONGEST_NAME]}"
     for attempt in range(100):
         folder = output / (stem if attempt == 0 else f"{stem}_{attempt}")

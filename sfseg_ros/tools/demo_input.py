@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfseg_ros.errors import BagError, ImageError
-from sfseg_ros.installed_files import shared_file
+from sfseg_ros.installed_files import DEMO_DRIVE, shared_file
 from sfseg_ros.recordings.bags import (
     BagReader,
     Message,
@@ -22,7 +22,6 @@ from sfseg_ros.recordings.bags import (
 from sfseg_ros.recordings.message_bytes import rgb_from_cdr
 from sfseg_ros.tools.terminal import say
 
-DEMO_DRIVE = "test/data/town_drive"
 SIZE_SAMPLE = 20
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sfseg_ros.backends.tensorrt.engine_builder import engine_is_wellformed
 from sfseg_ros.backends.tensorrt.engine_store import EngineStore
 from sfseg_ros.errors import BackendError, SfsegError, one_line
-from sfseg_ros.installed_files import find_model, shared_file
+from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, find_model, shared_file
 from sfseg_ros.kernels.cuda_memory import gpu_is_there
 from sfseg_ros.model.manifest import Manifest, load_manifest
 from sfseg_ros.recordings.pictures import LabelledPicture, sampled_pictures
@@ -27,8 +27,6 @@ from sfseg_ros.tools.engine.arguments import (
 from sfseg_ros.tools.engine.stored import differences, selected
 from sfseg_ros.tools.terminal import complain, say
 
-TEST_DRIVE = "test/data/town_drive"
-DRIVE_MODEL = "sfnet_lite_r18_camvid"
 NOT_RUN = 3
 
 
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Check every selected engine of the model. Returns 0 good, 1 refused, 3 not run."""
     store = EngineStore(args.cache)
     manifest = load_manifest(find_model(args.model))
-    source = args.images or shared_file(TEST_DRIVE)
+    source = args.images or shared_file(DEMO_DRIVE)
     if source is None:
         raise BackendError("--images is missing: a folder of pictures or a recording of the camera")
     statuses = []
@@ -88,7 +86,7 @@ def _pictures(
     """The pictures to compare on; the recorded drive has ground truth only for a model of its
     classes."""
     pictures = sampled_pictures(source, args.pictures or PICTURES, args.topic, args.truth, say)
-    if args.images or manifest.class_names == load_manifest(find_model(DRIVE_MODEL)).class_names:
+    if args.images or manifest.class_names == load_manifest(find_model(DEFAULT_MODEL)).class_names:
         return pictures
     return (replace(picture, truth=None) for picture in pictures)
 
