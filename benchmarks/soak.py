@@ -577,6 +577,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cameras = [CameraProcess(p, options, args.log / "cameras.log", environment) for p in prefixes]
     parameters = [f"model_dir:={models[0]}", f"backend:={args.backend}"]
     parameters.append(f"snapshot_dir:={folder / 'snapshots'}")
+    parameters.append(f"file_roots:=[{', '.join(str(Path(model).parent) for model in models)}]")
     if args.cameras:
         parameters.append(f"cameras:=[{','.join(args.cameras)}]")
     words = ["--ros-args", *(w for p in parameters for w in ("-p", p))]

@@ -7,7 +7,8 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sfseg_ros.errors import ManifestError
@@ -62,14 +63,67 @@ def find_model(name: str) -> Path:
     Raises ManifestError that lists the known names.
     """
     # Path raises for a name that is too long, a folder that is not ours, a user that is unknown.
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
         path = Path(name).expanduser()
         if name and path.is_dir():
             return path
-        if name and path.name == name and (found := shared_file(f"models/{name}")) is not None:
+        if (found := _installed_model(name)) is not None:
             return found
     known = {m.parent.name for f in share_folders() for m in f.glob("models/*/manifest.yaml")}
     raise ManifestError(
         f"model {name!r}: no such folder; expected a folder with manifest.yaml or one of these "
         f"names: {', '.join(sorted(known)) or 'none is installed'}"
     )
+
+
+def _installed_model(name: str) -> Path | None:
+    bare = name not in ("", "..") and Path(name).name == name
+    return shared_file(f"models/{name}") if bare else None
+
+
+@dataclass(frozen=True)
+class FileRoots:
+    """What a parameter may name that other nodes can set: these files and what lies below these
+    folders. Paths are compared as they are written, without `..`: a symbolic link below a root may
+    lead out of it, because whoever made the link could have copied the file.
+    """
+
+    paths: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, given: Iterable[str]) -> "FileRoots":
+        """The installed models and class groups, and the paths that are `given`."""
+        ours = [f / name for f in share_folders() for name in ("models", "config")]
+        return cls((*ours, *(_plain(path) for path in given if path)))
+
+    def file(self, name: str) -> Path:
+        """The absolute path of `name`. Raises ManifestError if no root allows it."""
+        path = _plain(name)
+        if not self._allow(path):
+            raise ManifestError(
+                f"{name}: may not be read, because it lies below none of the node's roots; start "
+                "the node with the parameter file_roots:=[FOLDER]"
+            )
+        return path
+
+    def model(self, name: str) -> Path:
+        """As `find_model`, for a model that a root allows. Says nothing of other folders."""
+        path = _plain(name)
+        with contextlib.suppress(OSError, ValueError):
+            if self._allow(path) and path.is_dir():
+                return path
+            if (found := _installed_model(name)) is not None:
+                return found
+        self.file(name)
+        return find_model(name)
+
+    def _allow(self, path: Path) -> bool:
+        return any(path.is_relative_to(root) for root in self.paths)
+
+
+def _plain(name: str) -> Path:
+    """An absolute path without `..`, with links as they are."""
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # ~user of an unknown user stays, as in a shell
+        path = path.expanduser()
+    return Path(os.path.abspath(path))  # noqa: PTH100 (Path.resolve follows links)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sfseg_ros.errors import ManifestError
-from sfseg_ros.installed_files import cache_directory, find_model, shared_file
+from sfseg_ros.installed_files import FileRoots, cache_directory, find_model, shared_file
 
 
 @pytest.fixture
@@ -62,3 +62,72 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
     assert cache_directory() == tmp_path / "xdg" / "sfseg_ros"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_directory() == Path.home() / ".cache" / "sfseg_ros"
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The folders root/model and secret/model; `root/away` is a link to `secret`."""
+    for name in ("root/model", "secret/model", "rooting"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "root" / "away").symlink_to(tmp_path / "secret")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["{}/root/model", "root/model", "root/../root/model", "root"])
+def test_a_model_below_a_root_may_be_read(folders, name):
+    roots = FileRoots.of([str(folders / "root")])
+    assert roots.model(name.format(folders)).is_relative_to(folders / "root")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}/secret/model",
+        "secret/model",
+        "root/../secret/model",
+        "root/away/../../secret/model",
+        "rooting",
+        "..",
+        "/",
+        "/proc/self",
+        "~nobody_here/model",
+        "/etc/no_such_folder",
+        "a\0b",
+        "x" * 300,
+        "",
+    ],
+)
+def test_what_lies_elsewhere_is_refused_and_nothing_is_said_of_it(folders, name):
+    roots, name = FileRoots.of(["root"]), name.format(folders)
+    for ask in (roots.model, roots.file):
+        with pytest.raises(ManifestError) as caught:
+            ask(name)
+        assert str(caught.value) == (
+            f"{name}: may not be read, because it lies below none of the node's roots; start the "
+            "node with the parameter file_roots:=[FOLDER]"
+        )
+
+
+def test_a_link_below_a_root_is_the_roots_owners_choice(folders):
+    """The usual `current -> releases/7`: where it leads may change while the node runs."""
+    assert FileRoots.of(["root"]).model("root/away/model") == folders / "root/away/model"
+
+
+def test_a_root_may_be_a_file(folders):
+    (folders / "groups.yaml").touch()
+    roots = FileRoots.of(["groups.yaml", ""])
+    assert roots.file(str(folders / "groups.yaml")) == folders / "groups.yaml"
+    with pytest.raises(ManifestError):
+        roots.file("groups.yaml.old")
+    with pytest.raises(ManifestError):
+        roots.file("")
+
+
+def test_installed_models_and_class_groups_are_below_a_root(prefix, monkeypatch):
+    monkeypatch.chdir(prefix)
+    roots, installed = FileRoots.of(["made_up"]), prefix / "share" / "sfseg_ros"
+    assert roots.model("made_up") == installed / "models" / "made_up"
+    assert roots.file(str(installed / "config" / "groups.yaml"))
+    with pytest.raises(ManifestError, match="no such folder; expected .* made_up"):
+        roots.model(str(installed / "models" / "missing"))

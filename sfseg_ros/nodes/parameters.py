@@ -10,6 +10,7 @@ import enum
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -233,6 +234,12 @@ class NodeParameters(CameraParameters, Thresholds):
     confidence_threshold: float = _parameter(
         0.0, "Pixels with a lower confidence become 255 (unlabelled); 0 keeps all.", span=(0.0, 1.0)
     )
+    load_timeout_s: float = _parameter(
+        120.0,
+        "Seconds in which a model has to be open and its first inference done, not counting the "
+        "build of an engine; 0 waits for good.",
+        span=(0.0, 1e5),
+    )
     class_groups: str = _parameter(
         "",
         "YAML file that makes groups of the model's classes, as config/groups_drivable.yaml does; "
@@ -241,8 +248,16 @@ class NodeParameters(CameraParameters, Thresholds):
     overlay_alpha: float = _parameter(
         0.5, "Opacity of the class colours in `~/overlay`.", span=(0.0, 1.0)
     )
+    file_roots: tuple[str, ...] = _parameter(
+        ("",),
+        "Folders that hold every other model and class-groups file that may be chosen while the "
+        "node runs; the installed ones and those given at start are always allowed.",
+        Applies.AT_START,
+    )
     snapshot_dir: str = _parameter(
-        "snapshots", "Folder in which `~/save_snapshot` makes a folder for each call."
+        "snapshots",
+        "Folder in which `~/save_snapshot` makes a folder for each call; without `..`.",
+        Applies.AT_START,
     )
     autostart: bool = _parameter(
         True,
@@ -260,7 +275,11 @@ class NodeParameters(CameraParameters, Thresholds):
                     "underscores"
                 )
         if len(set(self.cameras)) < len(self.cameras):
-            raise ParameterError(f"cameras is {list(self.cameras)}: a name occurs twice")
+            raise ParameterError(f"cameras is {_text(self.cameras)}: a name occurs twice")
+        if ".." in Path(self.snapshot_dir).parts:
+            raise ParameterError(
+                f"snapshot_dir is {shortened(self.snapshot_dir)}, expected a folder without `..`"
+            )
 
     def fixed_network_size(self) -> tuple[int, int] | None:
         """(height, width) of `network_size`, or None for auto."""

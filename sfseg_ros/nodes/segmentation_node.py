@@ -5,6 +5,7 @@ It only connects: frames wait in frames/mailbox.py, the network is behind segmen
 topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
 """
 
+import math
 import queue
 import signal
 import sys
@@ -12,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -26,10 +26,11 @@ from std_srvs.srv import SetBool, Trigger
 
 from sfseg_ros.allocator import keep_large_buffers
 from sfseg_ros.backends.protocol import BackendOptions
+from sfseg_ros.deadline import exit_after, exit_process, within
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.frames.health import StreamState
 from sfseg_ros.frames.mailbox import BatchWorker
-from sfseg_ros.installed_files import find_model
+from sfseg_ros.installed_files import FileRoots
 from sfseg_ros.model.class_groups import LabelMapping, identity, load_class_groups
 from sfseg_ros.model.manifest import Manifest, load_manifest
 from sfseg_ros.model.published_labels import LabelRules
@@ -49,6 +50,10 @@ from sfseg_ros.nodes.transitions import Recovery, ResponsiveLifecycleNode
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 SNAPSHOT_WAIT_S = 2.0
+FILES_S = 2.0
+"""For the small files of a model and of class groups; the executor waits for no more."""
+END_S = 30.0
+"""After a signal. An inference that goes on, or a network drive, must not keep the process."""
 
 
 class SegmentationNode(ResponsiveLifecycleNode):
@@ -59,6 +64,8 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._settings = declare_parameters(self)
         self._segmenter: Segmenter | None = None
         self._mapping: LabelMapping | None = None
+        start = self._settings.node
+        self._roots = FileRoots.of((*start.file_roots, start.model_dir, start.class_groups))
         self._model_dir = ""
         self._model_error = self._loading = self._building = ""
         self._recovery = Recovery(self)
@@ -161,31 +168,50 @@ class SegmentationNode(ResponsiveLifecycleNode):
         """Open the model of the parameters, warm it up for the images that the cameras send, and
         exchange it for the one in use between two frames. Raises SfsegError, and what a library
         raises; then the one in use goes on."""
-        begin, settings = time.monotonic(), self._settings.node
-        self._loading = f"loading {settings.model_dir}"
+        begin, settings = time.monotonic(), self._settings
+        self._loading = f"loading {settings.node.model_dir}"
         try:
-            new = open_segmenter(
-                find_model(settings.model_dir),
-                settings.backend,
-                self._backend_options(),
+            new, mapping = within(
+                settings.node.load_timeout_s or math.inf,
+                partial(self._warm_segmenter, settings),
+                f"opening model {settings.node.model_dir}, or its first inference,",
+                discard=lambda late: late[0].close(),
+                paused=lambda: bool(self._building),
+                hurry=self.is_ending,
             )
-            try:
-                mapping = _label_mapping(self._settings, new.manifest)
-                warm_up(new, self._cameras, self._label_rules(mapping), settings.max_batch)
-            except Exception:
-                new.close()
-                raise
         finally:
             self._loading = ""
         old = self._segmenter
         self._worker.between(lambda: self._use(new, mapping))
-        self._model_dir, self._model_error = settings.model_dir, ""
+        self._model_dir, self._model_error = settings.node.model_dir, ""
         if old is not None:
             old.close()
         self.get_logger().info(
             f"model {new.manifest.name}, {len(new.manifest.classes)} classes; "
             f"{new.backend.description} ({new.backend.reason}); ready after "
             f"{time.monotonic() - begin:.1f} s"
+        )
+
+    def _warm_segmenter(self, settings: Settings) -> tuple[Segmenter, LabelMapping]:
+        """Open the model of `settings` and warm it up, in a thread that may be left behind."""
+        new = open_segmenter(
+            self._roots.model(settings.node.model_dir),
+            settings.node.backend,
+            self._backend_options(),
+        )
+        try:
+            mapping = self._label_mapping(self._settings, new.manifest)  # may have changed by now
+            warm_up(new, self._cameras, self._label_rules(mapping), settings.node.max_batch)
+        except Exception:
+            new.close()
+            raise
+        return new, mapping
+
+    def _label_mapping(self, settings: Settings, manifest: Manifest) -> LabelMapping:
+        """The labels to publish for a model. Raises ManifestError."""
+        groups = settings.node.class_groups
+        return (
+            load_class_groups(self._roots.file(groups), manifest) if groups else identity(manifest)
         )
 
     def _backend_options(self) -> BackendOptions:
@@ -227,7 +253,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
             if reload or self._settings.node.model_dir != self._model_dir:
                 self._load_model()
             else:
-                mapping = _label_mapping(self._settings, old.manifest)
+                mapping = within(
+                    FILES_S,
+                    lambda: self._label_mapping(self._settings, old.manifest),
+                    "reading class_groups",
+                )
                 self._worker.between(lambda: self._use(old, mapping))
         except Exception as error:  # also what an inference library may raise
             self._model_error = one_line(error)
@@ -263,11 +293,9 @@ class SegmentationNode(ResponsiveLifecycleNode):
         new_model = settings.node.model_dir != before.node.model_dir
         relabelled = settings.node.class_groups != before.node.class_groups
         if segmenter is not None and (new_model or relabelled):
-            # Refused at once where it can be known at once; loading may still fail.
-            manifest = segmenter.manifest
-            if settings.node.model_dir != self._model_dir:  # new, or still loading
-                manifest = load_manifest(find_model(settings.node.model_dir))
-            _label_mapping(settings, manifest)
+            # Refuse at once what can be known at once; loading may still fail.
+            check = partial(self._check_files, settings, segmenter.manifest)
+            within(FILES_S, check, "reading the files")
         self._settings = settings
         self._worker.max_batch = settings.node.max_batch
         for camera in self._cameras:
@@ -275,6 +303,14 @@ class SegmentationNode(ResponsiveLifecycleNode):
         threshold = settings.node.confidence_threshold != before.node.confidence_threshold
         if new_model or relabelled or threshold:  # also while the first model is still loading
             self.in_transition_thread(self._exchange_model)
+
+    def _check_files(self, settings: Settings, manifest: Manifest) -> None:
+        """Raise ManifestError if the roots do not allow the files of `settings` or if a file is
+        wrong; `manifest` is that of the model in use."""
+        if settings.node.model_dir != self._model_dir:  # new, or still loading
+            directory = self._roots.model(settings.node.model_dir)
+            manifest = load_manifest(directory, verify_hash=False)
+        self._label_mapping(settings, manifest)
 
     def _on_set_enabled(
         self, request: SetBool.Request, response: SetBool.Response
@@ -370,12 +406,6 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._model_error = ""
 
 
-def _label_mapping(settings: Settings, manifest: Manifest) -> LabelMapping:
-    """The labels to publish for a model. Raises ManifestError."""
-    groups = settings.node.class_groups
-    return load_class_groups(Path(groups), manifest) if groups else identity(manifest)
-
-
 def main(args: list[str] | None = None) -> None:
     """Console script `segmentation_node`: run until SIGINT or SIGTERM, then exit with 0."""
     # rclpy's own handler ends `spin`. Python's would also raise KeyboardInterrupt, a moment later
@@ -400,10 +430,13 @@ def main(args: list[str] | None = None) -> None:
     finally:
         rclpy.signals.uninstall_signal_handlers()  # a second Ctrl-C would reach what is gone
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # killed now, 128 MiB stay in /dev/shm
+        late = exit_after(END_S, f"segmentation_node: a frame did not end within {END_S:g} s")
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
+        late.cancel()
+    exit_process()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,11 @@ class Bench:
 
     def start(self, **parameters: Any) -> SegmentationNode:
         """A node with the tiny model on ONNX Runtime; active unless `autostart` is False."""
-        values = {"model_dir": str(self._model), "backend": "onnxruntime"} | parameters
+        values = {
+            "model_dir": str(self._model),
+            "file_roots": [str(self._model.parent)],  # of all temporary folders of the tests
+            "backend": "onnxruntime",
+        } | parameters
         node = SegmentationNode(
             context=self.context,
             parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],

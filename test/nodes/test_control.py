@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import sys
 import threading
@@ -94,7 +95,7 @@ def test_a_model_that_is_none_is_refused_at_once_and_the_old_one_goes_on(bench, 
     node = bench.started()
     flow = flow()
     (tmp_path / "manifest.yaml").write_text("name: nonsense")
-    for directory in ("/no/such/model", str(tmp_path), "~nobody_here/model", "x" * 300):
+    for directory in (f"{tmp_path}/none", str(tmp_path), "~nobody_here/model", "x" * 300):
         result = bench.set_parameter("model_dir", directory)
         assert not result.successful
         assert directory in result.reason
@@ -375,3 +376,82 @@ def test_a_snapshot_needs_no_listener(bench, tmp_path):
     bench.wait_until(lambda: camera.publish(image) or answers, "an answer")
     thread.join()
     assert answers[0].success, answers[0].message
+
+
+@pytest.mark.parametrize("name", ["model_dir", "class_groups"])
+def test_a_path_below_no_root_is_refused_and_nothing_of_it_is_told(bench, flow, tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "manifest.yaml").write_text("groups: hunter2")
+    node = bench.started(file_roots=[str(tmp_path / "models")])
+    flow = flow()
+    path = secret if name == "model_dir" else secret / "manifest.yaml"
+    for place in (str(path), f"{tmp_path}/models/../{path.relative_to(tmp_path)}"):
+        result = bench.set_parameter(name, place)
+        assert not result.successful
+        assert "may not be read, because it lies below none of the node's roots" in result.reason
+        assert "hunter2" not in result.reason
+    node.set_parameters([Parameter(name, value=str(path))])
+    bench.call(Trigger, "reload_model", Trigger.Request())
+    assert "hunter2" not in bench.log()
+    flow.go_on()
+
+
+def test_a_path_below_no_root_is_refused_when_the_node_is_configured(bench, tmp_path):
+    node = bench.start(autostart=False, model_dir="sfnet_lite_r18_camvid", file_roots=[""])
+    assert bench.set_parameter("model_dir", str(tmp_path)).successful  # nothing is loaded yet
+    node.trigger_configure()
+    assert node.state_label == "unconfigured"
+    bench.wait_until(lambda: "may not be read" in bench.log(), "the reason")
+
+
+@pytest.mark.parametrize("name", ["snapshot_dir", "file_roots"])
+def test_where_it_may_read_and_write_is_set_at_start_only(bench, tmp_path, name):
+    bench.start(autostart=False)
+    value = str(tmp_path) if name == "snapshot_dir" else [str(tmp_path)]
+    result = bench.set_parameter(name, value)
+    assert not result.successful
+    assert "read-only" in result.reason
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "100,000 classes", "aliases"])
+def test_hostile_files_are_refused_at_once(bench, flow, tmp_path, kind):
+    bench.started()
+    flow = flow()
+    groups, folder = tmp_path / "groups.yaml", tmp_path / "model"
+    if kind == "fifo":
+        os.mkfifo(groups)
+    elif kind == "/dev/zero":
+        groups.symlink_to(kind)
+    elif kind == "aliases":
+        lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(20)]
+        groups.write_text("\n".join(lines))
+    else:
+        groups.write_text("groups: {a: [" + "c, " * 100_000 + "]}")
+    folder.mkdir()
+    (folder / "manifest.yaml").symlink_to(groups)
+    for name, value in (("class_groups", groups), ("model_dir", folder)):
+        begin = time.monotonic()
+        result = bench.set_parameter(name, str(value))
+        assert time.monotonic() - begin < 3
+        assert not result.successful
+        assert len(result.reason) < 500
+        flow.go_on()
+
+
+def test_a_model_that_does_not_open_in_time_leaves_the_old_one_in_use(
+    bench, hold, flow, tiny_model, tmp_path
+):
+    node = bench.started(load_timeout_s=0.5)
+    flow = flow()
+    late = shutil.copytree(tiny_model, tmp_path / "late")
+    loading = hold(late)
+    assert bench.set_parameter("model_dir", str(late)).successful
+    bench.wait_until(lambda: "did not end within 0.5 s" in bench.log(), "the deadline")
+    assert node.get_parameter("model_dir").value == str(tiny_model)
+    flow.go_on()
+    loading.go_on.set()
+    bench.wait_until(
+        lambda: not [t for t in threading.enumerate() if t.name == "sfseg_work"], "the thread ends"
+    )
+    assert node._segmenter.manifest.directory == tiny_model

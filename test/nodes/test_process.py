@@ -2,14 +2,22 @@
 """The node as a process: how it starts, ends and refuses to start."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
+import rclpy
+from onnx import TensorProto, helper, numpy_helper
+from sensor_msgs.msg import Image
 
+from sfseg_ros.model.manifest import load_manifest, save_manifest, sha256_of_file
 from sfseg_ros.tools.processes import unused_domain
 
 WAIT_S = 60
@@ -18,14 +26,15 @@ WAIT_S = 60
 class Process:
     """A running node and what it wrote so far."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, program=("-m", "sfseg_ros.nodes.segmentation_node")):
+        self.domain = unused_domain()
         environment = os.environ | {
-            "ROS_DOMAIN_ID": str(unused_domain()),
+            "ROS_DOMAIN_ID": str(self.domain),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "PYTHONUNBUFFERED": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sfseg_ros.nodes.segmentation_node", "--ros-args", *arguments],
+            [sys.executable, *program, "--ros-args", *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -61,9 +70,9 @@ class Process:
 def start(tiny_model):
     processes = []
 
-    def start(*arguments):
+    def start(*arguments, **more):
         defaults = ("-p", f"model_dir:={tiny_model}", "-p", "backend:=onnxruntime")
-        processes.append(Process(*defaults, *arguments))
+        processes.append(Process(*defaults, *arguments, **more))
         return processes[-1]
 
     yield start
@@ -168,3 +177,102 @@ def test_a_parameter_file_that_cannot_be_read_is_one_line_and_exit_code_1(start,
     assert process.returncode() == 1
     assert "Traceback" not in process.output
     assert str(file) in process.output
+
+
+@pytest.fixture
+def endless_model(tiny_model, tmp_path):
+    """`endless_model(bright)`: the tiny model, except that a loop over its scores runs 2**62 times;
+    with `bright` only for an image that is not black, so that it survives the warm-up."""
+
+    def make(bright=False):
+        folder = shutil.copytree(tiny_model, tmp_path / "endless")
+        model = onnx.load(folder / "model.onnx")
+        nodes = list(model.graph.node)
+        tail = next(node for node in nodes if node.op_type == "UpsampleArgmax")
+        trips = [numpy_helper.from_array(np.array(2**62, np.int64), "trips")]
+        before = []
+        if bright:
+            trips = [numpy_helper.from_array(np.array(2**54, np.int64), "trips_per_level")]
+            before = [
+                helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.INT64),
+                helper.make_node("ReduceMax", ["levels"], ["level"], keepdims=0),
+                helper.make_node("Mul", ["level", "trips_per_level"], ["trips"]),
+            ]
+        before.append(_loop(tail.input[0]))
+        tail.input[0] = "looped"
+        nodes[nodes.index(tail) : nodes.index(tail)] = before
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend([*trips, numpy_helper.from_array(np.array(True), "go")])
+        onnx.checker.check_model(model)
+        onnx.save(model, folder / "model.onnx")
+        sha256 = sha256_of_file(folder / "model.onnx")
+        save_manifest(replace(load_manifest(folder, verify_hash=False), onnx_sha256=sha256))
+        return folder
+
+    return make
+
+
+def _loop(scores):
+    values = [("step", TensorProto.INT64, []), ("go_on", TensorProto.BOOL, [])]
+    values.append(("scores_in", TensorProto.FLOAT, None))
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["still"]),
+            helper.make_node("Identity", ["scores_in"], ["scores_out"]),
+        ],
+        "body",
+        [helper.make_tensor_value_info(*value) for value in values],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("scores_out", TensorProto.FLOAT, None),
+        ],
+    )
+    return helper.make_node("Loop", ["trips", "go", scores], ["looped"], body=body)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_model_that_never_finishes_is_one_line_and_does_not_hold_up_the_end(
+    start, endless_model, backend
+):
+    pytest.importorskip(backend)
+    options = ("-p", f"model_dir:={endless_model()}", "-p", f"backend:={backend}")
+    process = start(*options, "-p", "load_timeout_s:=3.0")
+    process.wait_for("did not end within 3 s; its thread goes on until the process ends")
+    begin = time.monotonic()
+    process.send(signal.SIGINT)
+    assert process.returncode() == 0
+    assert time.monotonic() - begin < 10
+    assert "Traceback" not in process.output
+    assert process.output.count("\n") == 1
+
+
+def test_a_signal_during_an_endless_warm_up_ends_it(start, endless_model):
+    process = start("-p", f"model_dir:={endless_model()}", "--log-level", "rcl:=debug")
+    process.wait_for("/segmentation/mask")
+    time.sleep(2)
+    process.send(signal.SIGTERM)
+    assert process.returncode() == 0
+    assert "Traceback" not in process.output
+
+
+def test_a_frame_that_never_finishes_does_not_hold_up_the_end(start, endless_model, monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    code = "from sfseg_ros.nodes import segmentation_node as n; n.END_S = 2.0; n.main()"
+    folder = endless_model(bright=True)
+    process = start("-p", f"model_dir:={folder}", program=("-c", code))
+    process.wait_for("waiting for images on /image")
+    context = rclpy.Context()
+    context.init(args=None, domain_id=process.domain)
+    camera = rclpy.create_node("camera", context=context)
+    masks = camera.create_subscription(Image, "/segmentation/mask", lambda mask: None, 1)
+    publisher = camera.create_publisher(Image, "/image", 1)
+    for _ in range(30):
+        publisher.publish(Image(height=2, width=2, step=6, encoding="rgb8", data=[9] * 12))
+        time.sleep(0.1)
+    assert masks.handle
+    process.send(signal.SIGINT)
+    assert process.returncode() == 1
+    assert process.output.endswith("segmentation_node: a frame did not end within 2 s\n")
+    camera.destroy_node()
+    context.try_shutdown()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sfseg_ros import deadline
+from sfseg_ros.deadline import DeadlineError, within
+
+
+@pytest.fixture
+def blocked():
+    """Work that ends with "late" at the end of the test, or when `go_on` is set."""
+
+    class Blocked:
+        def __init__(self):
+            self.go_on = threading.Event()
+
+        def __call__(self):
+            self.go_on.wait(60)
+            return "late"
+
+    work = Blocked()
+    yield work
+    work.go_on.set()
+    for thread in deadline._left_behind:
+        thread.join(10)
+    deadline._left_behind.clear()
+
+
+def test_a_result_and_an_error_come_through():
+    assert within(5, lambda: 7, "counting") == 7
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 // 0, "dividing")
+
+
+def test_work_that_does_not_end_is_left_behind(blocked):
+    begin = time.monotonic()
+    with pytest.raises(DeadlineError, match="waiting did not end within 0.2 s"):
+        within(0.2, blocked, "waiting")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_result_that_comes_too_late_is_discarded(blocked):
+    discarded = []
+    with pytest.raises(DeadlineError):
+        within(0.1, blocked, "waiting", discard=discarded.append)
+    blocked.go_on.set()
+    deadline._left_behind[0].join(10)
+    assert discarded == ["late"]
+
+
+def test_time_does_not_count_while_it_is_paused(blocked):
+    begin = time.monotonic()
+    threading.Timer(0.6, blocked.go_on.set).start()
+    paused = lambda: time.monotonic() - begin < 0.6  # noqa: E731
+    assert within(0.3, blocked, "waiting", paused=paused) == "late"
+
+
+def test_an_end_leaves_a_little_time(blocked, monkeypatch):
+    monkeypatch.setattr(deadline, "HURRY_S", 0.2)
+    with pytest.raises(DeadlineError, match="waiting did not end before the end"):
+        within(60, blocked, "waiting", paused=lambda: True, hurry=lambda: True)
+    monkeypatch.setattr(deadline, "HURRY_S", 20)
+    threading.Timer(0.2, blocked.go_on.set).start()
+    assert within(60, blocked, "waiting", hurry=lambda: True) == "late"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "said"),
+    [
+        ("deadline.exit_process(3)", 3, ""),
+        ("deadline.exit_after(0.1, 'given up'); time.sleep(60)", 1, "given up\n"),
+        ("deadline.exit_after(0.2, 'given up').cancel(); time.sleep(0.4)", 0, ""),
+    ],
+)
+def test_the_process_ends_although_a_thread_goes_on(ending, status, said):
+    code = f"""
+import time
+from sfseg_ros import deadline
+try:
+    deadline.within(0.1, lambda: time.sleep(60), "sleeping")
+except deadline.DeadlineError:
+    pass
+{ending}
+"""
+    begin = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (status, said)
+    assert time.monotonic() - begin < 30
+
+
+def test_without_a_thread_left_behind_exit_process_returns():
+    assert within(5, lambda: 7, "counting") == 7
+    deadline.exit_process(3)
