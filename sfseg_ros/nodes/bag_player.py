@@ -32,7 +32,6 @@ from sfseg_ros.recordings.bags import (
     Damage,
     Message,
     Timeline,
-    Topic,
     choose_clock,
     choose_image_topic,
     undamaged,
@@ -53,7 +52,6 @@ LEAD_NS = 200_000_000
 class Played:
     """What left the player in one pass over the bag."""
 
-    image_topic: Topic
     clock: str
     timeline: Timeline
     images: int
@@ -126,7 +124,7 @@ class BagPlayer:
             print(f"bag_player: not played: {damage}", file=sys.stderr, flush=True)
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=2))
-        return Played(self.image_topic, self.clock, timeline, images)
+        return Played(self.clock, timeline, images)
 
     def _timed_messages(self, damage: Damage) -> Iterator[tuple[int, Message]]:
         with BagReader(self._bag) as reader:

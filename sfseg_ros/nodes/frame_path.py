@@ -210,7 +210,7 @@ def publish_rest(frame: PublishedFrame) -> Outcome:
     for output in prepared.wanted[1:]:
         camera.publishers.outputs.publish(output, segmented)
     if prepared.wanted_clouds:
-        camera.publishers.clouds.add(segmented, segmented.header, segmented.camera)
+        camera.publishers.clouds.add(segmented)
     if (snapshots := camera.snapshots) is not None:
         camera.snapshots = None
         snapshots.put((camera.name, segmented))

@@ -6,10 +6,10 @@ together, `points/clouds.py` computes the clouds, and a thread of its own does t
 """
 
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -26,6 +26,8 @@ from sfseg_ros.imaging import Uint8Array
 from sfseg_ros.nodes.messages import cloud_from_message, message_from_cloud, nanoseconds
 from sfseg_ros.nodes.middleware import output_qos, subscribe
 from sfseg_ros.nodes.outputs import CLOUDS, Output
+from sfseg_ros.nodes.parameters import CameraParameters
+from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 from sfseg_ros.nodes.transforms import Transforms
 from sfseg_ros.points import clouds
 from sfseg_ros.points.camera_model import CameraModel
@@ -39,35 +41,6 @@ MASKS = 10
 """Masks that wait for a late depth image, or are kept for a late lidar; each is megabytes."""
 SENSOR_MESSAGES = 30
 """Depth images or clouds that wait for their mask: a second at 30 Hz, for slow processors."""
-
-
-class CloudSettings(Protocol):
-    """The camera's parameters that matter here; nodes/parameters.py describes them."""
-
-    @property
-    def rectified(self) -> bool: ...
-    @property
-    def depth_tolerance_ms(self) -> float: ...
-    @property
-    def lidar_extrinsics(self) -> Sequence[float]: ...
-    @property
-    def lidar_time_offset_ms(self) -> float: ...
-    @property
-    def lidar_tolerance_ms(self) -> float: ...
-
-
-class LabelledFrame(Protocol):
-    """What a cloud needs of a SegmentedFrame (nodes/segmented_frame.py). Its arrays must not change
-    afterwards: another thread reads them."""
-
-    @property
-    def rgb(self) -> Uint8Array: ...
-    @property
-    def labels(self) -> Uint8Array: ...
-    @property
-    def confidence(self) -> Uint8Array | None: ...
-    @property
-    def geometry(self) -> FrameGeometry: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +79,7 @@ class CloudOutputs:
     Any thread may call any method; only `stop` and `destroy` wait, for the cloud in hand.
     """
 
-    def __init__(self, node: Node, prefix: str, settings: Callable[[], CloudSettings]) -> None:
+    def __init__(self, node: Node, prefix: str, settings: Callable[[], CameraParameters]) -> None:
         """`prefix` is "" or "front/"; `settings` is asked anew for each message."""
         self._node = node
         self._settings = settings
@@ -181,17 +154,19 @@ class CloudOutputs:
                 self._labelled.row.name: self._labelled.counts(self._by_mask.unmatched),
             }
 
-    def add(self, frame: LabelledFrame, header: Header, model: CameraModel | None) -> None:
-        """Take over a mask. `header` and `model` are the image's, `model` None where no camera_info
-        came. A frame without confidence was segmented before anybody listened, and is left out."""
+    def add(self, frame: SegmentedFrame) -> None:
+        """Take over a mask; another thread reads its arrays, so they must not change any more.
+
+        A frame without confidence was segmented before the clouds had a listener and is left out.
+        """
         with self._lock:
-            settings = self._settings()
+            settings, model = self._settings(), frame.camera
             listened = self._points.subscription or self._labelled.subscription
             if not listened or frame.confidence is None or not self._usable(model, settings):
                 return
             assert model is not None
-            mask = _Mask(header, frame.labels, frame.confidence, frame.geometry, model)
-            stamp_ns = nanoseconds(header.stamp)
+            mask = _Mask(frame.header, frame.labels, frame.confidence, frame.geometry, model)
+            stamp_ns = nanoseconds(frame.header.stamp)
             if self._points.subscription:
                 tolerance_ns = _nanoseconds_of(settings.depth_tolerance_ms)
                 self._offer_points(
@@ -233,7 +208,7 @@ class CloudOutputs:
             self._transforms.close()
             self._transforms = None
 
-    def _usable(self, model: CameraModel | None, settings: CloudSettings) -> bool:
+    def _usable(self, model: CameraModel | None, settings: CameraParameters) -> bool:
         """Whether the camera has a calibration; what is missing is said once."""
         if model is None:
             self._without_model += 1

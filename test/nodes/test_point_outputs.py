@@ -51,6 +51,8 @@ class Frame:
     labels: np.ndarray
     confidence: np.ndarray | None
     geometry: FrameGeometry
+    header: Header | None = None
+    camera: CameraModel | None = None
 
 
 @dataclass
@@ -160,6 +162,10 @@ class Rig:
         self.clouds.wanted(CLOUDS)
         return heard
 
+    def add(self, frame, header, camera):
+        """Hand over a mask as the node does."""
+        self.clouds.add(replace(frame, header=header, camera=camera))
+
     def sensor(self, kind, topic):
         publisher = self.tester.create_publisher(kind, topic, QoSProfile(depth=10))
         self.wait_until(publisher.get_subscription_count, f"{topic} is listened to")
@@ -202,11 +208,11 @@ def test_a_cloud_at_the_masks_size_comes_with_the_masks_header(rig, mask_first, 
     depth_camera = rig.depth_camera()
     mask = frame(**view)
     if mask_first:
-        rig.clouds.add(mask, header(5000), MODEL)
+        rig.add(mask, header(5000), MODEL)
     depth_camera.publish(depth_image(5000))
     rig.wait_until(lambda: mask_first or len(rig.clouds._by_depth._partners), "depth is there")
     if not mask_first:
-        rig.clouds.add(mask, header(5000), MODEL)
+        rig.add(mask, header(5000), MODEL)
     rig.wait_until(lambda: heard, "a cloud")
     cloud = heard[0]
     assert cloud.header == header(5000)
@@ -239,7 +245,7 @@ def test_the_lidars_cloud_comes_back_with_labels_under_its_own_header(rig):
     lidar.publish(sent)
     rig.wait_until(lambda: rig.clouds._by_mask._waiting, "the cloud waits for its mask")
     mask = frame()
-    rig.clouds.add(mask, header(5020), MODEL)
+    rig.add(mask, header(5020), MODEL)
     rig.wait_until(lambda: heard, "a cloud")
     assert heard[0].header == sent.header
     assert heard[0].fields[:3] == sent.fields
@@ -254,7 +260,7 @@ def test_the_lidars_cloud_comes_back_with_labels_under_its_own_header(rig):
 def test_a_cloud_without_points_comes_back_without_points(rig):
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
-    rig.clouds.add(frame(), header(5000), MODEL)
+    rig.add(frame(), header(5000), MODEL)
     for message in (PointCloud2(header=header(5000)), lidar_cloud(5000, xyz=())):
         heard.clear()
         lidar.publish(message)
@@ -267,7 +273,7 @@ def test_the_offset_shifts_the_lidars_stamps_for_matching_only(rig):
     rig.settings.lidar_time_offset_ms = -300.0
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
-    rig.clouds.add(frame(), header(4700), MODEL)
+    rig.add(frame(), header(4700), MODEL)
     lidar.publish(lidar_cloud(5000))
     rig.wait_until(lambda: heard, "a cloud")
     assert heard[0].header == header(5000, "lidar")
@@ -299,20 +305,20 @@ def test_a_best_effort_driver_and_listener_are_served(rig):
     rig.wait_until(lambda: rig.clouds.wanted(CLOUDS), "it is listened to")
     camera = rig.tester.create_publisher(Image, "front/depth", qos_profile_sensor_data)
     rig.wait_until(camera.get_subscription_count, "depth is listened to")
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     camera.publish(depth_image())
     rig.wait_until(lambda: heard, "a cloud")
 
 
 def test_without_a_listener_a_mask_is_not_kept(rig):
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     assert rig.clouds._by_depth._waiting == []
     assert len(rig.clouds._by_mask._partners) == 0
 
 
 def test_a_frame_that_was_segmented_without_confidence_is_left_out(rig):
     rig.listen("points")
-    rig.clouds.add(replace(frame(), confidence=None), header(), MODEL)
+    rig.add(replace(frame(), confidence=None), header(), MODEL)
     assert rig.clouds._by_depth._waiting == []
 
 
@@ -323,7 +329,7 @@ def test_what_is_too_far_in_time_is_counted_and_said_when_it_goes_on(rig):
         assert rig.warnings == []
         lidar.publish(lidar_cloud(5000 + 200 * i))
         rig.wait_until(lambda: rig.clouds._by_mask._waiting, "the cloud waits for its mask")
-        rig.clouds.add(frame(), header(5000 + 200 * i + 100), MODEL)
+        rig.add(frame(), header(5000 + 200 * i + 100), MODEL)
         assert rig.counts("labelled_points").unmatched == i + 1
     assert len(rig.warnings) == 1
     assert "10 clouds so far had no mask within 50 ms" in rig.warnings[0]
@@ -333,7 +339,7 @@ def test_what_is_too_far_in_time_is_counted_and_said_when_it_goes_on(rig):
 def test_masks_without_depth_are_counted_and_said(rig):
     rig.listen("points")
     for i in range(40):
-        rig.clouds.add(frame(), header(5000 + 33 * i), MODEL)
+        rig.add(frame(), header(5000 + 33 * i), MODEL)
     assert rig.counts("points").unmatched == 30
     assert len(rig.warnings) == 1
     assert "/front/depth" in rig.warnings[0]
@@ -344,7 +350,7 @@ def test_a_slower_depth_camera_is_no_fault(rig):
     depth_camera = rig.depth_camera()
     for i in range(4 * IN_A_ROW):
         ms = 5000 + 100 * i
-        rig.clouds.add(frame(), header(ms), MODEL)
+        rig.add(frame(), header(ms), MODEL)
         if i % 2 == 0:
             made = rig.counts("points").made
             depth_camera.publish(depth_image(ms))
@@ -364,13 +370,13 @@ def test_damaged_messages_cost_themselves_and_are_said_in_one_line(rig):
     lidar.publish(damaged_cloud)
     rig.wait_until(lambda: len(rig.clouds._by_depth._partners), "depth is there")
     rig.wait_until(lambda: rig.clouds._by_mask._waiting, "the cloud waits")
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     for output in ("points", "labelled_points"):
         rig.wait_until(lambda o=output: rig.counts(o).rejected == 1, "it is counted")
     rig.wait_until(lambda: len(rig.warnings) == 2, "it is said")
     assert any("/segmentation/front/points: 1 so far" in text for text in rig.warnings)
     assert any("point_step" in text and "\n" not in text for text in rig.warnings)
-    rig.clouds.add(frame(), header(6000), MODEL)
+    rig.add(frame(), header(6000), MODEL)
     depth_camera.publish(depth_image(6000))
     lidar.publish(lidar_cloud(6000))
     rig.wait_until(lambda: heard and labelled, "the next ones are good")
@@ -381,7 +387,7 @@ def test_the_same_complaint_comes_once_in_a_while(rig):
     lidar = rig.lidar()
     message = lidar_cloud()
     message.fields = []
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     for count in range(1, 4):
         lidar.publish(message)
         rig.wait_until(lambda c=count: rig.counts("labelled_points").rejected == c, "rejected")
@@ -392,11 +398,11 @@ def test_one_kind_of_complaint_does_not_hide_another(rig):
     rig.listen("points")
     damaged = depth_image()
     damaged.step = 1
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     rig.depth_camera().publish(damaged)
     rig.wait_until(lambda: len(rig.warnings) == 1, "the damaged one is said")
     for i in range(4 * IN_A_ROW):
-        rig.clouds.add(frame(), header(6000 + 100 * i), MODEL)
+        rig.add(frame(), header(6000 + 100 * i), MODEL)
     assert "had no depth image" in rig.warnings[-1]
     assert len(rig.warnings) == 2
 
@@ -411,7 +417,7 @@ def test_a_camera_without_calibration_is_said_once_and_has_no_cloud(
     rig.settings.rectified = rectified
     rig.listen("points")
     for i in range(20):
-        rig.clouds.add(frame(), header(5000 + i), replace(MODEL, **changes))
+        rig.add(frame(), header(5000 + i), replace(MODEL, **changes))
     assert rig.warnings == [
         f"/front/camera_info: {matrix} is empty: no points without a calibration"
     ]
@@ -422,7 +428,7 @@ def test_a_camera_without_camera_info_is_said_once_and_not_at_the_first_frame(ri
     rig.listen("points")
     for i in range(30):
         assert len(rig.warnings) == (1 if i >= IN_A_ROW else 0)
-        rig.clouds.add(frame(), header(5000 + i), None)
+        rig.add(frame(), header(5000 + i), None)
     assert "/front/camera_info" in rig.warnings[0]
 
 
@@ -430,7 +436,7 @@ def test_camera_info_of_another_size_is_rejected_and_the_next_one_used(rig):
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
     for ms, model in ((5000, replace(MODEL, width=64, height=48)), (6000, MODEL)):
-        rig.clouds.add(frame(), header(ms), model)
+        rig.add(frame(), header(ms), model)
         depth_camera.publish(depth_image(ms))
         rig.wait_until(lambda: heard or rig.counts("points").rejected, "an answer")
     rig.wait_until(lambda: heard, "the good one")
@@ -449,7 +455,7 @@ def test_handing_over_never_waits_and_the_newest_pair_wins(rig, monkeypatch):
     monkeypatch.setattr(clouds, "organised_cloud", slow)
     heard = rig.listen("points")
     for ms in (5000, 5100, 5200, 5300):
-        rig.clouds.add(frame(), header(ms), MODEL)
+        rig.add(frame(), header(ms), MODEL)
         rig.clouds._on_depth(depth_image(ms))
         assert begun.wait(WAIT_S)
     go_on.set()
@@ -461,7 +467,7 @@ def test_handing_over_never_waits_and_the_newest_pair_wins(rig, monkeypatch):
 
 def test_stopping_lets_go_of_everything_and_starting_again_works(rig):
     rig.listen("points")
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     rig.clouds.stop()
     assert not rig.clouds.wanted(CLOUDS)
     rig.wait_until(lambda: not rig.node.count_subscribers("/front/depth"), "the input is let go")
@@ -469,7 +475,7 @@ def test_stopping_lets_go_of_everything_and_starting_again_works(rig):
     rig.clouds.start()
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     depth_camera.publish(depth_image())
     rig.wait_until(lambda: heard, "a cloud")
 
@@ -479,7 +485,7 @@ def test_after_a_jump_back_in_time_clouds_go_on(rig):
     depth_camera = rig.depth_camera()
     for ms in (900_000, 5_000):
         heard.clear()
-        rig.clouds.add(frame(), header(ms), MODEL)
+        rig.add(frame(), header(ms), MODEL)
         depth_camera.publish(depth_image(ms))
         rig.wait_until(lambda: heard, "a cloud")
         assert heard[0].header == header(ms)
@@ -539,7 +545,7 @@ def test_without_extrinsics_the_transform_is_that_of_the_clouds_time(rig, tf2):
     heard = rig.listen("labelled_points")
     assert tf2.listening == 1
     lidar = rig.lidar()
-    rig.clouds.add(frame(), header(5010), MODEL)
+    rig.add(frame(), header(5010), MODEL)
     lidar.publish(lidar_cloud(5000))
     rig.wait_until(lambda: heard, "a cloud")
     assert array_from(heard[0])["class"][0, 0] == frame().labels[12, 16]
@@ -553,7 +559,7 @@ def test_a_looped_bag_clears_the_transforms_of_the_last_round(rig, tf2):
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
     for rounds, ms in enumerate((900_000, 900_100, 5_000)):
-        rig.clouds.add(frame(), header(ms), MODEL)
+        rig.add(frame(), header(ms), MODEL)
         lidar.publish(lidar_cloud(ms))
         rig.wait_until(lambda n=rounds: len(heard) == n + 1, "a cloud")
         assert tf2.cleared == (1 if ms == 5_000 else 0)
@@ -571,7 +577,7 @@ def test_a_transform_that_is_not_there_costs_the_cloud_and_is_said(rig, tf2):
     rig.settings.lidar_extrinsics = []
     rig.listen("labelled_points")
     lidar = rig.lidar()
-    rig.clouds.add(frame(), header(5000), MODEL)
+    rig.add(frame(), header(5000), MODEL)
     lidar.publish(lidar_cloud(5000, frame_id="elsewhere"))
     rig.wait_until(lambda: rig.warnings, "a warning")
     assert "no transform from 'elsewhere' to 'camera_optical'" in rig.warnings[0]
@@ -586,7 +592,7 @@ def test_without_tf2_ros_extrinsics_are_asked_for_unless_the_frames_are_one(
     rig.settings.lidar_extrinsics = []
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
-    rig.clouds.add(frame(), header(5000), MODEL)
+    rig.add(frame(), header(5000), MODEL)
     lidar.publish(lidar_cloud(5000, frame_id=frame_id))
     rig.wait_until(lambda: heard or rig.warnings, "an answer")
     if frame_id == "lidar":
@@ -661,7 +667,7 @@ def test_nothing_is_said_of_clouds_that_fail_because_the_process_ends(rig):
 def test_points_of_pixels_without_depth_are_nan(rig):
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
-    rig.clouds.add(frame(), header(), MODEL)
+    rig.add(frame(), header(), MODEL)
     depth_camera.publish(depth_image(value=0))
     rig.wait_until(lambda: heard, "a cloud")
     assert not heard[0].is_dense
