@@ -146,12 +146,20 @@ colcon: $(STAMPS)/runtime
 	  "$$python" -c 'import sfseg_ros; print(sfseg_ros.__file__)' | grep install/sfseg_ros; \
 	  test -f "$$AMENT_PREFIX_PATH/share/sfseg_ros/config/fastdds_large_images.xml"
 
+# A plain `pip install .` has help and names the extra that a command needs; with the extra `demo`, the demo runs.
 pip-install:
+	rm -rf $(VENV)-pip build/lib build/bdist.* build/pip
+	@$(MAKE) --no-print-directory VENV=$(VENV)-pip $(VENV)-pip/stamps/venv
+	$(VENV)-pip/bin/python -m pip --disable-pip-version-check install .
+	@echo "--- a plain installation, away from the source tree"
+	@bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; "$$bin/sfseg" --help | grep 'usage: sfseg'; \
+	  for words in "segment m p -o o" demo "engine list"; do \
+	    if "$$bin/sfseg" $$words 2> error; then echo "sfseg $$words: expected an error" >&2; exit 1; fi; \
+	    cat error; [ "$$(wc -l < error)" = 1 ] && grep -q "pip install 'SOURCE_TREE\[" error; done
 	@$(MAKE) --no-print-directory VENV=$(VENV)-pip $(VENV)-pip/stamps/runtime
-	rm -rf build/lib build/bdist.* build/pip
-	$(VENV)-pip/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall .
-	@echo "--- the installed console scripts, away from the source tree"
-	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; mkdir -p build/pip; cd build/pip; \
+	$(VENV)-pip/bin/python -m pip --disable-pip-version-check install '.[demo]'
+	@echo "--- the demo, away from the source tree"
+	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; cd build/pip; \
 	  "$$bin/sfseg" demo --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
 
 # The tables of topics, services and parameters in the README, from the code.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build of the package; read by pip, by colcon, and by colcon in a sourced ROS 2 workspace.
+"""Build the package with pip, or with colcon in a ROS 2 workspace.
 
 `launch/`, `config/` and each folder of `models/` are installed below `share/sfseg_ros/`, where
 `ros2 launch` and the node look for them.
@@ -11,17 +11,22 @@ from setuptools import find_packages, setup
 
 PACKAGE = "sfseg_ros"
 SHARE = Path("share") / PACKAGE
+OPENCV, ONNX = "opencv-python-headless>=4.5", "onnx>=1.16"
+CPU = [OPENCV, ONNX, "openvino>=2024.4", "onnxruntime>=1.18"]
+RECORDINGS = ["rosbags>=0.11,<0.12", "av>=12"]
+# rclpy, the messages and Fast DDS as wheels, for a machine without a ROS installation.
+ROS = ["ros-jazzy-rclpy>=7.1", "ros-jazzy-common-interfaces>=5.3", "ros-rmw-fastrtps-cpp>=8.4"]
 
 
 def files_of(folder: Path) -> list[str]:
-    """Regular files directly in `folder`, as the relative paths that setuptools wants."""
+    """Return the regular files in `folder` as relative paths, as setuptools expects."""
     if not folder.is_dir():
         return []
     return [str(path) for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def data_files() -> list[tuple[str, list[str]]]:
-    """(folder below the install prefix, files) for everything that is not Python."""
+    """Return (folder below the install prefix, files) for all files that are not Python."""
     rows = [
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),
@@ -46,21 +51,22 @@ setup(
     maintainer_email="maintainers@sfseg-ros.example",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    # The kernels are compiled where they run.
+    # The CUDA kernels are compiled on the machine that runs them.
     package_data={f"{PACKAGE}.kernels": ["*.cu", "*.cuh", "*.h"]},
     data_files=data_files(),
     zip_safe=False,
     # Lower bounds only: on a robot these come from the distribution (ROS 2 Humble has numpy 1.21),
-    # and a newer minimum would make pip replace what the system's rclpy was built against.
-    # No inference library and no rclpy: which one fits depends on the machine (see the README).
+    # and a newer minimum would make pip replace the numpy that the system's rclpy was built with.
+    # OpenCV is not here because pip does not see Ubuntu's python3-opencv and would install a
+    # second one.
     install_requires=["numpy>=1.21", "PyYAML>=5.4", "setuptools"],
     extras_require={
-        "opencv": ["opencv-python-headless>=4.5"],
-        "openvino": ["openvino>=2024.4", "onnx>=1.16"],
-        "onnxruntime": ["onnxruntime>=1.18", "onnx>=1.16"],
-        # Without `tensorrt`: on a Jetson it is part of JetPack, elsewhere its wheel is of one CUDA.
-        "gpu": ["cuda-bindings>=12.6", "onnx>=1.16"],
-        "demo": ["opencv-python-headless>=4.5", "rosbags>=0.11,<0.12", "av>=12"],
+        "cpu": CPU,
+        # Without TensorRT: on a Jetson it is part of JetPack, elsewhere its wheel is for one CUDA
+        # version. `sfseg engine build` names the command that installs it.
+        "gpu": [OPENCV, ONNX, "cuda-bindings>=12.6"],
+        "recordings": RECORDINGS,
+        "demo": [*CPU, *RECORDINGS, *ROS],
         "test": ["pytest>=6.2", "pytest-timeout", "hypothesis>=6"],
     },
     entry_points={

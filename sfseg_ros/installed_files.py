@@ -127,3 +127,13 @@ def _plain(name: str) -> Path:
     with contextlib.suppress(RuntimeError):  # ~user of an unknown user stays, as in a shell
         path = path.expanduser()
     return Path(os.path.abspath(path))  # noqa: PTH100 (Path.resolve follows links)
+
+
+def install_command(extra: str) -> str:
+    """Return the pip command that installs an extra of setup.py, such as "cpu", into this Python.
+
+    It names the source tree, because sfseg_ros is not on a package index.
+    """
+    source = Path(__file__).resolve().parent.parent
+    here = source if (source / "setup.py").is_file() else "SOURCE_TREE"
+    return f"{sys.executable} -m pip install '{here}[{extra}]'"

@@ -7,8 +7,10 @@ bodies.
 """
 
 import random
+import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +393,22 @@ class _WildNetwork(_RandomNetwork):
         if self.rng.random() < 0.3:
             flow = self.node("Mul", [flow, self.weight(np.float32(3.0))])
         return flow
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Inside `full_disk(limit)` a write fails late, as on a full disk: beyond `limit` bytes of a
+    file, with EFBIG."""
+
+    @contextmanager
+    def limited(limit: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited

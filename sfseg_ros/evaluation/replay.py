@@ -27,6 +27,7 @@ from sfseg_ros.recordings.bags import (
 )
 from sfseg_ros.recordings.message_bytes import diagnostics_from_cdr, labels_from_cdr, rgb_from_cdr
 from sfseg_ros.recordings.video import VideoWriter
+from sfseg_ros.whole_files import whole_folder
 
 RgbImage = npt.NDArray[np.uint8]
 LabelImage = npt.NDArray[np.uint8]
@@ -181,51 +182,70 @@ def last_diagnostics(output_bag: Path, topic: str = "/diagnostics") -> dict[str,
 
 
 def summarise(playback: Playback, manifest: Manifest, folder: Path) -> ReplayResult:
-    """Walk the replay once: counts, percentiles, a confusion matrix, and in `folder` the video and
-    pictures/ (every overlay, thinned to MAX_PICTURES). One frame is in memory at a time, besides
-    the samples. Raises BagError where damage left nothing to count."""
+    """Walk the replay once: counts, percentiles and a confusion matrix; in `folder` the video
+    `overlay` and `pictures/`, at most MAX_PICTURES overlays, both whole or not at all.
+
+    One frame is in memory at a time, besides the samples. Raises BagError if damage left nothing to
+    count, OSError if a file cannot be written.
+    """
     result = ReplayResult(playback.frames_played)
     truth_expected = playback.truth_topic is not None
     result.confusion = ConfusionMatrix(len(manifest.classes)) if truth_expected else None
+    with whole_folder(folder / "pictures") as pictures:
+        with VideoWriter(pictures / "overlay") as video:
+            decoded = _summarise_frames(playback, manifest, result, video, pictures)
+        _check_damage(playback, result, decoded)
+        if video.path is not None:
+            result.video = video.path.replace(folder / video.path.name)
+    return result
+
+
+def _summarise_frames(
+    playback: Playback,
+    manifest: Manifest,
+    result: ReplayResult,
+    video: VideoWriter,
+    pictures: Path,
+) -> int:
+    """Count and draw every frame; returns the number of images that can be read."""
     palette = manifest.palette_rgb
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
     every_picture = -(-playback.frames_played // MAX_PICTURES) or 1
     sample_at = _sample_indices(playback.frames_played)
     worst: tuple[float, Sample] | None = None
     decoded = 0
-    with VideoWriter(folder / "overlay") as video:
-        for frame in read_replay(playback, result.damage):
-            decoded += 1
-            result.duration_s = frame.seconds
-            if frame.labels is None or frame.latency_ms is None:
-                continue
-            if frame.labels.shape != frame.rgb.shape[:2]:
-                raise BagError(
-                    f"mask of {frame.labels.shape} for an image of {frame.rgb.shape[:2]}: "
-                    "the node's masks have the image's size; is another node on the topic?"
-                )
-            result.image_size = frame.rgb.shape[0], frame.rgb.shape[1]
-            result.seconds.append(frame.seconds)
-            result.latency_ms.append(frame.latency_ms)
-            blended = overlay(frame.rgb, frame.labels, palette, OVERLAY_ALPHA)
-            panel = np.hstack([_scaled(frame.rgb), _scaled(blended)])
-            video.add(panel, frame.seconds)
-            if (result.masks - 1) % every_picture == 0:
-                _write_picture(pictures / f"frame_{frame.index:05d}.jpg", blended)
-                result.pictures += 1
-            accuracy = _count(frame, result.confusion)
-            if sample_at and frame.index >= sample_at[0]:
-                sample_at = [index for index in sample_at if index > frame.index]
-                result.samples.append(_sample(frame, blended, palette, ""))
-            if accuracy is not None and (worst is None or accuracy < worst[0]):
-                note = f"worst frame: {accuracy:.0%} of the pixels right"
-                worst = accuracy, _sample(frame, blended, palette, note)
-        result.video = video.path
-    _check_damage(playback, result, decoded)
+    for frame in read_replay(playback, result.damage):
+        decoded += 1
+        result.duration_s = frame.seconds
+        if frame.labels is None or frame.latency_ms is None:
+            continue
+        _check_size(frame)
+        result.image_size = frame.rgb.shape[0], frame.rgb.shape[1]
+        result.seconds.append(frame.seconds)
+        result.latency_ms.append(frame.latency_ms)
+        blended = overlay(frame.rgb, frame.labels, palette, OVERLAY_ALPHA)
+        video.add(np.hstack([_scaled(frame.rgb), _scaled(blended)]), frame.seconds)
+        if (result.masks - 1) % every_picture == 0:
+            _write_picture(pictures / f"frame_{frame.index:05d}.jpg", blended)
+            result.pictures += 1
+        accuracy = _count(frame, result.confusion)
+        if sample_at and frame.index >= sample_at[0]:
+            sample_at = [index for index in sample_at if index > frame.index]
+            result.samples.append(_sample(frame, blended, palette, ""))
+        if accuracy is not None and (worst is None or accuracy < worst[0]):
+            note = f"worst frame: {accuracy:.0%} of the pixels right"
+            worst = accuracy, _sample(frame, blended, palette, note)
     if worst is not None:
         result.samples.append(worst[1])
-    return result
+    return decoded
+
+
+def _check_size(frame: Frame) -> None:
+    """Raise BagError if the mask has not the size of its image."""
+    if frame.labels is not None and frame.labels.shape != frame.rgb.shape[:2]:
+        raise BagError(
+            f"mask of {frame.labels.shape} for an image of {frame.rgb.shape[:2]}: "
+            "the node's masks have the image's size; is another node on the topic?"
+        )
 
 
 def _check_damage(playback: Playback, result: ReplayResult, decoded: int) -> None:

@@ -16,6 +16,7 @@ from sfseg_ros.evaluation.replay import ReplayResult, Sample
 from sfseg_ros.imaging import jpeg_from_rgb
 from sfseg_ros.model.manifest import Manifest
 from sfseg_ros.recordings.video import RgbImage
+from sfseg_ros.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> Path:
-    """Write the page as UTF-8; returns `path`."""
+    """Write the page as UTF-8, whole or not at all; returns `path`. Raises OSError."""
     sections = [
         _header(report),
         _tiles(report),
@@ -47,7 +48,7 @@ def write_report(report: Report, path: Path) -> Path:
     ]
     body = "\n".join(section for section in sections if section)
     page = _PAGE.format(title=html.escape(report.title), style=_STYLE, body=body)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 

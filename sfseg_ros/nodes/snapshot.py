@@ -12,6 +12,7 @@ from sfseg_ros.imaging import Uint8Array, png_from_pixels
 from sfseg_ros.model.manifest import Manifest
 from sfseg_ros.nodes.messages import nanoseconds
 from sfseg_ros.nodes.segmented_frame import SegmentedFrame
+from sfseg_ros.whole_files import whole_folder
 
 
 class SnapshotError(SfsegError):
@@ -48,12 +49,15 @@ def snapshot_of(
 
 def write_snapshot(folder: Path, pictures: dict[str, Uint8Array], metadata: dict[str, Any]) -> None:
     """Write each picture, uint8 (H, W) or (H, W, 3) RGB, as `<name>.png` and the metadata as
-    `metadata.json` into a new folder. Raises SnapshotError."""
+    `metadata.json` into a new folder, which appears only when it is complete.
+
+    Raises SnapshotError.
+    """
     try:
-        folder.mkdir(parents=True)
-        for name, picture in pictures.items():
-            (folder / f"{name}.png").write_bytes(png_from_pixels(picture))
-        text = json.dumps(metadata, indent=2)
-        (folder / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
+        with whole_folder(folder) as unfinished:
+            for name, picture in pictures.items():
+                (unfinished / f"{name}.png").write_bytes(png_from_pixels(picture))
+            text = json.dumps(metadata, indent=2)
+            (unfinished / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
-        raise SnapshotError(f"{folder}: cannot be written ({error})") from error
+        raise SnapshotError(f"{folder}: cannot be written ({error.strerror})") from error

@@ -9,13 +9,14 @@ any library.
 import argparse
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 
 from sfseg_ros.errors import SfsegError, one_line
+from sfseg_ros.installed_files import install_command
 from sfseg_ros.tools.terminal import complain
 
 COMMANDS = {
@@ -107,7 +108,7 @@ def _run(command: Sequence[str], words: Sequence[str]) -> int:
             return 130
         if (error.name or "sfseg_ros").startswith("sfseg_ros"):
             raise
-        complain(f"{name}: {_missing(error, EXTRAS[command[1]])}")
+        complain(f"{name}: {_missing(error, command[1])}")
         return 1
     except (SfsegError, OSError) as error:
         complain(f"{name}: {one_line(error)}")
@@ -138,14 +139,12 @@ def _unknown(name: str, word: str, commands: Mapping[str, str]) -> str:
     return f"{name}: no command {word!r}; {hint} {name} --help explains them"
 
 
-def _missing(error: ImportError, extra: str) -> str:
-    """How to install a missing module: the source tree's extra, since sfseg_ros is on no index."""
-    source = Path(__file__).resolve().parents[2]
-    here = source if (source / "setup.py").is_file() else "SOURCE_TREE"
-    return (
-        f"{one_line(error)}; install what this command needs: "
-        f"{sys.executable} -m pip install '{here}[{extra}]'"
-    )
+def _missing(error: ImportError, command: str) -> str:
+    """The error for a module that is not installed, with the command that installs it."""
+    extra = EXTRAS[command]
+    if extra == "demo" and importlib.util.find_spec("rclpy") is not None:
+        extra = "cpu,recordings"  # ROS is installed
+    return f"{one_line(error)}; install the needed libraries: {install_command(extra)}"
 
 
 def _prepare_streams() -> None:

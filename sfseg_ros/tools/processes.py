@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfseg_ros.errors import SfsegError
-from sfseg_ros.installed_files import profile_environment
+from sfseg_ros.installed_files import install_command, profile_environment
 
 
 class ProcessError(SfsegError):
@@ -26,7 +26,7 @@ def check_ros() -> None:
     if importlib.util.find_spec("rclpy") is None:
         raise ProcessError(
             "ROS 2 is missing (no Python module rclpy): source /opt/ros/DISTRO/setup.bash, or "
-            f"install it beside the source tree with {sys.executable} -m pip install '.[demo]'"
+            f"install it from wheels: {install_command('demo')}"
         )
 
 

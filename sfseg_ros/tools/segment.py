@@ -17,6 +17,7 @@ from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_file
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 from sfseg_ros.tools.terminal import complain, say
+from sfseg_ros.whole_files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 OVERLAY_ALPHA = 0.55
@@ -88,10 +89,9 @@ def segment_file(segmenter: Segmenter, path: Path, output: Path) -> None:
 
 def _write(path: Path, picture: Uint8Array) -> None:
     """Write labels (H, W) or RGB (H, W, 3), encoded by the suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
     _, data = cv2.imencode(path.suffix, bgr)
-    path.write_bytes(bytes(data))
+    write_whole(path, bytes(data))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -181,3 +181,19 @@ def test_no_mask_at_all_gives_an_empty_result_without_video(tmp_path, manifest):
     assert (result.masks, result.video, result.samples) == (0, None, [])
     assert np.isnan(result.latency_percentile(99))
     assert last_diagnostics(run.output_bag) == {}
+
+
+@pytest.mark.parametrize("limit", [3000, 30_000])
+def test_a_full_disk_leaves_no_half_of_video_or_pictures(tmp_path, manifest, full_disk, limit):
+    """The first limit is too small for a picture, the second only for the video."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 96, 128, 3), np.uint8)
+    run = playback(
+        tmp_path,
+        images=[(k, cv2.imencode(".png", noise[k])[1].tobytes()) for k in range(9)],
+        truths=[],
+        masks=[(k, png(0, (96, 128)), 1.0) for k in range(9)],
+        played=9,
+    )
+    with full_disk(limit), pytest.raises(OSError, match="File too large"):
+        summarise(run, manifest, tmp_path / "report")
+    assert list((tmp_path / "report").iterdir()) == []

@@ -144,3 +144,9 @@ def test_damage_is_told_on_the_page_and_in_the_terminal_and_only_where_there_is_
     assert f"damage    {line}; left out" in summary_lines(damaged)
     page = write_report(damaged, tmp_path / "report.html").read_text(encoding="utf-8")
     assert line.replace("<Image>", "&lt;Image&gt;") in page
+
+
+def test_a_full_disk_leaves_no_half_of_the_page(tmp_path, report, full_disk):
+    with full_disk(1000), pytest.raises(OSError, match="File too large"):
+        write_report(report, tmp_path / "report.html")
+    assert [p.name for p in tmp_path.glob("*") if p.suffix in (".html", ".part")] == []

@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_every_command_explains_itself(name, capsys):
     ("words", "module", "extra"),
     [
         (["segment", "m", "p", "-o", "o"], "cv2", "cpu"),
-        (["demo"], "cv2", "demo"),
+        (["demo"], "cv2", "cpu,recordings" if find_spec("rclpy") else "demo"),
         (["engine", "list"], "onnx", "gpu"),
     ],
 )
