@@ -25,7 +25,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from sfseg_ros.errors import BagError, SfsegError
+from sfseg_ros.errors import BagError, SfsegError, one_line
 from sfseg_ros.nodes.middleware import start_rclpy
 from sfseg_ros.recordings.bags import (
     BagReader,
@@ -38,6 +38,7 @@ from sfseg_ros.recordings.bags import (
     with_times,
 )
 from sfseg_ros.recordings.message_bytes import cdr_with_stamp
+from sfseg_ros.whole_files import write_whole
 
 # As a camera driver publishes: reliable also feeds the best-effort readers.
 CAMERA_QOS = QoSProfile(
@@ -178,7 +179,7 @@ def _write_result(path: Path, played: Played) -> None:
         "rate": timeline.rate,
         "images": played.images,
     }
-    path.write_text(json.dumps(document), encoding="utf-8")
+    write_whole(path, json.dumps(document).encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -205,8 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _write_result(args.result, played)
             if not args.loop:
                 return 0
-    except SfsegError as error:
-        print(f"bag_player: {error}", file=sys.stderr)
+    except (SfsegError, OSError) as error:  # OSError: the result cannot be written
+        print(f"bag_player: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

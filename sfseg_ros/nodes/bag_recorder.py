@@ -19,7 +19,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from sfseg_ros.errors import BagError, SfsegError
+from sfseg_ros.errors import BagError, SfsegError, one_line
 from sfseg_ros.nodes.bag_player import message_class
 from sfseg_ros.nodes.middleware import start_rclpy
 from sfseg_ros.recordings.bags import BagWriter, TopicToWrite
@@ -132,8 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 recorder.close()
                 recorder.destroy_node()
-    except SfsegError as error:
-        print(f"bag_recorder: {error}", file=sys.stderr)
+    except (SfsegError, OSError) as error:  # OSError: the end of the bag does not fit on the disk
+        print(f"bag_recorder: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before there was anything to record
         return 130

@@ -11,14 +11,15 @@ import math
 import re
 import signal
 import tempfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from sfseg_ros.evaluation.replay import last_diagnostics, summarise
+from sfseg_ros.evaluation.replay import Playback, last_diagnostics, summarise
 from sfseg_ros.evaluation.report import Report, summary_lines, write_report
 from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, find_model
-from sfseg_ros.model.manifest import load_manifest
-from sfseg_ros.tools.demo_input import open_input
+from sfseg_ros.model.manifest import Manifest, load_manifest
+from sfseg_ros.tools.demo_input import Input, open_input
 from sfseg_ros.tools.demo_nodes import play_through_node
 from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import ProcessError, check_ros
@@ -94,21 +95,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_demo(args: argparse.Namespace) -> Path:
-    """Play, record, evaluate; returns the path of the report. Raises SfsegError."""
+    """Play, record, evaluate; returns the path of the report. Raises SfsegError or OSError."""
     check_ros()
     model = load_manifest(find_model(args.model))
     # An absolute path: FFmpeg takes `a:b.mp4` for a file of the protocol `a`.
     source = args.input and args.input.expanduser().absolute()
     folder = _new_folder(args.output, source)
-    with tempfile.TemporaryDirectory(prefix="sfseg_demo_") as scratch:
-        say(f"input: {source or DEMO_DRIVE}")
-        played = open_input(
-            source, args.topic, args.picture_rate, args.max_seconds, Path(scratch) / "input"
-        )
-        say(f"model {model.name}: starting the node")
-        playback = play_through_node(played, model, args.backend, args.max_seconds, folder)
-        say("evaluating the recorded masks, drawing overlays")
-        result = summarise(playback, model, folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="sfseg_demo_") as scratch:
+            say(f"input: {source or DEMO_DRIVE}")
+            played = open_input(
+                source, args.topic, args.picture_rate, args.max_seconds, Path(scratch) / "input"
+            )
+            say(f"model {model.name}: starting the node")
+            playback = play_through_node(played, model, args.backend, args.max_seconds, folder)
+            say("evaluating the recorded masks, drawing overlays")
+            return _evaluate(playback, played, model, folder)
+    except BaseException:
+        _remove_empty(folder)
+        raise
+
+
+def _evaluate(playback: Playback, played: Input, model: Manifest, folder: Path) -> Path:
+    """Write video, pictures and report, print a summary; returns the path of the report."""
+    result = summarise(playback, model, folder)
     report = Report(
         title="sfseg_ros: a drive through the node",
         source=played.description,
@@ -128,6 +138,18 @@ def run_demo(args: argparse.Namespace) -> Path:
     if result.masks == 0:
         raise ProcessError(f"no mask came back; see {folder / 'logs' / 'node.log'} and {path}")
     return path
+
+
+def _remove_empty(folder: Path) -> None:
+    """Delete the empty files and folders that an unfinished run leaves."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder comes after its files
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            elif path.stat().st_size == 0:
+                path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _new_folder(output: Path, source: Path | None) -> Path:

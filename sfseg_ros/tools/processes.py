@@ -4,6 +4,7 @@
 import importlib.util
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from sfseg_ros.errors import SfsegError
 from sfseg_ros.installed_files import install_command, profile_environment
+
+LITTLE_SPACE = 256 * 1024
+"""Free bytes of a disk on which a log or a bag can no longer be written."""
 
 
 class ProcessError(SfsegError):
@@ -80,7 +84,10 @@ class Process:
     def last_words(self) -> str:
         """The end of the log in one line, and the path of the log."""
         lines = [line.strip() for line in self.log_lines() if line.strip()][-3:]
-        return f"{self.name} said: {' | '.join(lines) or 'nothing'} (log: {self.log})"
+        said = f"{self.name} said: {' | '.join(lines) or 'nothing'} (log: {self.log})"
+        if self.log is not None and shutil.disk_usage(self.log.parent).free < LITTLE_SPACE:
+            return f"the disk of {self.log.parent} is full; {said}"
+        return said
 
     def first_error(self) -> str | None:
         """The first error in the log, without its time and node name; None if there is none."""

@@ -2,6 +2,8 @@
 """The demo as a user starts it: three processes on real rclpy, a model whose answer is known."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -153,6 +155,37 @@ def test_a_bag_of_two_raw_cameras_without_stamps_needs_a_choice_and_then_plays(
     done = run_demo(tmp_path, "--input", bag, "--model", tiny_model, "--topic", "/right/image")
     assert done.returncode == 0, done.stderr
     assert "in 4, out 4, replaced 0, rejected 0, lost 0" in done.stderr
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=400k none "$1" && disk=$1 && shift && head -c "$1" /dev/zero > "$disk/used"
+shift && "$@"; status=$?; find "$disk" -empty; exit $status
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"]).returncode != 0,
+    reason="needs user namespaces to mount a small disk",
+)
+@pytest.mark.parametrize("used", [1024, 395 * 1024])
+def test_a_full_disk_is_one_line_and_leaves_no_empty_file(tmp_path, tiny_model, used):
+    """With space for the logs and part of the bag, and with space for nothing."""
+    (tmp_path / "disk").mkdir()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 160, 240, 3), np.uint8)
+    for index in range(12):
+        cv2.imwrite(str(pictures / f"{index}.png"), noise[index])
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL_DISK, "sh"]
+    command += [str(tmp_path / "disk"), str(used), sys.executable, "-m", "sfseg_ros.tools", "demo"]
+    command += ["--output", str(tmp_path / "disk"), "--picture-rate", "5"]
+    command += ["--input", str(pictures), "--model", str(tiny_model)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""  # no empty file, no empty folder
+    assert "Traceback" not in done.stderr
+    assert re.search("disk of .* is full|No space left on device", done.stderr.splitlines()[-1])
 
 
 def is_running(pid: str) -> bool:
