@@ -28,7 +28,7 @@ ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
 
-.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu lock lint format readme colcon pip-install clean environment
+.PHONY: help demo test test-runtime test-slow test-render zoo tables soak gpu lock lint format docs picture colcon pip-install clean environment
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make gpu                       every GPU test and benchmark in ten minutes, as JSON (benchmarks/README.md)"
 	@echo "make lock                      lock requirements/*.in with hashes, after a change (ARGS=--upgrade: newer ones)"
 	@echo "make lint format               ruff and mypy"
+	@echo "make docs                      the documentation as a site in build/docs; refreshes its generated tables"
 	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
 	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12); here: $(PYTHON)"
@@ -162,11 +163,15 @@ pip-install:
 	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; cd build/pip; \
 	  "$$bin/sfseg" demo --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
 
-# The tables of topics, services and parameters in the README, from the code.
-readme: $(STAMPS)/runtime
-	@$(PY) -c 'import re, pathlib, sfseg_ros.nodes.interface as i; r = pathlib.Path("README.md"); s = r.read_text(); \
-	m = "<!-- python -m sfseg_ros.nodes.interface -->\n"; \
-	r.write_text(re.sub(m + ".*?<!-- end -->", lambda _: m + i.markdown() + "<!-- end -->", s, flags=re.S))'
+# The site in build/docs, after its generated tables (topics, parameters, commands, measurements) have been refreshed.
+docs: $(STAMPS)/docs
+	$(PY) -m docs.generate
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "$(CURDIR)/build/docs/index.html"
+
+# The animated picture of the README, from the recorded drive.
+picture: $(STAMPS)/runtime
+	$(PY) -m docs.picture
 
 clean:
 	rm -rf .venv build install log dist .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README against the code: tables, links and make targets that it names exist as it says."""
+"""The first page: short, with a picture, with its two commands, and true about the network.
+
+test/docs/ holds its links, tables and commands to the code, together with those of docs/."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,28 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_tables_are_those_that_the_code_prints():
-    command = [sys.executable, "-m", "sfseg_ros.nodes.interface"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    shown = re.search(
-        r"<!-- python -m sfseg_ros.nodes.interface -->\n(.*?)<!-- end -->", README, re.S
-    )
-    assert shown, "the README has lost the markers of the tables"
-    assert shown[1] == printed, "run `make readme`"
+def test_it_can_be_read_in_two_screens():
+    assert 350 <= len(README.split()) <= 600
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_every_link_leads_somewhere(target):
-    assert target.startswith("https://") or (ROOT / target).exists()
+def test_the_picture_comes_first_and_loads_quickly():
+    title, picture = README.splitlines()[0:3:2]
+    assert title == "# sfseg_ros"
+    path = ROOT / re.fullmatch(r"!\[.{20,}\]\((\S+)\)", picture)[1]
+    assert 100_000 < path.stat().st_size < 2_000_000
 
 
-def test_every_make_target_exists():
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.M))
-    assert targets >= {"demo", "test", "test-runtime"}
-    assert [t for t in sorted(targets) if not re.search(rf"^{t}:", makefile, re.M)] == []
+def test_the_two_commands_that_ci_runs_come_first():
+    first = re.findall(r"^    (\S.*)$", README, re.M)[:2]
+    assert first == ["make demo", "make test"]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert all(re.search(rf"^step .* {command}$", ci, re.M) for command in first)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z-]+)", README))))
+def test_a_make_target_that_it_names_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+
+
+def test_it_says_what_is_sent_over_the_network():
+    assert "Nothing is sent over the network except ROS messages" in README
