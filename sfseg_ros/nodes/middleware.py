@@ -15,6 +15,7 @@ from typing import Any
 import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import InvalidHandle
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -24,6 +25,7 @@ from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
 
 from sfseg_ros.errors import SfsegError, one_line
 from sfseg_ros.installed_files import MIDDLEWARE_PROFILE, PROFILE_VARIABLES, shared_file
+from sfseg_ros.nodes.shared_memory import remove_dead_segments
 
 try:
     from rclpy.event_handler import (
@@ -66,12 +68,20 @@ def start_rclpy(
 ) -> list[str]:
     """rclpy.init with `command_line`, the program's name first; returns what follows the name and
     is not for ROS. Raises StartError: malformed --ros-args, a parameter file that is missing or no
-    YAML, a ROS_DOMAIN_ID that is no number."""
+    YAML, a ROS_DOMAIN_ID that is no number.
+
+    Removes the shared memory that killed processes left, before it makes its own.
+    """
+    removed, size = remove_dead_segments()
     try:
         own = remove_ros_args(command_line)[1:]  # parses all of it, and unlike `init` logs nothing
         rclpy.init(args=command_line, signal_handler_options=handlers)
     except Exception as error:  # rclpy's own types, which differ among its releases
         raise StartError(one_line(error)) from error
+    if removed:
+        get_logger("sfseg_ros").info(
+            f"{size / 1e6:.1f} MB of shared memory removed, which killed processes had left"
+        )
     return own
 
 
@@ -181,6 +191,7 @@ def _missing_shared_memory() -> str | None:
             if end - begin > 2 * LARGE_MESSAGE_BYTES:
                 return None
     return (
-        "/dev/shm was full when this process started. Killed processes leave 128 MiB each there: "
-        "with no ROS process running, rm /dev/shm/fastrtps_*; a container needs --shm-size=1g"
+        "/dev/shm was full when this process started. Killed processes leave 128 MiB each there, "
+        "removed when a node starts a minute later; else, with no ROS process running, "
+        "rm /dev/shm/fastrtps_*; a container needs --shm-size=1g"
     )
