@@ -71,20 +71,25 @@ $(STAMPS)/%: requirements/%.txt | $(STAMPS)/venv
 	@! grep -q '^# needs torch' $< || $(PIP) install --progress-bar on $(TORCH)
 	@touch "$@"
 
-environment: $(STAMPS)/runtime
+# The compiled routine for the processor; without a C compiler this says so and the slower way is taken.
+KERNELS := sfseg_ros/kernels
+$(KERNELS)/_cpu_tail.abi3.so: $(KERNELS)/cpu_tail.c $(KERNELS)/cpu_tail_body.h setup.py | $(STAMPS)/runtime
+	@$(PY) setup.py --quiet build_ext --inplace
+
+environment: $(STAMPS)/runtime $(KERNELS)/_cpu_tail.abi3.so
 
 # --- the two commands -------------------------------------------------------------------------------------------------
-demo: $(STAMPS)/runtime
+demo: environment
 	@$(PY) -m sfseg_ros.tools demo --output "$$OUTPUT" --backend "$$BACKEND" \
 	  $${MODEL:+--model "$$MODEL"} $${INPUT:+--input "$$INPUT"} $${TOPIC:+--topic "$$TOPIC"} $(ARGS)
 
-test: $(STAMPS)/tensorrt
+test: environment $(STAMPS)/tensorrt
 	$(PY) -m pytest $(ARGS)
 
-test-runtime: $(STAMPS)/test
+test-runtime: environment $(STAMPS)/test
 	$(PY) -m pytest --ignore=test/training $(ARGS)
 
-test-slow: $(STAMPS)/tensorrt
+test-slow: environment $(STAMPS)/tensorrt
 	$(PY) -m pytest -m slow $(ARGS)
 
 # Blender's wheel wants an older numpy, hence an environment of its own; the other tests' fixtures need more than it has.

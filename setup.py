@@ -7,7 +7,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 PACKAGE = "sfseg_ros"
 SHARE = Path("share") / PACKAGE
@@ -40,6 +40,26 @@ def data_files() -> list[tuple[str, list[str]]]:
     return rows
 
 
+def extensions() -> list[Extension]:
+    """The compiled routine for the processor, which Python loads by ctypes.
+
+    Without a C compiler the build goes on; the backends then use slower operators and say so.
+    """
+    folder = Path(PACKAGE) / "kernels"
+    return [
+        Extension(
+            f"{PACKAGE}.kernels._cpu_tail",
+            [str(folder / "cpu_tail.c")],
+            depends=[str(folder / "cpu_tail_body.h")],
+            # Labels are bit-equal on every processor only without contraction to multiply-adds.
+            libraries=["m"],
+            extra_compile_args=["-O3", "-ffp-contract=off", "-Wno-psabi"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ]
+
+
 setup(
     name=PACKAGE,
     version="0.1.0",
@@ -53,6 +73,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     # The CUDA kernels are compiled on the machine that runs them.
     package_data={f"{PACKAGE}.kernels": ["*.cu", "*.cuh", "*.h"]},
+    ext_modules=extensions(),
     data_files=data_files(),
     zip_safe=False,
     # Lower bounds only: on a robot these come from the distribution (ROS 2 Humble has numpy 1.21),
