@@ -201,13 +201,16 @@ TARGET static void NAME(choose_candidates)(tail *t) {
         for (int c = 0; c < t->classes; c++) {
             const float *upper = t->upper + (size_t)c * t->padded;
             const float *lower = t->lower + (size_t)c * t->padded;
-            float high = -INFINITY, low = INFINITY;
+            float high = -INFINITY, low = INFINITY, sum = 0.0f;
             for (int x = t->first[block]; x <= t->last[block]; x++) {
                 high = upper[x] > high ? upper[x] : high;
                 high = lower[x] > high ? lower[x] : high;
-                low = upper[x] >= low ? low : upper[x]; /* becomes NaN, and stays it */
-                low = lower[x] >= low ? low : lower[x];
+                low = upper[x] < low ? upper[x] : low;
+                low = lower[x] < low ? lower[x] : low;
+                sum += upper[x] + lower[x];
             }
+            /* A class that is NaN at a corner may have no score at all in the block. */
+            if (sum != sum) low = -INFINITY;
             most[c] = high;
             finite &= high < INFINITY;
             if (low > winning) winning = low;
