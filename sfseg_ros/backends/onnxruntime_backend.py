@@ -14,6 +14,7 @@ from sfseg_ros.backends.processor import thread_count, threads_text
 from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions, check_images
 from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
 from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.kernels.cpu_tail import installed_tail
 from sfseg_ros.kernels.cuda_memory import LOST, reset_lost_context
 from sfseg_ros.model.manifest import Manifest
 
@@ -30,6 +31,7 @@ class OnnxRuntimeBackend:
     precisions: tuple[str, ...] = ("fp32",)
     precision = "fp32"
     reason = "asked for"
+    scores_stay_on_gpu = False
 
     def __init__(self, manifest: Manifest, options: BackendOptions = DEFAULT_OPTIONS) -> None:
         self._manifest = manifest
@@ -41,14 +43,19 @@ class OnnxRuntimeBackend:
         self._options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
         model = split_model_of(manifest)
         self._trunk: Any = self._session(model.trunk)
-        self._labels_tail: Any = self._session(model.labels_tail)
-        self._confidence_tail: Any = self._session(model.confidence_tail)
+        self._compiled = None if self.scores_stay_on_gpu else installed_tail(options.warn)
+        self._tails: dict[bool, Any] = {}
+        if self._compiled is None:
+            self._tails = {
+                False: self._session(model.labels_tail),
+                True: self._session(model.confidence_tail),
+            }
         self.description = f"ONNX Runtime {ort.__version__}, fp32, {self._device()}"
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        trunk, tail = self._trunk, self._confidence_tail if confidence else self._labels_tail
-        if trunk is None or tail is None:
+        trunk, tail = self._trunk, self._tails.get(confidence)
+        if trunk is None:
             raise BackendError(f"backend {self.name} is closed: open it again")
         try:
             labels, certainty = self._run(trunk, tail, np.ascontiguousarray(rgb), confidence)
@@ -57,10 +64,12 @@ class OnnxRuntimeBackend:
         return labels, certainty
 
     def close(self) -> None:
-        self._trunk = self._labels_tail = self._confidence_tail = None
+        self._trunk, self._tails = None, {}
 
     def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
         (scores,) = trunk.run(None, {"image": rgb})
+        if self._compiled is not None:
+            return self._compiled.labels_of(scores, self._manifest.output_stride, confidence)
         outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
         return outputs[0], outputs[1] if confidence else None
 
@@ -92,6 +101,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     """
 
     name = "onnxruntime-cuda"
+    scores_stay_on_gpu = True
 
     def __init__(self, manifest: Manifest, options: BackendOptions = DEFAULT_OPTIONS) -> None:
         if CUDA not in ort.get_available_providers():

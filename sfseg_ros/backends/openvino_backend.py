@@ -23,6 +23,7 @@ from sfseg_ros.backends.processor import bf16_is_faster, bf16_unit, thread_count
 from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions, check_images
 from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.imaging import Uint8Array
+from sfseg_ros.kernels.cpu_tail import CompiledTail, installed_tail
 from sfseg_ros.model.manifest import UNLABELLED, Manifest
 
 MAX_COMPILED_SIZES = 8
@@ -66,6 +67,7 @@ class OpenVinoBackend:
             raise BackendError(
                 f"OpenVINO refuses {manifest.onnx_path}: {one_line(error)}"
             ) from error
+        self._tail = installed_tail(options.warn)
         self._pipelines: OrderedDict[tuple[int, int], _Pipeline] = OrderedDict()
         self._lock = threading.Lock()
         self.description = (
@@ -103,6 +105,8 @@ class OpenVinoBackend:
                 self._pipelines[size] = _Pipeline(
                     partial(self._compiled_trunk, self._core, self._trunk, size),
                     partial(self._compiled_tail, self._core),
+                    self._tail,
+                    self._manifest.output_stride,
                 )
             self._pipelines.move_to_end(size)
             if len(self._pipelines) > MAX_COMPILED_SIZES:
@@ -133,9 +137,13 @@ class _Pipeline:
         self,
         compiled_trunk: Callable[[], ov.CompiledModel],
         compiled_tail: Callable[[list[int], bool], ov.CompiledModel],
+        tail: CompiledTail | None,
+        stride: int,
     ) -> None:
         self._compiled_trunk = compiled_trunk
         self._compiled_tail = compiled_tail
+        self._compiled = tail
+        self._stride = stride
         self._lock = threading.Lock()
         self._trunk: ov.InferRequest | None = None
         self._tails: dict[bool, ov.InferRequest] = {}
@@ -147,6 +155,10 @@ class _Pipeline:
                 self._trunk = self._compiled_trunk().create_infer_request()
             self._trunk.set_input_tensor(ov.Tensor(rgb[None], shared_memory=True))
             self._trunk.infer()
+            if self._compiled is not None:
+                scores = self._trunk.get_output_tensor().data[0]
+                self._compiled.run(scores, self._stride, labels, certainty)
+                return
             tail = self._tail(self._trunk, certainty is not None)
             tail.infer()
             # Copies: the next frame overwrites the request's own outputs.

@@ -6,6 +6,7 @@ serves every Python version; ctypes releases the interpreter's lock during a cal
 """
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ class CompiledTail:
     """Labels and confidence from scores, in one thread. Several threads may call it at once."""
 
     function: Any
+
+    def labels_of(
+        self, scores: npt.NDArray[np.float32], stride: int, confidence: bool
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        """Labels and, if asked for, confidence of a batch: `run` for each of (N, C, h, w)."""
+        size = (len(scores), scores.shape[2] * stride, scores.shape[3] * stride)
+        labels = np.empty(size, np.uint8)
+        certainty = np.empty(size, np.uint8) if confidence else None
+        for i in range(len(scores)):
+            self.run(scores[i], stride, labels[i], None if certainty is None else certainty[i])
+        return labels, certainty
 
     def run(
         self,
@@ -89,9 +101,15 @@ class CompiledTail:
             raise BackendError(f"no memory for the labels of {full[0]}x{full[1]} pixels")
 
 
-def compiled_tail(
-    library: Path = LIBRARY, name: str = "sfseg_upsample_argmax"
-) -> CompiledTail | None:
+def installed_tail(warn: Callable[[str], None]) -> CompiledTail | None:
+    """The routine that was built with the package. If there is none, `warn` is told."""
+    tail = compiled_tail(LIBRARY)
+    if tail is None:
+        warn(MISSING)
+    return tail
+
+
+def compiled_tail(library: Path, name: str = "sfseg_upsample_argmax") -> CompiledTail | None:
     """The function `name` of the compiled `library`, or None if the library was not built."""
     if not library.is_file():
         return None

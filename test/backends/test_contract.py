@@ -4,6 +4,7 @@
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sfseg_ros.backends.tensorrt.library import load_tensorrt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import WHOLE_IMAGE
 from sfseg_ros.imaging import Picture, color_mask, overlay
-from sfseg_ros.kernels import cuda_memory
+from sfseg_ros.kernels import cpu_tail, cuda_memory
 from sfseg_ros.model.class_groups import LabelMapping
 from sfseg_ros.model.manifest import Manifest, SemanticClass
 from sfseg_ros.model.published_labels import PAINTED_IMAGES, LabelRules
@@ -213,6 +214,32 @@ class TestOnnxRuntime(BackendContract):
 @needs("openvino")
 class TestOpenVino(BackendContract):
     name, precision = "openvino", "fp32"
+
+
+@pytest.fixture(scope="class")
+def no_compiled_tail():
+    """As installed without a C compiler: the library's own operators make the labels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_tail, "LIBRARY", Path("not built"))
+        yield
+
+
+@needs("onnxruntime")
+@pytest.mark.usefixtures("no_compiled_tail")
+class TestOnnxRuntimeWithoutCompiler(BackendContract):
+    name, precision = "onnxruntime", "fp32"
+
+
+@needs("openvino")
+@pytest.mark.usefixtures("no_compiled_tail")
+class TestOpenVinoWithoutCompiler(BackendContract):
+    name, precision = "openvino", "fp32"
+
+    def test_it_warns_that_labels_take_longer(self, tiny_manifest):
+        warnings = []
+        options = BackendOptions(threads=1, warn=warnings.append)
+        open_backend("openvino", tiny_manifest, options).close()
+        assert warnings == [cpu_tail.MISSING]
 
 
 @needs("openvino")

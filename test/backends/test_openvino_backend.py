@@ -21,6 +21,7 @@ from sfseg_ros.backends.openvino_backend import (  # noqa: E402
 from sfseg_ros.backends.protocol import BackendOptions  # noqa: E402
 from sfseg_ros.errors import BackendError  # noqa: E402
 from sfseg_ros.installed_files import DEFAULT_MODEL, find_model  # noqa: E402
+from sfseg_ros.kernels import cpu_tail  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,9 @@ def test_of_equal_scores_the_lowest_class_wins(onnx_body, compiled_tail):
 
 
 @pytest.fixture
-def backend(tiny_manifest):
+def backend(tiny_manifest, monkeypatch):
+    """With the library's own tail, which is compiled per size as the trunk is."""
+    monkeypatch.setattr(cpu_tail, "LIBRARY", Path("not built"))
     return OpenVinoBackend(tiny_manifest, BackendOptions("fp32", threads=1))
 
 
@@ -157,7 +160,7 @@ def output_of(program):
 
 SIGNALS = """
 import faulthandler, os, signal, sys
-from sfseg_ros.backends.openvino_backend import OpenVinoBackend
+from sfseg_ros.kernels import cpu_tail
 from sfseg_ros.model.manifest import load_manifest
 import numpy as np
 
