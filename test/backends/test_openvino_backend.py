@@ -160,7 +160,7 @@ def output_of(program):
 
 SIGNALS = """
 import faulthandler, os, signal, sys
-from sfseg_ros.kernels import cpu_tail
+from sfseg_ros.backends.openvino_backend import OpenVinoBackend
 from sfseg_ros.model.manifest import load_manifest
 import numpy as np
 
