@@ -34,7 +34,8 @@ from sfseg_ros.nodes.launch_actions import (
     text_of,
 )
 from sfseg_ros.nodes.outputs import IMAGES
-from sfseg_ros.recordings.bags import BagReader, choose_image_topic
+from sfseg_ros.recordings.opening import open_recording
+from sfseg_ros.recordings.recording import choose_image_topic
 
 LAST_FRAME_S = 2.0
 """From the end of the bag to the end of all: the last frame is on its way."""
@@ -107,7 +108,7 @@ def replay(context: LaunchContext) -> list[Any]:
 def played_topic(context: LaunchContext) -> tuple[str, str, bool]:
     """The bag's image topic, the image_transport that its type asks for, and whether the bag has
     the camera_info beside it."""
-    with BagReader(Path(text_of(context, "bag"))) as reader:
+    with open_recording(Path(text_of(context, "bag"))) as reader:
         topics = reader.topics()
     topic = choose_image_topic(topics, text_of(context, "topic") or None)
     calibrated = (camera_info_beside(topic.name), CAMERA_INFO) in {(t.name, t.type) for t in topics}

@@ -18,7 +18,7 @@ MOST_NODES = 20_000
 DEEPEST = 20
 """Lists and mappings inside each other."""
 LONGEST_SCALAR = 10_000
-"""Characters; PyYAML converts a number in base 60 in quadratic time."""
+"""Characters without quotes; PyYAML converts a number in base 60 in quadratic time."""
 LONGEST_INTEGER = 40
 """Characters of an integer; Python refuses to print one of more than 4,300 digits."""
 
@@ -114,7 +114,11 @@ def _check_bounds(text: str) -> None:
             raise _BoundsError(f"nested over {DEEPEST} levels{_position(event.start_mark)}")
         if nodes > MOST_NODES:
             raise _BoundsError(f"over {MOST_NODES:,} values{_position(event.start_mark)}")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_SCALAR:
+        if (
+            isinstance(event, yaml.ScalarEvent)
+            and len(event.value) > LONGEST_SCALAR
+            and not (event.style and event.tag is None)
+        ):
             raise _BoundsError(f"over {LONGEST_SCALAR:,} characters{_position(event.start_mark)}")
 
 

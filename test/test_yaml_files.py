@@ -41,6 +41,12 @@ def test_a_document_is_read(read):
     assert read(yaml.safe_dump(document)) == document
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_quoted_text_is_bounded_by_the_file_only(read, quote):
+    """rosbag2 writes the QoS profiles of all publishers of a topic into one text."""
+    assert read(f"{quote}{'1:' * 40_000}{quote}") == "1:" * 40_000
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -52,6 +58,7 @@ def test_a_document_is_read(read):
         ("{a: " * 200_000, "nested over 20 levels at line 1, column 81"),
         ("- a\n" * 200_000, "over 20,000 values at line 20000, column 3"),
         ("a" * 900_000, "over 10,000 characters at line 1, column 1"),
+        (f"!!int '{900_000 * '1'}'", "over 10,000 characters at line 1, column 1"),
         ("a: &a [lol]\nb: [*a, *a]", "anchor or alias at line 1, column 4: write it out"),
         ("b: *a", "anchor or alias at line 1, column 4: write it out"),
         ("a: b\n\x01", "not YAML (a control character, number 5)"),

@@ -16,16 +16,10 @@ from sfseg_ros.errors import BagError, ImageError
 from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.imaging import color_mask, jpeg_from_rgb, overlay
 from sfseg_ros.model.manifest import Manifest
-from sfseg_ros.recordings.bags import (
-    BagReader,
-    Damage,
-    Message,
-    Timeline,
-    Topic,
-    undamaged,
-    with_times,
-)
 from sfseg_ros.recordings.message_bytes import diagnostics_from_cdr, labels_from_cdr, rgb_from_cdr
+from sfseg_ros.recordings.opening import open_recording
+from sfseg_ros.recordings.recording import Message, Recording, Topic
+from sfseg_ros.recordings.timeline import Damage, Timeline, undamaged, with_times
 from sfseg_ros.recordings.video import VideoWriter
 from sfseg_ros.whole_files import whole_folder
 
@@ -121,12 +115,12 @@ def read_replay(playback: Playback, damage: Damage) -> Iterator[Frame]:
             return None
 
     with (
-        BagReader(playback.input_bag) as images,
-        BagReader(playback.input_bag) as truths,
-        BagReader(playback.output_bag) as outputs,
+        open_recording(playback.input_bag) as images,
+        open_recording(playback.input_bag) as truths,
+        open_recording(playback.output_bag) as outputs,
     ):
 
-        def timed(reader: BagReader, topic: str, clock: str) -> Iterator[tuple[int, Message]]:
+        def timed(reader: Recording, topic: str, clock: str) -> Iterator[tuple[int, Message]]:
             return with_times(undamaged(reader.messages([topic]), damage), clock)
 
         masks = _AtTime(timed(outputs, playback.mask_topic, "header"))
@@ -173,7 +167,7 @@ def last_diagnostics(output_bag: Path, topic: str = "/diagnostics") -> dict[str,
     """The node's last word about itself: keys and values of its newest status that can be read,
     empty if none."""
     status: dict[str, str] = {}
-    with BagReader(output_bag) as reader:
+    with open_recording(output_bag) as reader:
         for message in undamaged(reader.messages([topic]), Damage()):
             for values in diagnostics_from_cdr(message.cdr):
                 if "frames_in" in values:

@@ -27,17 +27,10 @@ from rclpy.signals import SignalHandlerOptions
 
 from sfseg_ros.errors import BagError, SfsegError, one_line
 from sfseg_ros.nodes.middleware import start_rclpy
-from sfseg_ros.recordings.bags import (
-    BagReader,
-    Damage,
-    Message,
-    Timeline,
-    choose_clock,
-    choose_image_topic,
-    undamaged,
-    with_times,
-)
 from sfseg_ros.recordings.message_bytes import cdr_with_stamp
+from sfseg_ros.recordings.opening import open_recording
+from sfseg_ros.recordings.recording import Message, choose_image_topic
+from sfseg_ros.recordings.timeline import Damage, Timeline, choose_clock, undamaged, with_times
 from sfseg_ros.whole_files import write_whole
 
 # As a camera driver publishes: reliable also feeds the best-effort readers.
@@ -74,7 +67,7 @@ class BagPlayer:
         self, node: Node, bag: Path, wanted: str | None, others: Sequence[str], rate: float
     ) -> None:
         self._bag, self._rate = bag, rate
-        with BagReader(bag) as reader:
+        with open_recording(bag) as reader:
             topics = {t.name: t for t in reader.topics()}
             self.image_topic = choose_image_topic(list(topics.values()), wanted)
             self._names = [self.image_topic.name, *others]
@@ -128,7 +121,7 @@ class BagPlayer:
         return Played(self.clock, timeline, images)
 
     def _timed_messages(self, damage: Damage) -> Iterator[tuple[int, Message]]:
-        with BagReader(self._bag) as reader:
+        with open_recording(self._bag) as reader:
             yield from with_times(undamaged(reader.messages(self._names), damage), self.clock)
 
 

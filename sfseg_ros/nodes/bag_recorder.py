@@ -22,7 +22,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from sfseg_ros.errors import BagError, SfsegError, one_line
 from sfseg_ros.nodes.bag_player import message_class
 from sfseg_ros.nodes.middleware import start_rclpy
-from sfseg_ros.recordings.bags import BagWriter, TopicToWrite
+from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
 
 READY = "ready"
 """Printed on a line of its own once the topics of --wait-for have publishers."""

@@ -26,6 +26,9 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 _STAMP_OFFSET = 4
 NS_PER_S = 1_000_000_000
 
+LARGEST_MESSAGE_BYTES = 256 * 1024 * 1024
+"""A picture of the most pixels that are accepted, in 32 bits per pixel."""
+
 
 def stamp_of_cdr(cdr: bytes) -> int:
     """Header stamp in nanoseconds of a serialised message that begins with a Header."""

@@ -12,15 +12,11 @@ import numpy as np
 from sfseg_ros.errors import BagError, ImageError
 from sfseg_ros.imaging import Uint8Array, rgb_from_file
 from sfseg_ros.picture_files.decoding import read_picture
-from sfseg_ros.recordings.bags import (
-    BagReader,
-    Damage,
-    choose_image_topic,
-    find_bag,
-    find_ground_truth_topic,
-    pictures_in,
-)
+from sfseg_ros.recordings.camera_bags import pictures_in
 from sfseg_ros.recordings.message_bytes import labels_from_cdr, rgb_from_cdr, stamp_of_cdr
+from sfseg_ros.recordings.opening import find_recording, open_recording
+from sfseg_ros.recordings.recording import choose_image_topic, find_ground_truth_topic
+from sfseg_ros.recordings.timeline import Damage
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def sampled_pictures(
     if not path.exists():
         raise BagError(f"{path}: no such folder or recording")
     damage = Damage()
-    if find_bag(path) is not None:
+    if find_recording(path) is not None:
         if truth_folder is not None:
             raise BagError(
                 f"{path}: is a recording, its truth a topic .../ground_truth; {truth_folder} would "
@@ -117,7 +113,7 @@ def _truth_of(picture: Path, folder: Path | None) -> Uint8Array | None:
 def _from_bag(
     path: Path, most: int, topic: str | None, damage: Damage
 ) -> Iterator[LabelledPicture]:
-    with BagReader(path) as images, BagReader(path) as truths:
+    with open_recording(path) as images, open_recording(path) as truths:
         camera = choose_image_topic(images.topics(), topic)
         truth_topic = find_ground_truth_topic(images.topics())
         wanted = _indices(camera.count, most)

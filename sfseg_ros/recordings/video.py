@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sfseg_ros.errors import BagError, one_line
 from sfseg_ros.picture_files.bounds import MAX_PIXELS
-from sfseg_ros.picture_files.decoding import format_of
+from sfseg_ros.picture_files.decoding import FILE_FORMATS, format_of
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -20,6 +20,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts"
 
 # Names of FFmpeg's demuxers for these files.
 _CONTAINERS = "avi,flv,h264,hevc,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,ogg"
+_EXPECTED = "AVI, FLV, MKV, MOV, MP4, MPEG, MXF, Ogg, TS or WebM"
 
 
 def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
@@ -47,7 +48,9 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
                 rgb = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
                 yield last_ns, np.ascontiguousarray(rgb)
     except av.FFmpegError as error:
-        raise BagError(f"{video}: not a video that can be read ({one_line(error)})") from error
+        raise BagError(
+            f"{video}: not a video that can be read ({one_line(error)}); expected {_EXPECTED}"
+        ) from error
 
 
 def _refuse_pictures(video: Path) -> None:
@@ -59,8 +62,13 @@ def _refuse_pictures(video: Path) -> None:
             name = format_of(file.read(1024))
     except OSError as error:
         raise BagError(f"{video}: cannot be read ({error.strerror})") from error
-    if name:
+    if name in FILE_FORMATS:
         raise BagError(f"{video}: a {name} picture, expected a video; put pictures into a folder")
+    if name:
+        raise BagError(
+            f"{video}: a picture in the format {name}, expected a video; convert it to PNG and put "
+            "it into a folder"
+        )
 
 
 def _check_stream(video: Path, stream: Any) -> None:

@@ -9,17 +9,15 @@ from pathlib import Path
 
 from sfseg_ros.errors import BagError, ImageError
 from sfseg_ros.installed_files import DEMO_DRIVE, shared_file
-from sfseg_ros.recordings.bags import (
-    BagReader,
+from sfseg_ros.recordings.camera_bags import bag_from_folder, bag_from_video
+from sfseg_ros.recordings.message_bytes import rgb_from_cdr
+from sfseg_ros.recordings.opening import find_recording, open_recording
+from sfseg_ros.recordings.recording import (
     Message,
     Topic,
-    bag_from_folder,
-    bag_from_video,
     choose_image_topic,
-    find_bag,
     find_ground_truth_topic,
 )
-from sfseg_ros.recordings.message_bytes import rgb_from_cdr
 from sfseg_ros.tools.terminal import say
 
 SIZE_SAMPLE = 20
@@ -59,7 +57,7 @@ def open_input(
         raise BagError(
             f"{path}: no such file or folder; expected a bag, a video or a folder of pictures"
         )
-    if find_bag(path) is not None:
+    if find_recording(path) is not None:
         return _described(path, topic, str(path))
     if path.is_dir():
         number = bag_from_folder(path, scratch_bag, picture_rate, say)
@@ -71,7 +69,7 @@ def open_input(
 
 
 def _described(bag: Path, wanted: str | None, source: str) -> Input:
-    with BagReader(bag) as reader:
+    with open_recording(bag) as reader:
         topics = reader.topics()
         image = choose_image_topic(topics, wanted)
         size = _common_size(itertools.islice(reader.messages([image.name]), SIZE_SAMPLE))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sfseg_ros.evaluation.replay import Playback
 from sfseg_ros.model.manifest import Manifest
-from sfseg_ros.recordings.bags import Timeline, Topic
 from sfseg_ros.recordings.message_bytes import COMPRESSED_IMAGE, IMAGE
+from sfseg_ros.recordings.recording import Topic
+from sfseg_ros.recordings.timeline import Timeline
 from sfseg_ros.tools.demo_input import Input
 from sfseg_ros.tools.processes import (
     Process,

@@ -11,8 +11,10 @@ import pytest
 from sfseg_ros.errors import BagError
 from sfseg_ros.evaluation.replay import Playback, last_diagnostics, read_replay, summarise
 from sfseg_ros.model.manifest import Manifest, SemanticClass
-from sfseg_ros.recordings.bags import BagWriter, Damage, Timeline, Topic, TopicToWrite
+from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
 from sfseg_ros.recordings.message_bytes import COMPRESSED_IMAGE, compressed_image_cdr
+from sfseg_ros.recordings.recording import Topic
+from sfseg_ros.recordings.timeline import Damage, Timeline
 
 CAMERA, TRUTH, MASK = "/camera", "/camera/ground_truth", "/mask"
 FIRST_NS, START_NS = 1_000, 1_700_000_000_000_000_000

@@ -20,7 +20,7 @@ from sfseg_ros.evaluation.report import (
     write_report,
 )
 from sfseg_ros.model.manifest import Manifest
-from sfseg_ros.recordings.bags import Damage
+from sfseg_ros.recordings.timeline import Damage
 
 VOID = {"meta", "img", "line", "circle"}
 

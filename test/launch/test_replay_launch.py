@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("launch_ros", reason="needs launch_ros: source a ROS 2 workspace")
 pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 workspace")
 
-from sfseg_ros.recordings.bags import BagReader
+from sfseg_ros.recordings.opening import open_recording
 
 FILE = "replay.launch.py"
 BAG = Path(__file__).resolve().parents[1] / "data" / "town_drive"
@@ -28,9 +28,9 @@ def test_it_plays_the_bag_records_the_answers_and_ends(launched, tiny_model, tmp
     )
     assert "Traceback" not in output
     assert "exception" not in output
-    with BagReader(BAG) as reader:
+    with open_recording(BAG) as reader:
         images = {t.name: t.count for t in reader.topics()}["/camera/image/compressed"]
-    with BagReader(new) as reader:
+    with open_recording(new) as reader:
         counts = {t.name: t.count for t in reader.topics()}
     assert 0 < counts["/test/segmentation/mask"] <= images
     assert counts["/test/segmentation/overlay"] > 0

@@ -16,7 +16,7 @@ import pytest
 import rclpy
 
 from sfseg_ros.nodes import bag_recorder
-from sfseg_ros.recordings.bags import BagReader, BagWriter, Timeline, TopicToWrite
+from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
 from sfseg_ros.recordings.message_bytes import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -24,6 +24,8 @@ from sfseg_ros.recordings.message_bytes import (
     compressed_image_cdr,
     stamp_of_cdr,
 )
+from sfseg_ros.recordings.opening import open_recording
+from sfseg_ros.recordings.timeline import Timeline
 from sfseg_ros.tools.processes import Process, process, ros_environment
 
 CAMERA, TRUTH = "/camera/image/compressed", "/camera/ground_truth"
@@ -54,7 +56,7 @@ def bag(tmp_path: Path) -> Path:
 
 
 def messages_of(bag: Path, topic: str) -> list:
-    with BagReader(bag) as reader:
+    with open_recording(bag) as reader:
         return list(reader.messages([topic]))
 
 

@@ -36,7 +36,8 @@ from sfseg_ros.picture_files.decoding import (
     examine_picture,
     read_picture,
 )
-from sfseg_ros.recordings.bags import BagReader, bag_from_folder
+from sfseg_ros.recordings.camera_bags import bag_from_folder
+from sfseg_ros.recordings.opening import open_recording
 from sfseg_ros.recordings.video import frames_of_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -286,7 +287,7 @@ def test_a_folder_is_played_without_its_unreadable_pictures(tmp_path):
     assert bag_from_folder(tmp_path, tmp_path / "bag", 4, said.append) == 4
     assert len(said) == 1
     assert "4 damaged, the first on bad.bmp: compressed image of 40 bytes" in said[0]
-    with BagReader(tmp_path / "bag") as reader:
+    with open_recording(tmp_path / "bag") as reader:
         assert [topic.count for topic in reader.topics()] == [4]
 
 
@@ -303,17 +304,26 @@ def test_what_is_no_regular_file_is_not_read(tmp_path):
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'
+ANSI_ART = b"\x1b[31mred\x1b[0m and \x1b[44mblue\x1b[0m\r\n" * 99
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("drawing.svg", SVG, "a SVG picture, expected a video"),
+        ("drawing.svg", SVG, "the format SVG, expected a video; convert it to PNG and put it into"),
+        ("art.txt", ANSI_ART, "not a video .*expected AVI, FLV, MKV"),
+        ("art.ans", ANSI_ART, "not a video"),
+        ("art.mp4", ANSI_ART, "not a video"),
+        ("moving.gif", b"GIF89a" + bytes(50), "the format GIF, expected a video; convert it"),
         ("drawing.mp4", b" " * 2000 + SVG, "not a video"),
         ("text.txt", b"some words\n" * 99, "not a video"),
         ("list.m3u8", PLAYLIST, "not a video"),
-        ("picture.jpg", encoded(".jpg", street()), "a JPEG picture, expected a video"),
+        (
+            "picture.jpg",
+            encoded(".jpg", street()),
+            "a JPEG picture, expected a video; put pictures into a folder",
+        ),
         ("fifo.mp4", None, "not a regular file"),
     ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rosbags.typesys import Stores, get_typestore
 
-from sfseg_ros.recordings.bags import BagReader, BagWriter, TopicToWrite
+from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
 from sfseg_ros.recordings.message_bytes import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -24,6 +24,7 @@ from sfseg_ros.recordings.message_bytes import (
     labels_from_cdr,
     stamp_of_cdr,
 )
+from sfseg_ros.recordings.opening import open_recording
 
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
 SIZE = (64, 96)
@@ -97,7 +98,7 @@ def test_a_drive_with_ground_truth_leaves_bag_video_pictures_and_a_report(
     assert page.count("data:image/jpeg;base64,") == 3 * 7
     assert "http://" not in page.replace("http://www.w3.org", "")
 
-    with BagReader(folder / "output_bag") as bag:
+    with open_recording(folder / "output_bag") as bag:
         counts = {topic.name: topic.count for topic in bag.topics()}
         masks = list(bag.messages(["/segmentation/mask"]))
     assert counts["/segmentation/mask"] == counts["/segmentation/confidence"] == IMAGES

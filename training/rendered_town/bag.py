@@ -19,7 +19,8 @@ import numpy as np
 
 from sfseg_ros.imaging import jpeg_from_rgb, rgb_from_file
 from sfseg_ros.picture_files.decoding import read_picture
-from sfseg_ros.recordings.bags import CAMERA_TOPIC, BagWriter, TopicToWrite
+from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
+from sfseg_ros.recordings.camera_bags import CAMERA_TOPIC
 from sfseg_ros.recordings.message_bytes import COMPRESSED_IMAGE, NS_PER_S, compressed_image_cdr
 
 INFO_TOPIC = "/camera/camera_info"

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfseg_ros.recordings.bags import BagReader
 from sfseg_ros.recordings.message_bytes import labels_from_cdr, rgb_from_cdr, stamp_of_cdr
+from sfseg_ros.recordings.opening import open_recording
 from training.rendered_town.bag import CAMERA_INFO, CAMERA_TOPIC, INFO_TOPIC, TRUTH_TOPIC, write_bag
 from training.rendered_town.labels import VALID_LABELS, Label
 
@@ -37,7 +37,7 @@ def test_a_drive_comes_back_from_its_bag(tmp_path: Path) -> None:
 
     assert write_bag(tmp_path / "drive", tmp_path / "bag") == 5
 
-    with BagReader(tmp_path / "bag") as bag:
+    with open_recording(tmp_path / "bag") as bag:
         assert {t.name: t.count for t in bag.topics()} == {
             CAMERA_TOPIC: 5,
             INFO_TOPIC: 5,
@@ -60,7 +60,7 @@ def test_the_camera_info_is_the_rendered_pinhole(tmp_path: Path) -> None:
     write_drive(tmp_path / "drive")
     write_bag(tmp_path / "drive", tmp_path / "bag")
 
-    with BagReader(tmp_path / "bag") as bag:
+    with open_recording(tmp_path / "bag") as bag:
         cdr = next(iter(bag.messages([INFO_TOPIC]))).cdr
     info = get_typestore(Stores.ROS2_JAZZY).deserialize_cdr(cdr, CAMERA_INFO)
     assert (info.height, info.width) == (24, 32)
@@ -74,7 +74,7 @@ def test_the_same_drive_gives_the_same_messages(tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):
         write_bag(tmp_path / "drive", tmp_path / name)
-        with BagReader(tmp_path / name) as bag:
+        with open_recording(tmp_path / name) as bag:
             contents.append([(m.topic, m.log_ns, m.cdr) for m in bag.messages([CAMERA_TOPIC])])
 
     assert contents[0] == contents[1]
@@ -85,7 +85,7 @@ def test_pictures_are_compressed_harder_until_they_fit(tmp_path: Path) -> None:
 
     write_bag(tmp_path / "drive", tmp_path / "bag", max_bytes=16_000)
 
-    with BagReader(tmp_path / "bag") as bag:
+    with open_recording(tmp_path / "bag") as bag:
         sent = sum(len(m.cdr) for m in bag.messages([CAMERA_TOPIC]))
     rendered = sum(f.stat().st_size for f in (tmp_path / "drive/images/demo").iterdir())
     assert sent < rendered
@@ -113,7 +113,7 @@ def test_single_pictures_are_no_drive(tmp_path: Path) -> None:
 def test_the_committed_drive_shows_every_class_for_ten_seconds_or_more() -> None:
     assert sum(f.stat().st_size for f in TOWN_DRIVE.iterdir()) <= 10_000_000
     counts = np.zeros(256, np.int64)
-    with BagReader(TOWN_DRIVE) as bag:
+    with open_recording(TOWN_DRIVE) as bag:
         truths = list(bag.messages([TRUTH_TOPIC]))
         frames = list(bag.messages([CAMERA_TOPIC]))
     assert [stamp_of_cdr(m.cdr) for m in truths] == [stamp_of_cdr(m.cdr) for m in frames]

@@ -11,21 +11,8 @@ from rosbags import rosbag1
 from rosbags.typesys import Stores, get_typestore
 
 from sfseg_ros.errors import BagError
-from sfseg_ros.recordings.bags import (
-    BagReader,
-    BagWriter,
-    Message,
-    Timeline,
-    Topic,
-    TopicToWrite,
-    bag_from_folder,
-    bag_from_video,
-    choose_clock,
-    choose_image_topic,
-    find_bag,
-    find_ground_truth_topic,
-    with_times,
-)
+from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
+from sfseg_ros.recordings.camera_bags import bag_from_folder, bag_from_video
 from sfseg_ros.recordings.message_bytes import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -34,6 +21,14 @@ from sfseg_ros.recordings.message_bytes import (
     rgb_from_cdr,
     stamp_of_cdr,
 )
+from sfseg_ros.recordings.opening import find_recording, open_recording
+from sfseg_ros.recordings.recording import (
+    Message,
+    Topic,
+    choose_image_topic,
+    find_ground_truth_topic,
+)
+from sfseg_ros.recordings.timeline import Timeline, choose_clock, with_times
 from sfseg_ros.recordings.video import VideoWriter
 
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
@@ -106,7 +101,7 @@ def test_at_rate_1_all_stamps_are_shifted_by_one_constant_exactly():
 
 def test_what_is_written_is_read_back_in_order(tmp_path):
     bag = write_bag(tmp_path / "bag", [10, 20, 30])
-    with BagReader(bag) as reader:
+    with open_recording(bag) as reader:
         assert reader.topics() == [Topic("/camera/image/compressed", COMPRESSED_IMAGE, 3)]
         messages = list(reader.messages(["/camera/image/compressed"]))
     assert [stamp_of_cdr(m.cdr) for m in messages] == [10, 20, 30]
@@ -135,8 +130,8 @@ def test_an_mcap_file_alone_is_a_recording_too(tmp_path):
     bag = write_bag(tmp_path / "bag", [10, 20])
     file = next(bag.glob("*.mcap"))
     (bag / "metadata.yaml").unlink()
-    assert find_bag(bag) == find_bag(file) == file
-    with BagReader(bag) as reader:
+    assert find_recording(bag) == find_recording(file) == file
+    with open_recording(bag) as reader:
         assert reader.topics()[0].count == 2
 
 
@@ -147,7 +142,7 @@ def test_a_ros1_bag_comes_out_as_ros2_messages(tmp_path):
     with rosbag1.Writer(tmp_path / "old.bag") as writer:
         connection = writer.add_connection("/camera/image_raw", IMAGE, typestore=ros1)
         writer.write(connection, STAMP_NS, ros1.serialize_ros1(message, IMAGE))
-    with BagReader(tmp_path / "old.bag") as reader:
+    with open_recording(tmp_path / "old.bag") as reader:
         assert choose_image_topic(reader.topics()).name == "/camera/image_raw"
         (read,) = reader.messages(["/camera/image_raw"])
     assert stamp_of_cdr(read.cdr) == STAMP_NS
@@ -159,7 +154,7 @@ def test_a_file_that_is_no_recording_is_refused_in_one_line(tmp_path, content):
     file = tmp_path / "broken.mcap"
     file.write_bytes(content)
     with pytest.raises(BagError) as refused:
-        BagReader(file)
+        open_recording(file)
     assert "cannot be read as a recording" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -168,7 +163,7 @@ def test_a_recording_cut_in_the_middle_is_refused_in_one_line(tmp_path):
     bag = write_bag(tmp_path / "bag", list(range(1, 50)))
     file = next(bag.glob("*.mcap"))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BagError, match="recording"), BagReader(file) as reader:
+    with pytest.raises(BagError, match="recording"), open_recording(file) as reader:
         list(reader.messages(["/camera/image/compressed"]))
 
 
@@ -209,7 +204,7 @@ def test_a_folder_of_pictures_becomes_a_bag_in_the_order_of_names(tmp_path):
         cv2.imwrite(str(folder / name), np.full((4, 6, 3), value, np.uint8))
     (folder / "notes.txt").write_text("not a picture")
     assert bag_from_folder(folder, tmp_path / "bag", rate_hz=4) == 3
-    with BagReader(tmp_path / "bag") as reader:
+    with open_recording(tmp_path / "bag") as reader:
         messages = list(reader.messages(["/camera/image/compressed"]))
     values = [int(rgb_from_cdr(m.cdr, m.type).mean().round()) for m in messages]
     assert values == [10, 20, 30]
@@ -227,7 +222,7 @@ def test_a_photograph_taken_on_its_side_is_turned_and_any_other_goes_in_byte_for
         (tmp_path / f"{name}.jpg").write_bytes(plain[:2] + segment + plain[2:])
     (tmp_path / "c_damaged.jpg").write_bytes(plain[:2] + segment)
     assert bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4) == 3
-    with BagReader(tmp_path / "bag") as reader:
+    with open_recording(tmp_path / "bag") as reader:
         turned, upright, damaged = reader.messages(["/camera/image/compressed"])
     rgb = rgb_from_cdr(turned.cdr, COMPRESSED_IMAGE)
     assert rgb.shape == (48, 32, 3)
@@ -259,7 +254,7 @@ def test_a_video_becomes_a_bag_with_its_own_times(tmp_path):
         for k in range(10):
             film.add(np.full((48, 64, 3), 20 * k, np.uint8), seconds=k / 5)
     assert bag_from_video(film.path, tmp_path / "bag", max_seconds=1.5) == 8
-    with BagReader(tmp_path / "bag") as reader:
+    with open_recording(tmp_path / "bag") as reader:
         messages = list(reader.messages(["/camera/image/compressed"]))
     assert [stamp_of_cdr(m.cdr) / NS_PER_S - 1 for m in messages] == pytest.approx(
         [k / 5 for k in range(8)], abs=1e-3
