@@ -22,7 +22,7 @@ from hostile_pictures import animated_png, encoded, png_chunk, street
 from sfseg_ros import imaging
 from sfseg_ros.errors import ImageError, SfsegError
 from sfseg_ros.picture_files.decoding import decode_picture
-from sfseg_ros.recordings import bags, message_bytes, pictures, video
+from sfseg_ros.recordings import camera_bags, message_bytes, pictures, video
 
 MEMORY_BYTES = 4 << 30
 
@@ -51,7 +51,7 @@ def runtime_entries(folder: Path) -> dict[str, str]:
         "bag truth": lambda: message_bytes.labels_from_cdr(message, message_bytes.COMPRESSED_IMAGE),
         "sampled": lambda: list(pictures.sampled_pictures(hostile, 5)),
         "sampled truth": lambda: list(pictures.sampled_pictures(good, 5, truth_folder=truth)),
-        "demo folder": lambda: bags.bag_from_folder(disguised, folder / "bag", 1.0),
+        "demo folder": lambda: camera_bags.bag_from_folder(disguised, folder / "bag", 1.0),
         "video": lambda: list(video.frames_of_video(hostile)),
     }
     return errors_of(calls)
