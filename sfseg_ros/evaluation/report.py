@@ -18,6 +18,9 @@ from sfseg_ros.model.manifest import Manifest
 from sfseg_ros.recordings.video import RgbImage
 from sfseg_ros.whole_files import write_whole
 
+PLOT_HEIGHT = 212
+"""Pixels."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -161,7 +164,8 @@ def _classes(report: Report) -> str:
         share = pixels / max(1, int(pixels.sum()))
     for c in report.manifest.classes:
         color = "#{:02x}{:02x}{:02x}".format(*c.color_rgb)
-        row = f'<td><i style="background:{color}"></i></td><td>{html.escape(c.name)}</td>'
+        row = f'<td><i style="background:{color}"></i></td>'
+        row += f'<td class="name">{html.escape(c.name)}</td>'
         if confusion is not None:
             value = float(iou[c.index])
             shown = "not seen" if math.isnan(value) else _percent(value)
@@ -197,50 +201,51 @@ def _latency(result: ReplayResult) -> str:
 
 
 def latency_plot_svg(seconds: list[float], latency_ms: list[float]) -> str:
-    """An inline SVG: one dot per mask, time in seconds to the right and milliseconds upwards, with
-    lines at the median and the 95th percentile."""
-    width, height, left, right, top, bottom = 900, 260, 56, 96, 12, 36
+    """Return an inline SVG: one dot per mask, seconds to the right, milliseconds upwards, and lines
+    at the median and the 95th percentile.
+
+    Horizontal positions are percentages and vertical ones pixels, so the plot fills any width and
+    its text keeps its size. Labels lie outside the SVG, in the padding of `.plot`.
+    """
     p50, p95 = (float(np.percentile(latency_ms, percent)) for percent in (50, 95))
     step_ms = _nice_step(max(latency_ms) / 4)
     top_ms = step_ms * math.ceil(max(latency_ms) * 1.02 / step_ms)
     end_s = max(seconds[-1], 1e-3)
 
-    def x(second: float) -> float:
-        return left + (width - left - right) * second / end_s
-
     def y(ms: float) -> float:
-        return height - bottom - (height - top - bottom) * ms / top_ms
+        return PLOT_HEIGHT * (1 - ms / top_ms)
 
     parts = []
     for k in range(round(top_ms / step_ms) + 1):
         ms = k * step_ms
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(ms):.1f}" '
-            f'y2="{y(ms):.1f}"/><text x="{left - 8}" y="{y(ms) + 4:.1f}" '
-            f'text-anchor="end">{ms:g}</text>'
-        )
-    step_s = _nice_step(end_s / 8)
+        parts.append(_plot_line("grid", y(ms)))
+        parts.append(f'<text x="-6" y="{y(ms) + 4:.1f}" text-anchor="end">{ms:g}</text>')
+    step_s = _nice_step(end_s / 5)
     for k in range(int(end_s / step_s) + 1):
         parts.append(
-            f'<text x="{x(k * step_s):.1f}" y="{height - bottom + 18}" '
+            f'<text x="{100 * k * step_s / end_s:.2f}%" y="{PLOT_HEIGHT + 18}" '
             f'text-anchor="middle">{k * step_s:g}</text>'
         )
     for second, ms in zip(seconds, latency_ms, strict=True):
-        parts.append(f'<circle cx="{x(second):.1f}" cy="{y(ms):.1f}" r="2.4"/>')
+        parts.append(f'<circle cx="{100 * second / end_s:.2f}%" cy="{y(ms):.1f}" r="2.4"/>')
     # The label of the higher line keeps its place; the lower one makes room where they are close.
     label_95 = y(p95) + 4
     label_50 = max(y(p50) + 4, label_95 + 14)
     for name, ms, label in (("p95", p95, label_95), ("p50", p50, label_50)):
+        parts.append(_plot_line(name, y(ms)))
         parts.append(
-            f'<line class="{name}" x1="{left}" x2="{width - right}" y1="{y(ms):.1f}" '
-            f'y2="{y(ms):.1f}"/><text class="{name}" x="{width - right + 6}" '
-            f'y="{label:.1f}">{name} {ms:.0f} ms</text>'
+            f'<text class="{name}" x="100%" dx="6" y="{label:.1f}">{name} {ms:.0f} ms</text>'
         )
     parts.append(
-        f'<text x="{width - right}" y="{height - 4}" text-anchor="end">seconds</text>'
-        f'<text x="{left}" y="{height - 4}" text-anchor="start">milliseconds, upwards</text>'
+        f'<text x="100%" y="{PLOT_HEIGHT + 34}" text-anchor="end">seconds</text>'
+        f'<text x="0" y="{PLOT_HEIGHT + 34}">milliseconds, upwards</text>'
     )
-    return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+    return f'<div class="plot"><svg height="{PLOT_HEIGHT}" role="img">{"".join(parts)}</svg></div>'
+
+
+def _plot_line(name: str, y: float) -> str:
+    """A horizontal line over the whole width."""
+    return f'<line class="{name}" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def _nice_step(rough: float) -> float:
@@ -312,7 +317,8 @@ _STYLE = """
 :root { color-scheme: light; --ink: #1b2430; --soft: #64748b; --line: #e2e8f0; --blue: #2563eb; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 28px 24px 48px; color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; background: #fff; }
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; background: #fff;
+  overflow-wrap: anywhere; }
 h1 { font-size: 28px; margin: 0; letter-spacing: -.01em; }
 h2 { font-size: 18px; margin: 36px 0 10px; }
 h3 { font-size: 14px; margin: 18px 0 6px; font-weight: 600; color: var(--soft); }
@@ -332,14 +338,16 @@ th { text-align: left; color: var(--soft); font-weight: 500; font-size: 13px; }
 td, th { padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 td i { display: inline-block; width: 22px; height: 14px; border-radius: 3px;
   border: 1px solid rgba(0,0,0,.2); vertical-align: -2px; }
-td.bar { width: 50%; } td.bar div { height: 12px; border-radius: 2px; border: 1px solid
-  rgba(0,0,0,.15); min-width: 1px; }
+td.name { min-width: 7em; } td.bar { width: 50%; }
+td.bar div { height: 12px; border-radius: 2px; border: 1px solid rgba(0,0,0,.15); min-width: 1px; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.mean td { font-weight: 650; border-bottom: 0; }
-table.legend { width: auto; } table.legend tr { display: inline-block; margin-right: 18px; }
+table.legend { width: auto; }
+table.legend tr { display: inline-block; margin-right: 18px; max-width: 100%; }
 table.legend td { border: 0; padding-right: 6px; }
 table.facts th { width: 130px; vertical-align: top; }
-svg { width: 100%; height: auto; display: block; }
+.plot { padding: 8px 84px 40px 40px; }
+svg { width: 100%; display: block; overflow: visible; }
 svg text { font-size: 12px; fill: var(--soft); }
 svg .grid { stroke: var(--line); } svg circle { fill: var(--blue); fill-opacity: .55; }
 svg line.p50 { stroke: #0f766e; stroke-dasharray: 6 4; } svg text.p50 { fill: #0f766e; }
@@ -347,6 +355,11 @@ svg line.p95 { stroke: #b45309; stroke-dasharray: 6 4; } svg text.p95 { fill: #b
 .panels { display: flex; gap: 8px; } figure { margin: 0; flex: 1 1 0; min-width: 0; }
 figure img { width: 100%; display: block; border-radius: 6px; }
 figcaption { font-size: 12px; color: var(--soft); padding-top: 2px; }
+@media (max-width: 640px) {
+  body { padding: 16px 16px 32px; } h1 { font-size: 22px; }
+  .tile { flex-basis: 130px; } .panels { flex-direction: column; }
+  td.bar { width: 20%; } td, th { padding-right: 6px; } table.facts th { width: 84px; }
+}
 footer { margin-top: 40px; border-top: 1px solid var(--line); color: var(--soft); font-size: 13px; }
 footer h2 { font-size: 14px; margin: 14px 0 4px; } footer ul { margin: 0; padding-left: 18px; }
 """

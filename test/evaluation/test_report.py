@@ -13,6 +13,7 @@ from sfseg_ros.errors import BagError
 from sfseg_ros.evaluation.metrics import ConfusionMatrix
 from sfseg_ros.evaluation.replay import ReplayResult, Sample
 from sfseg_ros.evaluation.report import (
+    PLOT_HEIGHT,
     Report,
     frame_counts,
     latency_plot_svg,
@@ -127,9 +128,17 @@ def test_a_replay_without_any_mask_still_has_a_page_that_says_where_to_look(tmp_
 def test_every_dot_of_the_plot_lies_inside_it(latency_ms):
     seconds = [0.1 * k for k in range(len(latency_ms))]
     svg = latency_plot_svg(seconds, latency_ms)
-    dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
+    dots = re.findall(r'<circle cx="([\d.]+)%" cy="([\d.]+)"', svg)
     assert len(dots) == len(latency_ms)
-    assert all(56 <= float(x) <= 804 and 12 <= float(y) <= 224 for x, y in dots)
+    assert all(0 <= float(x) <= 100 and 0 <= float(y) <= PLOT_HEIGHT for x, y in dots)
+    assert "viewBox" not in svg  # it would scale the text with the page
+
+
+def test_text_wraps_anywhere_so_that_no_name_widens_the_page(tmp_path, report):
+    page = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
+    body = re.search(r"\nbody \{(.*?)\}", page, re.S)[1]
+    assert "overflow-wrap: anywhere" in body
+    assert '<meta name="viewport" content="width=device-width' in page
 
 
 def test_damage_is_told_on_the_page_and_in_the_terminal_and_only_where_there_is_some(
