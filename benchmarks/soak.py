@@ -15,6 +15,7 @@ dies.
 import argparse
 import fcntl
 import json
+import math
 import os
 import random
 import re
@@ -46,8 +47,8 @@ from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import Process, process, ros_environment
 
 NODE = "/segmentation"
-ANSWER_S = 120.0
-"""Longest wait for the answer to a call; a model may be loading before it."""
+STALL_S = 300.0
+"""A node that answers no call for this long is stuck, not slow. Nothing else is judged by time."""
 ACTION_S = 0.25
 CALM_FRAMES, CALM_RATE = 20, 10.0
 CALM_SIZE = "480x640"
@@ -115,6 +116,12 @@ def unaccounted(counts: dict[str, int]) -> int:
     """Frames in of which nothing says what became of them. `lost` is the middleware's count of
     frames that never came in; `pending` is a difference and so explains nothing."""
     return counts["in"] - sum(counts[k] for k in counts if k not in ("in", "pending", "lost"))
+
+
+def is_stalled(now: float, sent: float, last_answer: float) -> bool:
+    """True if a call sent at `sent` waits for STALL_S since the last answer to any call: a slow
+    node answers others, a stuck one does not, and a lost answer outlasts the others."""
+    return now - max(sent, last_answer) > STALL_S
 
 
 def resources(pid: int) -> dict[str, float]:
@@ -258,6 +265,8 @@ class Node:
         self._random = random.Random(seed)
         self._ros = rclpy.create_node("soak")
         self._waiting: list[tuple[str, float, Any]] = []
+        self._last_answer = time.monotonic()
+        self.statuses = Counter[str]()
         self._clients: dict[str, Any] = {}
         self._listeners: dict[str, Any] = {}
         self._mask_topics = [f"{NODE}/{prefix}mask" for prefix in prefixes]
@@ -270,21 +279,21 @@ class Node:
         """Call a service of the node without waiting; returns the future."""
         if service not in self._clients:
             self._clients[service] = self._ros.create_client(kind, f"{NODE}/{service}")
-            if not self._clients[service].wait_for_service(ANSWER_S):
-                raise SystemExit(f"soak: {NODE}/{service} does not exist after {ANSWER_S:.0f} s")
-        self.spin(lambda: self._calls_of(service) < MAX_CALLS, ANSWER_S)
+            if not self._clients[service].wait_for_service(STALL_S):
+                raise SystemExit(f"soak: {NODE}/{service} does not exist after {STALL_S:.0f} s")
+        self.spin(lambda: self._calls_of(service) < MAX_CALLS)
         future = self._clients[service].call_async(request)
-        self._waiting.append((service, time.monotonic() + ANSWER_S, future))
+        self._waiting.append((service, time.monotonic(), future))
         return future
 
     def ask(self, kind: type, service: str, request: Any) -> Any:
         """Call and wait. Returns the response, None where there is none."""
         future = self.send(kind, service, request)
-        self.spin(lambda: future.done(), ANSWER_S)
+        self.spin(lambda: all(waiting is not future for *_, waiting in self._waiting))
         return future.result() if future.done() else None
 
-    def spin(self, until: Any = None, seconds: float = 0.0) -> bool:
-        """Handle what arrives until `until()` is true; returns whether it was, in `seconds`."""
+    def spin(self, until: Any = None, seconds: float = math.inf) -> bool:
+        """Handle what arrives until `until()` is true, at most `seconds`; returns whether it is."""
         end = time.monotonic() + seconds
         while not (until and until()):
             if time.monotonic() >= end:
@@ -300,17 +309,19 @@ class Node:
 
     def settle(self) -> None:
         """Wait for all answers."""
-        self.spin(lambda: not self._waiting, ANSWER_S)
+        self.spin(lambda: not self._waiting)
 
     def _look_at_answers(self) -> None:
+        now = time.monotonic()
         still = []
-        for service, deadline, future in self._waiting:
-            if not future.done() and time.monotonic() < deadline:
-                still.append((service, deadline, future))
-            elif not future.done():
-                self.broken.add(f"{service} was not answered within {ANSWER_S:.0f} s")
-            else:
+        for service, sent, future in self._waiting:
+            if future.done():
+                self._last_answer = now
                 self._count_answer(service, future.result())
+            elif is_stalled(now, sent, self._last_answer):
+                self.broken.add(f"{service}: no answer to any call for {STALL_S:.0f} s")
+            else:
+                still.append((service, sent, future))
         self._waiting = still
 
     def _count_answer(self, service: str, response: Any) -> None:
@@ -327,6 +338,7 @@ class Node:
             if "in" not in counts:
                 continue
             camera = status.name.rsplit(": ", 1)[-1]
+            self.statuses[camera] += 1
             before = self.counts.get(camera, {})
             if any(before.get(k, 0) > n for k, n in counts.items() if k != "pending"):
                 self.broken.add(f"camera {camera!r}: a counter went back")
@@ -364,6 +376,20 @@ class Node:
                 self.masks["wrong_size"] += 1
 
         return on_mask
+
+    def hear_statuses(self) -> None:
+        """Wait for two more statuses of every camera, the second made after this call."""
+        before = Counter(self.statuses)
+        cameras = len(self._mask_topics)
+        if not self.spin(
+            lambda: sum(n >= 2 for n in (self.statuses - before).values()) >= cameras, STALL_S
+        ):
+            self.broken.add(f"no diagnostics for {STALL_S:.0f} s")
+
+    def has_finished(self) -> bool:
+        """True if no frame is pending, by a status that was made after this call."""
+        self.hear_statuses()
+        return all(counts["pending"] == 0 for counts in self.counts.values())
 
     # Storms.
 
@@ -535,16 +561,14 @@ class Soak:
         good = ["--garbage", "0", "--sizes", CALM_SIZE, "--rate", str(CALM_RATE)]
         for camera in self._cameras:
             camera.start(*good, "--frames", str(CALM_FRAMES))
-        limit_s = CALM_FRAMES / CALM_RATE + 60
-        if not node.spin(lambda: not any(c.running for c in self._cameras), limit_s):
+        if not node.spin(lambda: not any(c.running for c in self._cameras), STALL_S):
             node.broken.add("the cameras of the calm did not end: does the node listen?")
-        for topic, count in (node.masks - masks).items():
-            if topic != "wrong_size" and count < CALM_FRAMES / 4:
-                node.broken.add(f"{topic}: {count} masks of {CALM_FRAMES} images in the calm")
+        if not node.spin(node.has_finished, STALL_S):
+            node.broken.add(f"frames of the calm are still pending after {STALL_S:.0f} s")
         for topic in set(node._mask_topics) - set(node.masks - masks):
-            node.broken.add(f"{topic}: no mask in the calm")
+            node.broken.add(f"{topic}: no mask of {CALM_FRAMES} images in the calm")
         node.load_anew()
-        node.spin(seconds=2.5)  # two diagnostics
+        node.hear_statuses()
         self.cycles.append(
             {
                 "minutes": round((time.monotonic() - self._begin) / 60, 2),
@@ -625,10 +649,10 @@ def two_models(folder: Path) -> list[str]:
 
 
 def end_of(node: Process) -> int | None:
-    """Exit code after Ctrl-C; None where the node had to be killed."""
+    """Exit code after Ctrl-C, or None if the node does not end."""
     node.popen.send_signal(signal.SIGINT)
     try:
-        return node.popen.wait(30)
+        return node.popen.wait(STALL_S)
     except subprocess.TimeoutExpired:
         return None
 

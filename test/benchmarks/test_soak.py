@@ -87,6 +87,13 @@ def test_pending_frames_explain_nothing():
     assert soak.unaccounted(counts) == 1
 
 
+def test_a_slow_node_is_not_stuck_and_a_silent_one_is():
+    late = 10 * soak.STALL_S
+    assert not soak.is_stalled(now=late, sent=0.0, last_answer=late - soak.STALL_S / 2)
+    assert not soak.is_stalled(now=late, sent=late - 1, last_answer=0.0)
+    assert soak.is_stalled(now=late, sent=0.0, last_answer=late - 2 * soak.STALL_S)
+
+
 def test_what_the_allocator_takes_at_first_is_no_growth_and_a_slope_is():
     assert soak.growth([300, 400, 500, 510, 505, 900, 910, 506, 508]) == 1
     assert soak.growth([float(10 * i) for i in range(30)]) == 100
