@@ -23,7 +23,7 @@ from sfseg_ros.tools.demo_input import Input, open_input
 from sfseg_ros.tools.demo_nodes import play_through_node
 from sfseg_ros.tools.machine import machine_facts
 from sfseg_ros.tools.processes import ProcessError, check_ros
-from sfseg_ros.tools.terminal import say
+from sfseg_ros.tools.terminal import check_output, say
 
 LONGEST_NAME = 60
 """Characters of the input's name in the name of the folder."""
@@ -154,9 +154,10 @@ def _remove_empty(folder: Path) -> None:
 
 def _new_folder(output: Path, source: Path | None) -> Path:
     """Make a new folder below `output`, named by the time and the input."""
-    output = output.expanduser().absolute()
-    stem = (source or Path(DEMO_DRIVE)).stem
-    name = re.sub(r"[^\w.-]+", "_", stem, flags=re.ASCII)
+    output = output.expanduser().resolve()
+    check_output(output)
+    name = (source or Path(DEMO_DRIVE)).stem
+    name = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)
     stem = f"{datetime.now():%Y%m%d_%H%M%S}_{name[:LONGEST_NAME]}"
     for attempt in range(100):
         folder = output / (stem if attempt == 0 else f"{stem}_{attempt}")
@@ -166,7 +167,7 @@ def _new_folder(output: Path, source: Path | None) -> Path:
             continue
         except OSError as error:
             raise ProcessError(f"{folder}: cannot be made ({error.strerror})") from error
-        return folder.resolve()
+        return folder
     raise ProcessError(f"{output}: a hundred runs in one second; try again")
 
 

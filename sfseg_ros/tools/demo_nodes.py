@@ -81,6 +81,10 @@ def _node_options(played: Input, model: Manifest, backend: str) -> list[str]:
     }
     options = ["--ros-args", "-r", _remapping(played.image_topic)]
     for name, value in parameters.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ProcessError(f"{name} {value!r}: not UTF-8, as ROS needs; rename it") from error
         # ROS reads the value as YAML; a JSON string is the same string in YAML.
         options += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
     return options

@@ -16,7 +16,7 @@ from sfseg_ros.errors import ImageError
 from sfseg_ros.imaging import Uint8Array, color_mask, overlay, rgb_from_file
 from sfseg_ros.installed_files import find_model
 from sfseg_ros.segmenter import Segmenter, open_segmenter
-from sfseg_ros.tools.terminal import complain, say
+from sfseg_ros.tools.terminal import check_output, complain, one_line_name, say
 from sfseg_ros.whole_files import write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment every image. Returns 1 if one was refused; the others are still written."""
+    check_output(args.output)
     paths = find_images(args.images)
     segmenter = open_segmenter(
         find_model(args.model),
@@ -84,7 +85,7 @@ def segment_file(segmenter: Segmenter, path: Path, output: Path) -> None:
     _write(output / "color" / f"{path.stem}.png", color_mask(result.labels, palette))
     painted = overlay(rgb, result.labels, palette, OVERLAY_ALPHA)
     _write(output / "overlay" / f"{path.stem}.jpg", painted)
-    print(f"{path.name}: {rgb.shape[0]}x{rgb.shape[1]}", flush=True)
+    print(f"{one_line_name(path)}: {rgb.shape[0]}x{rgb.shape[1]}", flush=True)
 
 
 def _write(path: Path, picture: Uint8Array) -> None:

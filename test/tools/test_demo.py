@@ -27,6 +27,7 @@ from sfseg_ros.recordings.message_bytes import (
 from sfseg_ros.recordings.opening import open_recording
 
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (64, 96)
 IMAGES = 12
 PALETTE_RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -130,6 +131,62 @@ def test_a_folder_of_pictures_is_segmented_whole_and_claims_no_miou(tmp_path, ti
     assert "mIoU" not in page
     assert "1 damaged, the first on /camera/image/compressed: JPEG" in done.stderr
     assert "no ground truth" in page
+
+
+def write_video(path: Path) -> None:
+    with av.open("file:" + os.fspath(path.with_name("video.mp4")), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(bgr_of(index), format="bgr24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path.with_name("video.mp4").rename(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 240 + ".mp4", "caf\udce9.mp4", "line\nbreak.mp4", "2024-01-01T10:20:30.mp4"]
+)
+def test_a_video_of_an_odd_name_is_played_and_the_last_line_is_the_report(
+    tmp_path, tiny_model, monkeypatch, name
+):
+    """Names of great length, not in UTF-8, with a line break, and like a URL (given relative)."""
+    write_video(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = run_demo(tmp_path, "--input", name, "--model", tiny_model)
+    assert done.returncode == 0, done.stderr
+    assert "in 4, out 4" in done.stderr
+    report = Path(done.stdout.splitlines()[-1])
+    assert report.is_file()
+    assert report.parent.name.isascii()
+
+
+ODD_FOLDERS = ["a #b: 'c' \"d\"", "x:=y", "caf\udce9", "line\nbreak"]
+
+
+@pytest.mark.parametrize("name", ODD_FOLDERS)
+def test_a_model_in_a_folder_of_an_odd_name_is_found_or_refused_in_one_line(
+    tmp_path, truth_bag, tiny_model, name
+):
+    """ROS reads parameters as YAML, in which `#` begins a comment."""
+    model = tmp_path / name / "model"
+    shutil.copytree(tiny_model, model)
+    done = run_demo(tmp_path, "--input", truth_bag, "--model", model, "--max-seconds", 1)
+    assert "Traceback" not in done.stderr
+    if name == "caf\udce9":
+        assert done.returncode == 1
+        assert "not UTF-8, as ROS needs" in done.stderr.splitlines()[-1]
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_output_with_a_line_break_is_refused(tmp_path, truth_bag, tiny_model):
+    arguments = ["--input", truth_bag, "--model", tiny_model, "--output", tmp_path / "two\nlines"]
+    done = run_demo(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert "may not have a line break" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def write_raw_bag(path: Path, names: list[str]) -> Path:

@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -80,6 +84,42 @@ def test_two_images_that_would_overwrite_each_other_are_refused(
     (pictures / "b.jpg").write_bytes((pictures / "b.png").read_bytes())
     assert segment(tiny_model, pictures, "-o", tmp_path / "out") == 1
     assert "two images are named b" in capsys.readouterr().err
+
+
+ODD_NAMES = ("n" * 251 + ".png", "caf\udce9.png", "line\nbreak.png", "2024-01-01T10:20:30.png")
+
+
+def test_odd_names_are_segmented_and_take_one_line_each(tiny_model, tmp_path, capsys):
+    """Names of the greatest length, not in UTF-8, with a line break, and like a URL."""
+    (tmp_path / "odd").mkdir()
+    green = cv2.imencode(".png", np.full((48, 80, 3), GREEN_BGR, np.uint8))[1].tobytes()
+    for name in ODD_NAMES:
+        (tmp_path / "odd" / name).write_bytes(green)
+    (tmp_path / "odd" / "bad\nname.png").write_bytes(b"no picture")
+    output = tmp_path / "out"
+    assert segment(tiny_model, tmp_path / "odd", "-o", output) == 1
+    assert {p.name for p in (output / "labels").iterdir()} == set(ODD_NAMES)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(ODD_NAMES) + 2
+    assert out.splitlines()[-1] == str(output)
+    assert err.count("\n") == 1
+    assert "bad name.png" in err
+
+
+def test_an_output_with_a_line_break_is_refused(tiny_model, pictures, tmp_path, capsys):
+    assert segment(tiny_model, pictures, "-o", tmp_path / "two\nlines") == 1
+    assert "may not have a line break" in capsys.readouterr().err
+    assert not (tmp_path / "two\nlines").exists()
+
+
+def test_an_output_that_is_not_utf_8_is_printed_byte_for_byte(tiny_model, pictures, tmp_path):
+    command = [sys.executable, "-m", "sfseg_ros.tools", "segment", str(tiny_model), str(pictures)]
+    output = os.fsencode(tmp_path) + b"/caf\xe9"
+    done = subprocess.run(
+        [*command, "-o", output, "--backend", "onnxruntime"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[-1] == output
 
 
 def test_an_unknown_model_is_an_error_of_one_line(pictures, tmp_path, capsys):

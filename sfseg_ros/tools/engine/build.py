@@ -31,7 +31,7 @@ from sfseg_ros.tools.engine.arguments import (
     add_precision_and_form,
 )
 from sfseg_ros.tools.engine.stored import age, description, why_unused
-from sfseg_ros.tools.terminal import say
+from sfseg_ros.tools.terminal import check_output, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the engine. The last line on stdout is its path."""
     store = EngineStore(args.cache)
+    check_output(store.folder)
     manifest = load_manifest(find_model(args.model))
     request = _request(args, manifest)
     request.check(manifest)
