@@ -170,6 +170,7 @@ pip-install:
 
 # The site in build/docs, after its generated tables (topics, parameters, commands, measurements) have been refreshed.
 docs: $(STAMPS)/docs
+	$(PY) -m sfseg_ros.nodes.parameter_text > config/segmentation.yaml
 	$(PY) -m docs.generate
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "$(CURDIR)/build/docs/index.html"

@@ -4,8 +4,9 @@
     ros2 launch sfseg_ros multi_camera.launch.py cameras_file:=/path/to/my_cameras.yaml
     ros2 launch sfseg_ros multi_camera.launch.py --show-args
 
-The list has a name, topics and parameters for each camera: config/multi_camera.yaml. Parameters of
-the node, the same for all cameras, are arguments; one that is given wins over `params_file`.
+The list has a name, topics and parameters for each camera, as in config/multi_camera.yaml.
+Parameters of the node, the same for all cameras, are arguments; an argument overrides
+`params_file`.
 """
 
 from pathlib import Path
@@ -31,11 +32,11 @@ def node_of_cameras(context: LaunchContext) -> list[LifecycleNode]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, middleware profile unless the user has one already, node."""
+    """Arguments, middleware profile (unless the user has set one), node."""
     cameras_file = DeclareLaunchArgument(
         "cameras_file",
         default_value=config_file("multi_camera.yaml"),
-        description="YAML file with the list of cameras: name, topics, parameters of each.",
+        description="YAML file with the cameras: name, topics and parameters of each.",
     )
     return LaunchDescription(
         [

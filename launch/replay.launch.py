@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play a recorded bag through the node, and record what comes out where `record` says so.
+"""Play a recorded bag through the node, and record its outputs if `record` is set.
 
     ros2 launch sfseg_ros replay.launch.py bag:=/path/to/bag record:=/path/to/new_bag
     ros2 launch sfseg_ros replay.launch.py bag:=/path/to/bag player:=rosbag2 use_sim_time:=true
 
-Ends when the bag does. Without `record`, and with nobody listening to an output, nothing is
-segmented.
+Ends with the bag. The node segments nothing without `record`, unless an output has a subscriber.
 """
 
 from pathlib import Path
@@ -38,50 +37,52 @@ from sfseg_ros.recordings.opening import open_recording
 from sfseg_ros.recordings.recording import choose_image_topic
 
 LAST_FRAME_S = 2.0
-"""From the end of the bag to the end of all: the last frame is on its way."""
+"""Time from the end of the bag to the end of all processes, for the last frame."""
 REASON = "the replay is over"
 IMAGE, CAMERA_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 MESSAGES = {output.name: output.type_name for output in IMAGES}
-"""Topic -> type of each output that can be recorded: point clouds need more than images."""
+"""Types of the outputs that can be recorded, by topic. Point clouds need more than images."""
 
 
 def arguments() -> list[DeclareLaunchArgument]:
-    """What `--show-args` lists before the arguments of the node."""
+    """The arguments before those of the node."""
     return [
         DeclareLaunchArgument("bag", description="rosbag2 folder, .mcap, .db3 or ROS 1 .bag file."),
         DeclareLaunchArgument(
             "topic",
             default_value="",
-            description="Image topic, played with its camera_info. Empty: the bag's only one.",
+            description="Image topic to play with its camera_info. Empty: the bag's only one.",
         ),
         DeclareLaunchArgument(
             "player",
             default_value="bag_player",
             choices=["bag_player", "rosbag2"],
-            description="bag_player: stamps of today, so that ages are true. rosbag2: `ros2 bag "
-            "play --clock` with the recorded stamps; wants use_sim_time:=true.",
+            description="bag_player: current stamps, so that ages are real. rosbag2: `ros2 bag "
+            "play --clock` with the recorded stamps; needs use_sim_time:=true.",
         ),
         DeclareLaunchArgument("rate", default_value="1.0", description="Speed; 1.0 is real time."),
         DeclareLaunchArgument(
             "loop",
             default_value="false",
             choices=["true", "false"],
-            description="Again and again, until Ctrl-C.",
+            description="Repeat until Ctrl-C.",
         ),
         DeclareLaunchArgument(
-            "record", default_value="", description="Folder of a new bag. Empty: none is made."
+            "record",
+            default_value="",
+            description="Folder of a new bag to record to. Empty: no recording.",
         ),
         DeclareLaunchArgument(
             "record_outputs",
             default_value="mask",
-            description=f"Outputs to record, with blanks between: {', '.join(MESSAGES)}; "
-            "label_map and /diagnostics are recorded too.",
+            description=f"Outputs to record, separated by spaces: {', '.join(MESSAGES)}. The bag "
+            "also gets label_map and /diagnostics.",
         ),
     ]
 
 
 def replay(context: LaunchContext) -> list[Any]:
-    """Node, recorder, and the player as soon as these two listen; when one ends, all end."""
+    """Node, recorder, and the player once these two subscribe; when one ends, all end."""
     topic, transport, calibrated = played_topic(context)
     info = camera_info_beside(topic)
     inputs = [("image", topic.removesuffix("/compressed")), ("camera_info", info)]
@@ -106,8 +107,8 @@ def replay(context: LaunchContext) -> list[Any]:
 
 
 def played_topic(context: LaunchContext) -> tuple[str, str, bool]:
-    """The bag's image topic, the image_transport that its type asks for, and whether the bag has
-    the camera_info beside it."""
+    """The bag's image topic, the image_transport for its type, and whether the bag has the
+    camera_info beside it."""
     with open_recording(Path(text_of(context, "bag"))) as reader:
         topics = reader.topics()
     topic = choose_image_topic(topics, text_of(context, "topic") or None)
@@ -130,7 +131,7 @@ def player_action(context: LaunchContext, topic: str, others: list[str]) -> Exec
 
 
 def recorded_outputs(context: LaunchContext) -> dict[str, str]:
-    """Full names of the topics to record, with their types; none where nothing is recorded."""
+    """Types of the topics to record, by full name; empty without a recording."""
     if not text_of(context, "record"):
         return {}
     names = text_of(context, "record_outputs").split()
@@ -160,7 +161,7 @@ def ends_all(action: ExecuteProcess, after_s: float) -> RegisterEventHandler:
     """Shut everything down `after_s` seconds after the process has ended."""
 
     def shutdown(event: Any, context: LaunchContext) -> Any:
-        if context.is_shutdown:  # it ends because all others end
+        if context.is_shutdown:  # this process ends because all others end
             return None
         return TimerAction(period=after_s, actions=[EmitEvent(event=Shutdown(reason=REASON))])
 
@@ -168,11 +169,11 @@ def ends_all(action: ExecuteProcess, after_s: float) -> RegisterEventHandler:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, middleware profile unless the user has one already, processes."""
+    """Arguments, middleware profile (unless the user has set one), processes."""
     return LaunchDescription(
         [
             *arguments(),
-            *node_arguments(without=("cameras", "image_transport")),  # follow from the bag
+            *node_arguments(without=("cameras", "image_transport")),  # the bag decides these
             *middleware_profile(),
             OpaqueFunction(function=replay),
         ]

@@ -4,7 +4,7 @@
     ros2 launch sfseg_ros segmentation.launch.py image:=/camera/image_raw
     ros2 launch sfseg_ros segmentation.launch.py --show-args
 
-Each parameter of the node is an argument too; one that is given wins over `params_file`.
+Each parameter of the node is an argument too; an argument overrides `params_file`.
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -34,7 +34,7 @@ def node_of_camera(context: LaunchContext) -> list[LifecycleNode]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, middleware profile unless the user has one already, node."""
+    """Arguments, middleware profile (unless the user has set one), node."""
     topics = [
         DeclareLaunchArgument(
             row.name,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays the images of a bag as if the camera saw them now: real time, stamps of today.
+"""Plays the images of a bag as if a camera took them now: in real time, with current stamps.
 
-`ros2 bag play` keeps the recorded stamps, so a subscriber that measures the age of a frame sees
-years (docs/adr/0006). Messages go out as the bytes that were recorded, only the stamp is changed.
+`ros2 bag play` keeps the recorded stamps, so a subscriber that measures the age of a frame finds
+years (docs/adr/0006). The player publishes the recorded bytes and changes only the stamp.
 """
 
 import argparse
@@ -33,18 +33,18 @@ from sfseg_ros.recordings.recording import Message, choose_image_topic
 from sfseg_ros.recordings.timeline import Damage, Timeline, choose_clock, undamaged, with_times
 from sfseg_ros.whole_files import write_whole
 
-# As a camera driver publishes: reliable also feeds the best-effort readers.
+# As camera drivers publish: reliable also matches best-effort subscribers.
 CAMERA_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE
 )
 CLOCK_SAMPLE = 100
 LEAD_NS = 200_000_000
-"""From the moment when all listeners are there to the first image."""
+"""Time from when all subscribers are known to the first image."""
 
 
 @dataclass(frozen=True)
 class Played:
-    """What left the player in one pass over the bag."""
+    """What the player published in one pass over the bag."""
 
     clock: str
     timeline: Timeline
@@ -52,7 +52,7 @@ class Played:
 
 
 def message_class(type_name: str) -> Any:
-    """The class of `package/msg/Name`. Raises BagError where the package is not installed."""
+    """The class of `package/msg/Name`. Raises BagError if the package is not installed."""
     package, _, name = type_name.split("/")
     try:
         return getattr(importlib.import_module(f"{package}.msg"), name)
@@ -61,7 +61,7 @@ def message_class(type_name: str) -> Any:
 
 
 class BagPlayer:
-    """One bag, opened; `play` may be called again and again (the loop)."""
+    """An open bag; each call of `play` is one pass."""
 
     def __init__(
         self, node: Node, bag: Path, wanted: str | None, others: Sequence[str], rate: float
@@ -81,7 +81,7 @@ class BagPlayer:
         }
 
     def wait_for_listeners(self, number: int, timeout_s: float) -> None:
-        """Return once `number` subscriptions match the image topic. Raises BagError."""
+        """Wait until `number` subscriptions match the image topic. Raises BagError."""
         publisher = self._publishers[self.image_topic.name]
         deadline = time.monotonic() + timeout_s
         while publisher.get_subscription_count() < number:
@@ -94,8 +94,10 @@ class BagPlayer:
             time.sleep(0.05)
 
     def play(self, max_seconds: float) -> Played:
-        """One pass in real time, at most `max_seconds` of the recording; returns when the last
-        message is out. Damaged messages are left out, as in the report, and said at the end."""
+        """Play at most `max_seconds` of the recording in real time; return after the last message.
+
+        Damaged messages are skipped, as in the report, and counted in a line at the end.
+        """
         timeline: Timeline | None = None
         damage = Damage()
         images = 0
@@ -129,7 +131,7 @@ _progress_shown_ns = 0
 
 
 def _show_progress(images: int, total: int, seconds: float | None) -> None:
-    """At most one line a second, on one line of a terminal; `seconds` None ends it."""
+    """Print progress at most once a second, on one line of a terminal; None ends the line."""
     global _progress_shown_ns
     now_ns = time.monotonic_ns()
     if seconds is not None and now_ns - _progress_shown_ns < 1_000_000_000:
@@ -137,7 +139,7 @@ def _show_progress(images: int, total: int, seconds: float | None) -> None:
     _progress_shown_ns = now_ns
     start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
     if seconds is None:
-        rest = " " * 20 if start else ""  # of the longer line before
+        rest = " " * 20 if start else ""  # clears the longer line before
         print(f"{start}played {images} images{rest}", file=sys.stderr, flush=True)
     else:
         text = f"playing: {images} of {total} images, {seconds:.0f} s"
@@ -147,16 +149,18 @@ def _show_progress(images: int, total: int, seconds: float | None) -> None:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bag_player", description=__doc__)
     parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag file")
-    parser.add_argument("--topic", help="image topic; needed where the bag has several")
-    parser.add_argument("--also", nargs="*", default=[], metavar="TOPIC", help="played beside it")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time")
-    parser.add_argument("--loop", action="store_true", help="again and again until interrupted")
+    parser.add_argument("--topic", help="image topic; required if the bag has several")
+    parser.add_argument(
+        "--also", nargs="*", default=[], metavar="TOPIC", help="topics to play as well"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="speed; 1 is real time")
+    parser.add_argument("--loop", action="store_true", help="repeat until interrupted")
     parser.add_argument(
         "--max-seconds", type=float, default=float("inf"), help="play only the beginning"
     )
-    parser.add_argument("--listeners", type=int, default=1, help="wait for so many subscriptions")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for them")
-    parser.add_argument("--result", type=Path, help="JSON file for what was played and when")
+    parser.add_argument("--listeners", type=int, default=1, help="subscriptions to wait for")
+    parser.add_argument("--timeout", type=float, default=60.0, help="maximum wait in seconds")
+    parser.add_argument("--result", type=Path, help="JSON file to write: what was played, and when")
     args = parser.parse_args(argv)
     if not args.rate > 0:
         parser.error(f"--rate is {args.rate}, expected more than 0")
@@ -180,12 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command_line = list(sys.argv if argv is None else ["bag_player", *argv])
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for later in (signal.SIGINT, signal.SIGTERM):  # one is enough, and the end is near
+        for later in (signal.SIGINT, signal.SIGTERM):  # ignore further signals during the end
             signal.signal(later, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    # Python's handlers, because between two images this process sleeps in Python and rclpy's would
-    # not wake it. SIGINT too: a shell starts what runs in its background with that one ignored.
+    # Python's handlers, because this process sleeps in Python between two images and rclpy's would
+    # not wake it. SIGINT needs one too: a shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
     try:
@@ -205,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        rclpy.try_shutdown()  # and with it the node
+        rclpy.try_shutdown()  # and the node with it
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records topics into a rosbag2 mcap, with the moment of arrival as the log time.
+"""Records topics to a rosbag2 mcap, with the time of arrival as the log time.
 
-What `ros2 bag record` does, where there is no ROS installation. The difference of a mask's log time
-and its header stamp is the latency as a subscriber sees it.
+It does what `ros2 bag record` does, but needs no ROS installation. A mask's log time minus its
+header stamp is the latency as a subscriber sees it.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from sfseg_ros.nodes.middleware import start_rclpy
 from sfseg_ros.recordings.bag_writer import BagWriter, TopicToWrite
 
 READY = "ready"
-"""Printed on a line of its own once the topics of --wait-for have publishers."""
+"""The line to print when all topics of --wait-for have publishers."""
 
 _Item = tuple[str, int, bytes] | None
 
 
 class BagRecorder(Node):
-    """Subscribes without decoding; a thread of its own compresses and writes, so that the arrival
-    of the next message is not noted late."""
+    """Receives messages without decoding them. A separate thread compresses and writes, so that the
+    next message gets its time of arrival without delay."""
 
     def __init__(self, topics: Sequence[TopicToWrite], writer: BagWriter) -> None:
         super().__init__("bag_recorder")
@@ -47,7 +47,7 @@ class BagRecorder(Node):
                 _qos(topic.latched),
                 raw=True,
             )
-        # Last, so that a message type that is missing leaves no thread that the process waits for.
+        # Last: if a message type is missing, no thread is left that the process would wait for.
         self._thread = threading.Thread(target=self._write_all, name="bag writer")
         self._thread.start()
 
@@ -61,20 +61,20 @@ class BagRecorder(Node):
         while (item := self._queue.get()) is not None:
             try:
                 self._writer.write(*item)
-            except Exception as error:  # a full disk: the main thread reports it
+            except Exception as error:  # such as a full disk; the main thread reports it
                 self.error = error
                 rclpy.try_shutdown()
                 return
 
     def close(self) -> None:
-        """Write what has arrived; raises BagError where writing failed."""
+        """Write the messages that have arrived. Raises BagError if writing failed."""
         self._queue.put(None)
         self._thread.join()
         if self.error is not None:
             raise BagError(f"{self._writer.path}: writing failed ({self.error})") from self.error
 
     def say_when_ready(self, wait_for: Sequence[str]) -> None:
-        """Print READY as soon as every topic of `wait_for` has a publisher."""
+        """Print READY when every topic of `wait_for` has a publisher."""
 
         def check() -> None:
             if all(self.count_publishers(name) for name in wait_for):
@@ -96,7 +96,7 @@ def _qos(latched: bool) -> QoSProfile:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bag_recorder", description=__doc__)
-    parser.add_argument("output", type=Path, help="folder of the new bag; must not exist")
+    parser.add_argument("output", type=Path, help="folder of the new bag; must not exist yet")
     for option, meaning in (
         ("--topic", "record this topic"),
         ("--latched", "record this transient-local topic"),
@@ -105,7 +105,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
             option, nargs=2, action="append", default=[], metavar=("NAME", "TYPE"), help=meaning
         )
     parser.add_argument(
-        "--wait-for", nargs="*", default=[], metavar="NAME", help=f"print {READY} when published"
+        "--wait-for",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help=f"print {READY} when published",
     )
     args = parser.parse_args(argv)
     if not args.topic and not args.latched:
@@ -114,7 +118,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; records until SIGINT or SIGTERM, then completes the bag. Returns the status."""
+    """Entry point: record until SIGINT or SIGTERM, then complete the bag; return the status."""
     command_line = list(sys.argv if argv is None else ["bag_recorder", *argv])
     try:
         args = _arguments(start_rclpy(command_line))
@@ -135,12 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SfsegError, OSError) as error:  # OSError: the end of the bag does not fit on the disk
         print(f"bag_recorder: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before there was anything to record
+    except KeyboardInterrupt:  # before the recording began
         return 130
     except Exception:
         if rclpy.ok():
             raise
-        return 130  # the same: rclpy's handler shut the context down below what was being made
+        return 130  # the same: rclpy's handler shut the context down during the start
     finally:
         rclpy.try_shutdown()
     return 0

@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from sfseg_ros.nodes.frame_path import ReceivedFrame
 
 CAMERA_INFOS = 32
-"""Calibrations kept, to find that of an image by its stamp; at 30 Hz the last second."""
+"""Number of recent calibrations to search by an image's stamp: one second at 30 Hz."""
 ANY_AGE_NS = 2**63
 MOST_LOST_AT_ONCE = 1_000_000
-"""No camera sends so many frames between two reports of the middleware."""
+"""No camera sends this many frames between two reports of the middleware."""
 
 
 @dataclass(frozen=True)
 class CameraPublishers:
-    """All that the node publishes for one camera."""
+    """Everything that the node publishes for one camera."""
 
     outputs: OutputPublishers
     labels: LabelPublishers
@@ -61,8 +61,8 @@ class CameraPublishers:
 
 
 class Camera:
-    """The topics and counters of one camera. The executor's thread receives, the worker's thread
-    takes frames along nodes/frame_path.py, and a transition's thread does the rest."""
+    """The topics and counters of one camera. The executor's thread receives messages, the worker's
+    thread runs nodes/frame_path.py, and transition threads call the other methods."""
 
     def __init__(
         self, node: Any, name: str, settings: Settings, worker: "BatchWorker[ReceivedFrame]"
@@ -76,11 +76,11 @@ class Camera:
         self.enabled = True
         self.times = FrameTimes()
         self.image_format: ImageFormat | None = None
-        """Of the last image, None before the first."""
+        """Format of the last image, None before the first."""
         self.snapshots: queue.Queue[tuple[str, SegmentedFrame]] | None = None
-        """Where the next segmented frame goes, with or without a listener; None: nowhere."""
+        """Queue for the next segmented frame, with or without a subscriber; None: no request."""
         self.heard_ns = time.monotonic_ns()
-        """Monotonic time of the last image, or of activation."""
+        """Monotonic time of the last image or of activation, whichever is later."""
         self.frames_too_old = 0
         self._lost = 0
         self._calibrations: StampBuffer[CameraModel] = StampBuffer(CAMERA_INFOS)
@@ -112,7 +112,7 @@ class Camera:
 
     @property
     def publishers(self) -> CameraPublishers:
-        """There are some from `create_publishers` to `release`."""
+        """They exist from `create_publishers` to `release`."""
         assert self._publishers is not None
         return self._publishers
 
@@ -123,7 +123,7 @@ class Camera:
             self._publishers.labels.publish(manifest, mapping, threshold)
 
     def subscribe(self, on_image: Callable[[Image | CompressedImage], None]) -> None:
-        """Receive images, each in a call of `on_image`, and calibrations."""
+        """Receive calibrations and images; `on_image` is called with each image."""
         transport = self.parameters.image_transport
         self.publishers.clouds.start()
         self.heard_ns = time.monotonic_ns()
@@ -163,7 +163,7 @@ class Camera:
                 self._node.get_logger().warning(f"{self._prefix}camera_info: {error}")
 
     def _on_message_lost(self, event: QoSMessageLostInfo) -> None:
-        # Seen in the soak, where publishers are killed: Fast DDS then reports 2**31 lost frames.
+        # Fast DDS reports 2**31 lost frames after a publisher was killed (benchmarks/soak.py).
         if not 0 < event.total_count_change < MOST_LOST_AT_ONCE:
             return
         self._lost += event.total_count_change
@@ -182,15 +182,15 @@ class Camera:
         if model is None or model.image_size == image_size or (model.height, model.width) == (0, 0):
             return model
         self.warn_once(
-            "{}camera_info is of images of {}x{} (height x width), the image has {}x{}: it is "
-            "left out".format(self._prefix, *model.image_size, *image_size)
+            "{}camera_info is for images of {}x{} (height x width), but the image has {}x{}: "
+            "calibration ignored".format(self._prefix, *model.image_size, *image_size)
         )
         return None
 
     def on_frame_error(self, error: Exception) -> None:
-        """The log has one line in a while, /diagnostics the count."""
+        """Log the error, at most once in a while; /diagnostics has the count."""
         if not self._node.context.ok():
-            return  # Ctrl-C came between segmenting and publishing
+            return  # Ctrl-C between inference and publishing
         self._frame_error, self._broken = one_line(error), not isinstance(error, ImageError)
         what = "failed" if self._broken else "rejected"
         if not self._throttle.admits(what):
@@ -210,7 +210,7 @@ class Camera:
         return int(self._node.get_clock().now().nanoseconds)
 
     def stream_state(self, lifecycle: str, model_error: str, loading: str) -> StreamState:
-        """What is known at this moment."""
+        """Counters and errors at this moment, for /diagnostics."""
         latency, work = self.times.percentiles("latency"), self.times.percentiles("processing")
         return StreamState(
             lifecycle=lifecycle,
@@ -233,8 +233,8 @@ class Camera:
     def status(
         self, now: StreamState, before: StreamState, model: ModelIdentity, thresholds: Thresholds
     ) -> DiagnosticStatus:
-        """For /diagnostics, with what became of masks for points and of the lidar's clouds. Says it
-        in the log, too, when a camera is there but sends nothing."""
+        """The status for /diagnostics, with the counts of the point clouds. Also warns in the log
+        if a camera is present but sends nothing."""
         silent, limit_s = silence(now, thresholds)
         if silent and now.lifecycle == "active" and now.cameras:
             self.warn_once(

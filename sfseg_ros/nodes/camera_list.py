@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of cameras that launch/multi_camera.launch.py reads: what it means for the one node."""
+"""Reads the list of cameras of launch/multi_camera.launch.py."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from sfseg_ros.yaml_files import read_yaml
 
 @dataclasses.dataclass(frozen=True)
 class CameraList:
-    """What a list of cameras means for one node: its parameters and remappings."""
+    """Parameters and remappings of one node for a list of cameras."""
 
     parameters: dict[str, Any]
     remappings: list[tuple[str, str]]
@@ -23,8 +23,10 @@ class CameraList:
 
 def load_cameras(path: Path) -> CameraList:
     """Read the key `cameras` of a YAML file: a list of mappings with `name`, topics of INPUT_NAMES
-    and fields of CameraParameters. Raises ParameterError: the node itself would pass over a
-    misspelt parameter in silence."""
+    and fields of CameraParameters.
+
+    Raises ParameterError, also for a misspelt parameter, which the node would silently ignore.
+    """
     try:
         document = read_yaml(path)
     except ValueError as error:
@@ -39,7 +41,7 @@ def load_cameras(path: Path) -> CameraList:
 
 
 def camera_info_beside(image: str) -> str:
-    """Where drivers publish the calibration of the topic `image`: in the same namespace."""
+    """The topic on which drivers publish the calibration of `image`: in the same namespace."""
     folder, slash, _ = image.removesuffix("/compressed").rpartition("/")
     return f"{folder}{slash}camera_info"
 
@@ -57,14 +59,14 @@ def _camera_list(entries: list[Any]) -> CameraList:
                 "letters, digits and _"
             )
         if name in names:
-            raise ParameterError(f"camera {name} is there twice")
+            raise ParameterError(f"camera {name} is listed twice")
         names.append(name)
         if unknown := sorted(map(str, entry.keys() - {"name", *INPUT_NAMES, *fields})):
             known = ", ".join(("name", *INPUT_NAMES, *fields))
             raise ParameterError(
                 f"camera {name}: no {shortened(unknown[0])}, expected one of {known}"
             )
-        # `depth:` without a value is no depth, not a topic `None`.
+        # `depth:` without a value means no depth, not a topic `None`.
         topics = {i: str(entry[i]) for i in INPUT_NAMES if entry.get(i)}
         if "image" in topics:
             topics.setdefault("camera_info", camera_info_beside(topics["image"]))
@@ -82,7 +84,7 @@ def _camera_list(entries: list[Any]) -> CameraList:
 
 
 def _as_type(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """YAML writes 10 where a ROS parameter wants 10.0."""
+    """Convert integers to floats if needed: YAML has 10, but a ROS parameter needs 10.0."""
     if field.type is float and type(value) is int:
         return float(value)
     if field.type == tuple[float, ...] and isinstance(value, list):

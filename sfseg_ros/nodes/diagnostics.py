@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The message on /diagnostics; what it says is decided in sfseg_ros/frames/health.py."""
+"""The message on /diagnostics; sfseg_ros/frames/health.py decides level and text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ from sfseg_ros.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model runs on what: `sha256` that of the ONNX file, `backend` its description for
-    people, `reason` why that one. All empty while no model is loaded."""
+    """The loaded model and its backend; all fields are empty without a model.
+
+    sha256: of the ONNX file. backend: its description. reason: why this backend was chosen.
+    """
 
     name: str = ""
     sha256: str = ""
@@ -32,7 +34,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, segmenter: Segmenter | None) -> "ModelIdentity":
-        """Of what is loaded, None for nothing."""
+        """The identity of a loaded model; `segmenter` is None without one."""
         if segmenter is None:
             return cls()
         manifest, backend = segmenter.manifest, segmenter.backend
@@ -55,11 +57,11 @@ def camera_status(
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
     more: Mapping[str, object] | None = None,
 ) -> DiagnosticStatus:
-    """The status of one camera, "" for the only one; `more` values are appended.
+    """The status of one camera; `camera` is "" for a single camera, `more` is appended.
 
-    Counts are since the node's start and add up: frames_in = frames_out + frames_replaced +
-    frames_rejected + frames_unwatched + frames_skipped + frames_pending. Rates are those since the
-    state `before`, percentiles those of the last frames.
+    Counts start with the node and add up: frames_in = frames_out + frames_replaced +
+    frames_rejected + frames_unwatched + frames_skipped + frames_pending. Rates cover the time since
+    the state `before`, percentiles the last frames.
     """
     level, message = judge(state, before, thresholds)
     found = findings(state, before, thresholds)
@@ -108,7 +110,7 @@ def camera_status(
 
 
 def array_from_statuses(node: Node, statuses: Sequence[DiagnosticStatus]) -> DiagnosticArray:
-    """All statuses of a node under the time of its clock."""
+    """The statuses of a node, stamped with the time of its clock."""
     array = DiagnosticArray(status=list(statuses))
     array.header.stamp = node.get_clock().now().to_msg()
     return array

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node that no message and no request can end.
+"""A node that survives every message and every request.
 
-rclpy lets an exception of a callback end the whole process, and its own callbacks raise too: for a
-parameter of an unknown type, or for a negative time on /clock.
+In rclpy, an exception in a callback ends the process. Its own callbacks raise too: for a parameter
+of an unknown type, and for a negative time on /clock.
 """
 
 import functools
@@ -20,9 +20,9 @@ from sfseg_ros.frames.log_throttle import LogThrottle
 
 
 class GuardedNode(Node):
-    """rclpy's Node, except that an exception in a callback costs one message, request or tick.
+    """rclpy's Node, except that an exception in a callback affects one message, request or tick.
 
-    The exception is logged in one line, at most once in a while for each topic and service.
+    The exception is logged in one line, at most once in a while per topic and service.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class GuardedNode(Node):
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """As Node.create_subscription; rclpy's own subscription to /clock comes here too."""
+        """As Node.create_subscription; rclpy also uses it for /clock."""
         guarded = self._guarded(callback, topic)
         return super().create_subscription(msg_type, topic, guarded, *args, **kwargs)
 
@@ -46,9 +46,9 @@ class GuardedNode(Node):
     def create_service(
         self, srv_type: Any, srv_name: str, callback: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """As Node.create_service; rclpy's own parameter services come here too.
+        """As Node.create_service; rclpy also uses it for its parameter services.
 
-        A coroutine must guard itself.
+        A coroutine must handle its own exceptions.
         """
         if srv_type is SetParameters:
             callback = _one_by_one(callback)
@@ -62,7 +62,7 @@ class GuardedNode(Node):
         name: str,
         instead: Callable[[Exception, Any], Any] = lambda error, message: None,
     ) -> Callable[..., Any]:
-        """`callback`, which returns `instead(error, last argument)` where it raised."""
+        """`callback`, except that it returns `instead(error, last argument)` if it raises."""
 
         @functools.wraps(callback)  # rclpy counts the parameters
         def run(*arguments: Any) -> Any:
@@ -79,8 +79,8 @@ class GuardedNode(Node):
 
 
 def _one_by_one(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """rclpy's `set_parameters`, so that a parameter that raises is refused and the others are set,
-    and the response has a result for each."""
+    """rclpy's `set_parameters`, except that a parameter that raises is refused and the others are
+    set; the response has a result for each."""
 
     def run(request: SetParameters.Request, response: Any) -> Any:
         for parameter in request.parameters:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every topic and service of the node, for people: `python -m sfseg_ros.nodes.interface` prints the
-Markdown tables of the README. test/nodes/test_interface.py holds them to a running node.
+"""Every topic and service of the node: `python -m sfseg_ros.nodes.interface` prints the Markdown
+tables of the documentation. test/nodes/test_interface.py compares them with a running node.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from sfseg_ros.nodes.outputs import OUTPUTS
 
 @dataclass(frozen=True)
 class Row:
-    """A topic or service: name, type, what it is. Names are those of a single camera; those of
-    a camera `front` have `front/` before the last part, or before all of an input."""
+    """A topic or service of a node with a single camera. With a camera `front`, inputs start with
+    `front/` and outputs with `~/front/`."""
 
     name: str
     type: str
@@ -23,23 +23,27 @@ INPUTS = (
     Row(
         "image",
         "sensor_msgs/Image",
-        "Camera. Newest frame wins: an older one that still waits is replaced and counted.",
+        "Camera. The newest frame wins: it replaces an older one that still waits.",
     ),
     Row(
         "image/compressed",
         "sensor_msgs/CompressedImage",
-        "JPEG or PNG, with `image_transport:=compressed`.",
+        "Camera, as JPEG or PNG, if `image_transport` is compressed.",
     ),
-    Row("camera_info", "sensor_msgs/CameraInfo", "Its calibration; for 3D only, never waited for."),
+    Row(
+        "camera_info",
+        "sensor_msgs/CameraInfo",
+        "Calibration, needed only for point clouds.",
+    ),
     Row(
         "depth",
         "sensor_msgs/Image, 16UC1 in mm or 32FC1 in m",
-        "Depth in the camera's view, at any resolution; read while somebody listens to `~/points`.",
+        "Depth in the camera's view, at any resolution; read while `~/points` has a subscriber.",
     ),
     Row(
         "points_in",
         "sensor_msgs/PointCloud2",
-        "Lidar; read while somebody listens to `~/labelled_points`.",
+        "Lidar; read while `~/labelled_points` has a subscriber.",
     ),
 )
 INPUT_NAMES = tuple(row.name for row in INPUTS if "/" not in row.name)
@@ -49,18 +53,18 @@ LATCHED = (
     Row(
         "~/label_info",
         "vision_msgs/LabelInfo, latched",
-        "Class names as Nav2 wants them, where vision_msgs is installed.",
+        "Class names for Nav2's semantic layer, if vision_msgs is installed.",
     ),
 )
 LATENCIES = {
-    "latency": "age of the mask when it is published, by the stamp of its image.",
-    "wait": "from the message's arrival until the worker takes it.",
+    "latency": "age of the image, by its stamp, when its mask is published.",
+    "wait": "from the arrival of the message until the worker takes it.",
     "convert": "message to picture.",
-    "preprocess": "picture to the network's input; nothing where the GPU makes it.",
-    "inference": "the network, for the whole batch, with what goes to the GPU and back.",
-    "postprocess": "threshold and groups, unless the GPU did them; labels to the mask's size.",
+    "preprocess": "picture to the network's input; 0 if the GPU makes it.",
+    "inference": "the network, for the whole batch, with the transfers to and from the GPU.",
+    "postprocess": "threshold and groups, unless the GPU applies them; labels to the mask's size.",
     "publish": "making and publishing the mask.",
-    "processing": "all from the worker's taking to the mask's publishing.",
+    "processing": "everything from when the worker takes the frame until its mask is published.",
 }
 HEALTH = (
     *(
@@ -74,25 +78,25 @@ HEALTH = (
     Row(
         "/diagnostics",
         "diagnostic_msgs/DiagnosticArray",
-        "Once a second per camera: frames in, out, replaced, rejected, lost; rates; ages; backend "
-        "and model.",
+        "Once a second, per camera: frames in, out, replaced, rejected, lost; rates; ages; "
+        "backend; model.",
     ),
 )
 SERVICES = (
     Row(
         "~/set_enabled",
         "std_srvs/SetBool",
-        "False: frames are counted as skipped, all stays loaded.",
+        "False: frames are skipped and counted; the model stays loaded.",
     ),
     Row(
         "~/reload_model",
         "std_srvs/Trigger",
-        "Read the model's folder and the class groups again; answered when it is in use.",
+        "Read the model and the class groups again; the response comes when they are in use.",
     ),
     Row(
         "~/save_snapshot",
         "std_srvs/Trigger",
-        "The next frame of each camera as files below `snapshot_dir`.",
+        "Write the next frame of each camera to files in `snapshot_dir`.",
     ),
 )
 
@@ -111,7 +115,7 @@ def output_rows() -> list[Row]:
 
 
 def markdown_tables() -> dict[str, str]:
-    """Title -> Markdown table of everything that the node has."""
+    """Markdown tables by title."""
     return {
         "Subscribed topics": _table("Topic", INPUTS),
         "Published topics": _table("Topic", [*output_rows(), *LATCHED, *HEALTH]),
@@ -121,7 +125,7 @@ def markdown_tables() -> dict[str, str]:
 
 
 def markdown() -> str:
-    """All tables below their titles, as the README has them."""
+    """All tables, each below its title."""
     return "\n".join(f"### {title}\n\n{table}" for title, table in markdown_tables().items())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launch files have in common: arguments, middleware profile, node."""
+"""Shared parts of the launch files: arguments, middleware profile, node."""
 
 import os
 from collections.abc import Container, Iterable, Mapping
@@ -16,23 +16,25 @@ from sfseg_ros.nodes.parameters import NODE_FIELDS, choices, description_of
 
 
 def config_file(name: str) -> str:
-    """Path of a file of config/, as it is installed."""
+    """Path of an installed file of config/."""
     return str(shared_file(f"config/{name}") or f"config/{name}")
 
 
 def middleware_profile() -> list[SetEnvironmentVariable]:
-    """Our profile for large images, unless the user has one already."""
+    """Set our profile for large images, unless the user has set a profile."""
     if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return []
     return [SetEnvironmentVariable(*variable) for variable in profile_environment().items()]
 
 
 def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:
-    """The arguments of every launch file, and one for each parameter of the node but those that
-    the launch file sets by itself. A parameter left empty is as params_file says."""
+    """The arguments of every launch file: general ones, and one per parameter of the node except
+    `without`, which the launch file sets. An empty argument leaves the value to params_file."""
     given = [
         DeclareLaunchArgument(
-            "name", default_value="segmentation", description="Name of the node; outputs are below."
+            "name",
+            default_value="segmentation",
+            description="Name of the node and prefix of its outputs.",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
         DeclareLaunchArgument(
@@ -44,19 +46,19 @@ def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:
             "log_level",
             default_value="info",
             choices=["debug", "info", "warn", "error"],
-            description="Least severe messages to print.",
+            description="Minimum severity of the messages to print.",
         ),
         DeclareLaunchArgument(
             "use_sim_time",
             default_value="false",
             choices=["true", "false"],
-            description="Take the time from /clock: for bags and simulations.",
+            description="Use the time of /clock, for bags and simulations.",
         ),
     ]
     for field in NODE_FIELDS.values():
         if field.name in without:
             continue
-        # Of an array they hold for each element.
+        # The choices of an array apply to its elements, so they cannot limit the argument.
         allowed = choices(field) if field.type is str else ()
         if field.type is bool:
             allowed = ("true", "false")
@@ -65,7 +67,7 @@ def node_arguments(without: Container[str] = ()) -> list[DeclareLaunchArgument]:
                 field.name,
                 default_value="",
                 choices=["", *allowed] if allowed else None,
-                description=f"{description_of(field)} Empty: as params_file says.",
+                description=f"{description_of(field)} Empty: as in params_file.",
             )
         )
     return given
@@ -81,7 +83,7 @@ def segmentation_node(
     remappings: Iterable[tuple[str, str]],
     more: Mapping[str, Any] | None = None,
 ) -> LifecycleNode:
-    """The node with the parameters that were given as arguments, and with `more`."""
+    """The node, with the parameters of the arguments and with `more`."""
     texts = context.launch_configurations
     fields = [field for name, field in NODE_FIELDS.items() if texts.get(name)]
     given = {f.name: value_from_text(f, texts[f.name]) for f in fields}

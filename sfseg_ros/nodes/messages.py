@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between ROS messages and arrays, without a copy where the two agree on the bytes."""
+"""Converts ROS messages to arrays and back, without a copy if both have the same bytes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,13 @@ from sfseg_ros.points.camera_model import CameraModel
 from sfseg_ros.points.clouds import PointCloud
 
 LONGEST_SIDE = 65535
-"""Of a calibration: enough for every camera, and scaled it still fits into the message."""
+"""Limit of a calibration, in pixels: no camera exceeds it, and scaled it fits the message."""
 
 
 def picture_from_message(message: "Image | CompressedImage") -> imaging.Picture:
-    """The image of a message. A view of the message's bytes for rgb8 and bgr8, else a new array.
+    """The image of a message: a view of its bytes for rgb8 and bgr8, otherwise a new array.
 
-    Encodings that `imaging` does not know go through cv_bridge where it is installed.
+    cv_bridge, if installed, converts encodings that are missing in `imaging.ENCODINGS`.
     Raises ImageError.
     """
     if isinstance(message, Image) and message.encoding not in imaging.ENCODINGS:
@@ -38,10 +38,10 @@ def picture_from_message(message: "Image | CompressedImage") -> imaging.Picture:
 def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str) -> Image:
     """A message of uint8 (H, W) mono8 or (H, W, 3) rgb8 with the given header.
 
-    The array becomes the message's buffer as it is: `publish` copies it once, into the middleware.
-    Hence the private attribute, which the conversion to C reads through the buffer protocol. The
-    setter of `data` copies (Jazzy) or, where it checks fields (Humble), looks at each byte in
-    Python: 0.1 s for a mask of 2 megapixels. Held by test/nodes/test_messages.py.
+    The array itself becomes the message's buffer; `publish` copies it once, into the middleware.
+    This needs the private attribute, which the conversion to C reads through the buffer protocol.
+    The setter of `data` copies the array (Jazzy) or checks each byte in Python (Humble), which
+    takes 0.1 s for a mask of 2 megapixels. test/nodes/test_messages.py holds this.
     """
     height, width = array.shape[:2]
     message = Image(
@@ -52,8 +52,8 @@ def image_from_array(header: Header, array: npt.NDArray[np.uint8], encoding: str
 
 
 def compressed_from_file(header: Header, file: bytes, encoding: str, kind: str) -> CompressedImage:
-    """A message of a PNG or JPEG file, `kind`, of an image that is `encoding` (mono8 or rgb8); the
-    format says both, as compressed_image_transport does, which unpacks it by that."""
+    """A message of a PNG or JPEG file. `kind` is "png" or "jpeg", `encoding` mono8 or rgb8; both
+    go into the format, from which compressed_image_transport unpacks the image."""
     stored = {"rgb8": "bgr8"}.get(encoding, "")  # colours are BGR to OpenCV's encoders
     message = CompressedImage(header=header, format=f"{encoding}; {kind} compressed {stored}")
     message._data = memoryview(file)  # see image_from_array
@@ -61,7 +61,7 @@ def compressed_from_file(header: Header, file: bytes, encoding: str, kind: str) 
 
 
 def model_from_camera_info(message: CameraInfo) -> CameraModel:
-    """The numbers of a CameraInfo. Raises ImageError where they cannot be a camera's."""
+    """The calibration of a CameraInfo. Raises ImageError if no camera can have it."""
     roi = message.roi
     if max(message.height, message.width) > LONGEST_SIDE:
         raise ImageError(
@@ -88,7 +88,7 @@ def model_from_camera_info(message: CameraInfo) -> CameraModel:
 
 
 def camera_info_from_model(header: Header, model: CameraModel) -> CameraInfo:
-    """A message of `model` with the given header."""
+    """A CameraInfo of `model` with the given header."""
     x_offset, y_offset, height, width, do_rectify = model.roi
     return CameraInfo(
         header=header,
@@ -112,7 +112,7 @@ def camera_info_from_model(header: Header, model: CameraModel) -> CameraInfo:
 
 
 def cloud_from_message(message: PointCloud2) -> PointCloud:
-    """The fields of the message; its bytes are not copied."""
+    """The cloud of a message, as a view of its bytes."""
     return PointCloud(
         height=message.height,
         width=message.width,
@@ -129,7 +129,7 @@ def cloud_from_message(message: PointCloud2) -> PointCloud:
 
 
 def message_from_cloud(header: Header, cloud: PointCloud) -> PointCloud2:
-    """The message of a cloud, whose bytes it takes over as `image_from_array` does."""
+    """A message of a cloud; it shares the cloud's bytes, as in `image_from_array`."""
     message = PointCloud2(
         header=header,
         height=cloud.height,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of service of the topics, and what the middleware needs so that large images arrive.
+"""Quality of service of the topics, and the check that the middleware can deliver large images.
 
 Of 150 images of 6 MB, 6 to 26 arrive with Fast DDS's defaults and all with our profile
-(benchmarks/transport.json). The node cannot mend that from inside: camera and node must both have
-been started with config/fastdds_large_images.xml. It can say so.
+(benchmarks/transport.json). Camera and node must both be started with
+config/fastdds_large_images.xml. A running node cannot apply it, but it warns if it is missing.
 """
 
 import functools
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 LARGE_MESSAGE_BYTES = 512 * 1024
-"""Size of Fast DDS's shared-memory segment where no profile sets another."""
+"""Default size of Fast DDS's shared-memory segment."""
 
 MEMORY_MAP = Path("/proc/self/maps")
 
@@ -66,15 +66,15 @@ class StartError(SfsegError):
 def start_rclpy(
     command_line: list[str], handlers: SignalHandlerOptions = SignalHandlerOptions.ALL
 ) -> list[str]:
-    """rclpy.init with `command_line`, the program's name first; returns what follows the name and
-    is not for ROS. Raises StartError: malformed --ros-args, a parameter file that is missing or no
-    YAML, a ROS_DOMAIN_ID that is no number.
+    """Call rclpy.init with `command_line`, which starts with the program's name; return the other
+    arguments that are not for ROS. Before that, remove shared memory of killed processes.
 
-    Removes the shared memory that killed processes left, before it makes its own.
+    Raises StartError for malformed --ros-args, a parameter file that is missing or not YAML, and a
+    ROS_DOMAIN_ID that is not a number.
     """
     removed, size = remove_dead_segments()
     try:
-        own = remove_ros_args(command_line)[1:]  # parses all of it, and unlike `init` logs nothing
+        own = remove_ros_args(command_line)[1:]  # unlike `init`, parses all and logs nothing
         rclpy.init(args=command_line, signal_handler_options=handlers)
     except Exception as error:  # rclpy's own types, which differ among its releases
         raise StartError(one_line(error)) from error
@@ -85,25 +85,25 @@ def start_rclpy(
     return own
 
 
-# Functions and not constants: rclpy writes `qos_overrides` into the object that it is given.
+# Functions, not constants: rclpy writes `qos_overrides` into the profile that it receives.
 
 
 def input_qos() -> QoSProfile:
-    """Best effort, keep last 1: matches every camera, and an old frame is worth nothing."""
+    """Best effort, keep last 1: matches every camera, and old frames have no value."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
     )
 
 
 def output_qos() -> QoSProfile:
-    """Reliable, keep last 1: feeds best-effort readers too."""
+    """Reliable, keep last 1: matches best-effort subscribers too."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE
     )
 
 
 def latched_qos() -> QoSProfile:
-    """Reliable and transient local: who comes late gets the last message."""
+    """Reliable and transient local: late subscribers get the last message."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=1,
@@ -113,8 +113,8 @@ def latched_qos() -> QoSProfile:
 
 
 def spin(node: Node) -> None:
-    """rclpy.spin, which a transition's thread can hit with InvalidHandle: it destroys what the
-    executor has just listed. In Humble a subscription does it, until Jazzy the events of one."""
+    """rclpy.spin, except that it survives InvalidHandle: a transition's thread may destroy a
+    subscription (Humble) or its events (until Jazzy) that the executor has just listed."""
     while True:
         try:
             rclpy.spin(node)
@@ -125,8 +125,8 @@ def spin(node: Node) -> None:
 
 
 def image_topic(node: Node, topic: str, image_transport: str) -> str:
-    """What `topic` is remapped to; for compressed images `/compressed` below it, as in
-    image_transport, also where the remapping says so already."""
+    """The name that `topic` is remapped to. For compressed images it ends in `/compressed`, as in
+    image_transport, whether or not the remapping does."""
     resolved: str = node.resolve_topic_name(topic)
     if image_transport == "raw":
         return resolved
@@ -149,8 +149,8 @@ def subscribe(
             topic,
             on_message,
             input_qos(),
-            # Its own, because Humble's executor leaves a group locked for good where a subscription
-            # is destroyed by another thread just before it is read (see `spin` of the node).
+            # A group of its own: Humble's executor leaves the group locked forever if another
+            # thread destroys the subscription just before the executor reads it (see `spin`).
             callback_group=MutuallyExclusiveCallbackGroup(),
             event_callbacks=events,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -163,15 +163,15 @@ def subscribe(
 
 
 def missing_profile() -> str | None:
-    """What to do so that large images arrive; None where this process has a profile that works, or
-    another middleware than Fast DDS."""
+    """Advice that makes large images arrive, or None if this process has a working profile or a
+    middleware other than Fast DDS."""
     if "fastrtps" not in get_rmw_implementation_identifier():
         return None
     profiles = [p for variable in PROFILE_VARIABLES if (p := os.environ.get(variable))]
     if profiles:
         ours = any(Path(profile).name == Path(MIDDLEWARE_PROFILE).name for profile in profiles)
         return _missing_shared_memory() if ours else None
-    if Path("DEFAULT_FASTRTPS_PROFILES.xml").is_file():  # Fast DDS reads it without being told
+    if Path("DEFAULT_FASTRTPS_PROFILES.xml").is_file():  # read by Fast DDS itself
         return None
     path = shared_file(MIDDLEWARE_PROFILE) or MIDDLEWARE_PROFILE
     return f"start camera and node with {PROFILE_VARIABLES[0]}={path}"
@@ -179,8 +179,8 @@ def missing_profile() -> str | None:
 
 @functools.cache  # decided when the process starts, and asked for with each large image
 def _missing_shared_memory() -> str | None:
-    """What to do where our profile is set but its shared memory could not be had: Fast DDS says so
-    once on the terminal and sends everything over UDP, as without the profile."""
+    """Advice if our profile is set but its shared memory was not available; otherwise None. Fast
+    DDS then prints one line and sends everything over UDP, as without the profile."""
     try:
         lines = MEMORY_MAP.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

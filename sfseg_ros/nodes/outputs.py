@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node publishes for each frame: one row per topic, in the order of publishing.
+"""The topics that the node publishes for each frame: one row each, in the order of publishing.
 
 Publishers, the parameter `outputs`, the tables of nodes/interface.py and config/segmentation.yaml
 all follow from OUTPUTS.
@@ -21,7 +21,7 @@ from sfseg_ros.nodes.messages import (
 from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 
 COMPRESSED = "/compressed"
-"""End of the topic that carries an image as a file, as image_transport has it."""
+"""End of a topic that carries an image as a file, as in image_transport."""
 JPEG_QUALITY = 90
 
 
@@ -29,11 +29,11 @@ JPEG_QUALITY = 90
 class Output:
     """One row: the topic `~/<camera>/<name>`.
 
-    encoding: of the pixels or the file, "" for other messages.
-    message_from: makes the message, or None if it cannot; the row itself has None if it is a point
-    cloud, which nodes/point_outputs.py makes of the frame and of a depth image or a lidar's cloud.
-    needs: what the output is made of besides labels: "confidence", a name of PAINTED_IMAGES, or
-    "".
+    encoding: of the pixels or the file; "" for other messages.
+    message_from: returns the message of a frame, or None if the frame lacks an input for it. Rows
+    of point clouds have no function: nodes/point_outputs.py makes the cloud from the frame and a
+    depth image or a lidar's cloud.
+    needs: input of the output besides labels: "confidence", a name of PAINTS, or "".
     """
 
     name: str
@@ -45,12 +45,12 @@ class Output:
 
     @property
     def image_name(self) -> str:
-        """Its name in the parameter `outputs`, where an image and its file have one name."""
+        """Its name in the parameter `outputs`, which has one name for an image and its file."""
         return self.name.removesuffix(COMPRESSED)
 
     @property
     def type_name(self) -> str:
-        """As `ros2 topic list -t` shows it, such as "sensor_msgs/msg/Image"."""
+        """Message type as in `ros2 topic list -t`, such as "sensor_msgs/msg/Image"."""
         return f"{self.message.__module__.split('.')[0]}/msg/{self.message.__name__}"
 
 
@@ -96,7 +96,7 @@ OUTPUTS = (
     _image_output(
         "confidence",
         "mono8",
-        "Confidence in that label, 0 to 255 for 0 to 1.",
+        "Confidence of each label, 0 to 255 for 0 to 1.",
         _confidence,
         needs="confidence",
     ),
@@ -104,20 +104,20 @@ OUTPUTS = (
         "camera_info",
         CameraInfo,
         "",
-        "The camera's calibration for the mask's pixels, where `camera_info` comes in.",
+        "Calibration for the mask's pixels, if the camera publishes `camera_info`.",
         _camera_info,
     ),
     _image_output(
         "color_mask",
         "rgb8",
-        "The labels in the colours of the classes.",
+        "The labels in the colours of their classes.",
         lambda frame: frame.color_mask,
         needs="color_mask",
     ),
     _image_output(
         "overlay",
         "rgb8",
-        "The camera's image under these colours.",
+        "The camera's image, tinted with these colours.",
         lambda frame: frame.overlay,
         needs="overlay",
     ),
@@ -125,14 +125,14 @@ OUTPUTS = (
         f"mask{COMPRESSED}",
         CompressedImage,
         "PNG",
-        "The mask for a recording or a thin network; no label is lost.",
+        "The mask for recordings and slow networks, lossless.",
         _compressed_mask,
     ),
     Output(
         f"overlay{COMPRESSED}",
         CompressedImage,
         "JPEG",
-        "The overlay for a thin network.",
+        "The overlay for recordings and slow networks.",
         _compressed_overlay,
         needs="overlay",
     ),
@@ -140,7 +140,7 @@ OUTPUTS = (
         "points",
         PointCloud2,
         "",
-        "The mask as an organised cloud: x, y, z in m, rgb, class, confidence; from `depth`.",
+        "The mask as an organised cloud, made from `depth`: x, y, z in m, rgb, class, confidence.",
         None,
         needs="confidence",
     ),

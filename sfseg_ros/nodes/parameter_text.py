@@ -30,8 +30,8 @@ FILE_HEADER = """\
 
 
 def value_from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
-    """The value of a field of NodeParameters that a command line says as `text`; arrays as in
-    YAML or without their brackets.
+    """Parse the value of a parameter from a command line; arrays as in YAML, with or without
+    brackets.
 
     Raises ParameterError.
     """
@@ -49,7 +49,7 @@ def value_from_text(field: "dataclasses.Field[Any]", text: str) -> Any:
 
 
 def markdown_table() -> str:
-    """The parameters as a Markdown table, for the README."""
+    """The parameters as a Markdown table."""
     rows = [
         "| Parameter | Type | Default | Applies | Description |",
         "| --- | --- | --- | --- | --- |",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter of the node, declared once: type, default, description, range, when it applies.
+"""Every parameter of the node, declared once: type, default, description, range, moment of use.
 
 nodes/parameter_text.py writes them as a table, a file and launch arguments.
 """
@@ -34,16 +34,17 @@ CAMERA_NAME = "[A-Za-z][A-Za-z0-9_]{,59}"
 """Regular expression; ROS takes topics of up to 240 characters or so, prefix included."""
 
 UNSET = ("null", "None")
-"""What becomes of a parameter without a value on its way through `ros2 param dump`, and then a
---params-file or `ros2 param load`. To set it gives a camera the node's value again."""
+"""A parameter without a value arrives as one of these texts after `ros2 param dump` and then
+--params-file or `ros2 param load`. Setting a camera's parameter to one of them restores the node's
+value."""
 
 
 class ParameterError(SfsegError):
-    """A parameter has a value that it cannot have."""
+    """A parameter has an invalid value."""
 
 
 class Applies(enum.Enum):
-    """When a new value is taken up, and so when it may be set."""
+    """When a new value takes effect, and so when it may be set."""
 
     AT_START = "at start only"
     AT_CONFIGURE = "when the node is configured"
@@ -60,8 +61,8 @@ def _parameter(
     choices: tuple[str, ...] = (),
     span: tuple[float, float] | None = None,
 ) -> Any:
-    """`choices` and `span` hold for each element of an array; an array without choices has a
-    fixed length, because rclpy cannot tell the type of an empty one."""
+    """`choices` and `span` apply to each element of an array. An array without choices has a fixed
+    length, because rclpy cannot tell the type of an empty array."""
     metadata = {
         "description": description,
         "applies": applies,
@@ -83,8 +84,7 @@ def choices(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class CameraParameters:
-    """What each camera may have a value of its own for: `<camera>.<parameter>`, where it differs
-    from the node's."""
+    """The parameters that each camera may override: `<camera>.<parameter>`."""
 
     image_transport: str = _parameter(
         "raw",
@@ -94,51 +94,51 @@ class CameraParameters:
     )
     region_of_interest: tuple[int, ...] = _parameter(
         (0, 0, 0, 0),
-        "Part of the image that is segmented, in pixels: x_offset, y_offset, width, height; width "
-        "and height 0 take all.",
+        "Part of the image to segment, in pixels: x_offset, y_offset, width, height. All 0: the "
+        "whole image.",
         span=(0, 65535),
     )
     horizon: float = _parameter(
-        0.0, "Share of the image's height that is cut off at the top.", span=(0.0, 0.95)
+        0.0, "Fraction of the image's height to cut off at the top.", span=(0.0, 0.95)
     )
     fit: str = _parameter(
         "stretch",
-        "How the image becomes the network's input where their shapes differ; what letterbox adds "
-        "or crop leaves out is undone in the mask.",
+        "How to fit the image to the network's input if their shapes differ. The mask has neither "
+        "the borders of letterbox nor labels for what crop leaves out.",
         choices=FITS,
     )
     output_size: str = _parameter(
         "image",
-        "Size of mask and images: image, network (as computed, of the part segmented), or "
-        "HEIGHTxWIDTH (of the part segmented).",
+        "Size of the published images: image (as the camera's), network (as computed), or "
+        "HEIGHTxWIDTH. The last two cover only the segmented part.",
     )
     max_rate: float = _parameter(
-        0.0, "Most frames per second that are taken; 0 takes all.", span=(0.0, 1000.0)
+        0.0, "Maximum number of frames per second to segment; 0: no limit.", span=(0.0, 1000.0)
     )
-    every_nth: int = _parameter(1, "Take only every n-th frame.", span=(1, 10000))
+    every_nth: int = _parameter(1, "Segment only every n-th frame.", span=(1, 10000))
     max_age_ms: float = _parameter(
         0.0,
-        "Frames older than this when their turn comes are skipped; 0 takes all.",
+        "Skip frames that are older than this when the worker takes them; 0: no limit.",
         span=(0.0, 1e7),
     )
     rectified: bool = _parameter(
         False,
-        "The images are rectified: 3D points are projected by P of the CameraInfo instead of K "
-        "and the distortion.",
+        "The images are rectified: project 3D points with P of the CameraInfo, not with K and the "
+        "distortion.",
     )
     depth_tolerance_ms: float = _parameter(
-        50.0, "Largest difference of the stamps of image and depth.", span=(0.0, 1e6)
+        50.0, "Maximum difference between the stamps of image and depth image.", span=(0.0, 1e6)
     )
     lidar_tolerance_ms: float = _parameter(
-        50.0, "Largest difference of the stamps of image and lidar.", span=(0.0, 1e6)
+        50.0, "Maximum difference between the stamps of image and lidar cloud.", span=(0.0, 1e6)
     )
     lidar_time_offset_ms: float = _parameter(
-        0.0, "Added to the lidar's stamps before they are compared.", span=(-1e6, 1e6)
+        0.0, "Offset to add to the lidar's stamps before they are compared.", span=(-1e6, 1e6)
     )
     lidar_extrinsics: tuple[float, ...] = _parameter(
         (0.0,) * 7,
         "Pose of the lidar in the camera's optical frame: x, y, z in metres, quaternion x, y, z, "
-        "w; all 0 asks TF.",
+        "w. All 0: look it up in TF.",
     )
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ class CameraParameters:
                 )
 
     def view(self) -> View:
-        """What the network sees of an image, and what the mask covers."""
+        """The part of the image that the network sees and the size of the mask."""
         *offset, width, height = self.region_of_interest
         if (width == 0) != (height == 0) or (width == 0 and any(offset)):
             raise ParameterError(
@@ -181,87 +181,86 @@ class NodeParameters(CameraParameters, Thresholds):
 
     cameras: tuple[str, ...] = _parameter(
         ("",),
-        "Cameras that share the network: of a camera `front` the topics are `front/image` and "
-        '`~/front/mask`; [""] is one camera with `image` and `~/mask`.',
+        "Names of the cameras that share the network: a camera `front` has the topics "
+        '`front/image` and `~/front/mask`. [""]: one camera with `image` and `~/mask`.',
         Applies.AT_START,
     )
     model_dir: str = _parameter(
         DEFAULT_MODEL,
-        "Model: a folder with manifest.yaml, or the name of one in models/. While the node runs, "
-        "the new one is loaded beside the old one and exchanged between two frames.",
+        "Model: a folder with manifest.yaml, or the name of a folder in models/. A running node "
+        "loads the new model beside the old one and switches between two frames.",
     )
     backend: str = _parameter(
         "auto",
-        "Inference library; auto takes the first of these that works here and says why in the log "
-        "and in /diagnostics.",
+        "Inference library. auto: the first of these that works here; the log and /diagnostics "
+        "give the reason.",
         Applies.AT_CONFIGURE,
         choices=("auto", *BACKENDS),
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the network; auto is fp16 in TensorRT, bf16 in OpenVINO if the processor "
-        "has AMX, else fp32. int8 and fp8 need an engine of `sfseg engine build`.",
+        "Arithmetic of the network. auto: fp16 in TensorRT, bf16 in OpenVINO if the processor has "
+        "AMX, else fp32. int8 and fp8 need an engine from `sfseg engine build`.",
         Applies.AT_CONFIGURE,
         choices=PRECISIONS,
     )
     threads: int = _parameter(
         0,
-        "Processor threads for inference; 0 leaves it to the library.",
+        "Processor threads for inference; 0: the library decides.",
         Applies.AT_CONFIGURE,
         span=(0, 256),
     )
     gpu_wait: str = _parameter(
         "block",
-        "How the frames' thread waits for the GPU: block sleeps, spin keeps a core busy and wakes "
-        "up some microseconds sooner.",
+        "How the worker waits for the GPU: block sleeps; spin keeps a core busy and wakes up some "
+        "microseconds sooner.",
         Applies.AT_CONFIGURE,
         choices=GPU_WAITS,
     )
     network_size: str = _parameter(
         "auto",
-        "Input of the network as HEIGHTxWIDTH; auto keeps the model's pixel count in the shape "
-        "of the camera's image.",
+        "Size of the network's input as HEIGHTxWIDTH. auto: the model's number of pixels in the "
+        "shape of the camera's image.",
         Applies.AT_CONFIGURE,
     )
-    max_batch: int = _parameter(
-        0, "Most cameras whose frames go through the network together; 0 is all.", span=(0, 64)
-    )
+    max_batch: int = _parameter(0, "Maximum number of cameras in one batch; 0: all.", span=(0, 64))
     outputs: tuple[str, ...] = _parameter(
         OUTPUT_NAMES,
-        'What may be published; each of it only while somebody listens. [""] is nothing.',
+        'Outputs that may be published. Each costs time only while it has a subscriber. [""]: '
+        "none.",
         choices=("", *OUTPUT_NAMES),
     )
     confidence_threshold: float = _parameter(
-        0.0, "Pixels with a lower confidence become 255 (unlabelled); 0 keeps all.", span=(0.0, 1.0)
+        0.0, "Pixels with a lower confidence become 255 (unlabelled); 0: keep all.", span=(0.0, 1.0)
     )
     load_timeout_s: float = _parameter(
         120.0,
-        "Seconds in which a model has to be open and its first inference done, not counting the "
-        "build of an engine; 0 waits for good.",
+        "Maximum time in seconds to open a model and run its first inference, without the build "
+        "of an engine; 0: no limit.",
         span=(0.0, 1e5),
     )
     class_groups: str = _parameter(
         "",
-        "YAML file that makes groups of the model's classes, as config/groups_drivable.yaml does; "
-        "empty keeps the classes.",
+        "YAML file that groups the model's classes, such as config/groups_drivable.yaml; empty: "
+        "no groups.",
     )
     overlay_alpha: float = _parameter(
         0.5, "Opacity of the class colours in `~/overlay`.", span=(0.0, 1.0)
     )
     file_roots: tuple[str, ...] = _parameter(
         ("",),
-        "Folders that hold every other model and class-groups file that may be chosen while the "
-        "node runs; the installed ones and those given at start are always allowed.",
+        "Folders from which a running node may load another model or class-groups file. Installed "
+        "files and those named at start are always allowed.",
         Applies.AT_START,
     )
     snapshot_dir: str = _parameter(
         "snapshots",
-        "Folder in which `~/save_snapshot` makes a folder for each call; without `..`.",
+        "Folder in which `~/save_snapshot` makes a new folder per call; must not contain `..`.",
         Applies.AT_START,
     )
     autostart: bool = _parameter(
         True,
-        "Configure and activate without being told; false waits for a lifecycle manager.",
+        "Configure and activate at start; false: wait for a lifecycle manager.",
         Applies.AT_START,
     )
 
@@ -290,7 +289,7 @@ class NodeParameters(CameraParameters, Thresholds):
 
 CAMERA_FIELDS = {field.name: field for field in dataclasses.fields(CameraParameters)}
 NODE_FIELDS = {
-    # For readers, the node's own come first and those of its cameras last.
+    # In the order of the tables: the node's own first, those of its cameras last.
     field.name: field
     for field in sorted(
         dataclasses.fields(NodeParameters),
@@ -301,13 +300,16 @@ NODE_FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The node's parameters, and of each camera those that it has values of its own for."""
+    """The node's parameters, and for each camera the values that override them."""
 
     node: NodeParameters
     own: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def camera(self, name: str) -> CameraParameters:
-        """The parameters of one camera: its own values, else the node's. Raises ParameterError."""
+        """The parameters of one camera: its own values, otherwise the node's.
+
+        Raises ParameterError.
+        """
         values = {field: getattr(self.node, field) for field in CAMERA_FIELDS}
         try:
             return CameraParameters(**{**values, **self.own.get(name, {})})
@@ -316,8 +318,8 @@ class Settings:
 
 
 def declare_parameters(node: "Node") -> Settings:
-    """Declare all of NodeParameters on the node, and for each named camera all of
-    CameraParameters, and return the values that it was started with.
+    """Declare all of NodeParameters on the node, and all of CameraParameters for each named
+    camera; return the values at start.
 
     Raises ParameterError for a value of the wrong type, range or choice.
     """
@@ -339,10 +341,10 @@ def declare_parameters(node: "Node") -> Settings:
 def changed_settings(
     current: Settings, changes: "Iterable[Parameter]", configured: bool
 ) -> Settings:
-    """`current` with the changes; those of other parts of the node (qos_overrides, use_sim_time)
-    are left out. `configured`: whether a model is loaded, so that AT_CONFIGURE comes too late.
+    """Return `current` with the changes, except those of rclpy's own parameters (qos_overrides,
+    use_sim_time). `configured`: a model is loaded, so it is too late for AT_CONFIGURE.
 
-    Raises ParameterError, one line, for a value or a moment that is not allowed.
+    Raises ParameterError for a value that is not allowed, or not at this moment.
     """
     node_values: dict[str, Any] = {}
     own = {camera: dict(values) for camera, values in current.own.items()}
@@ -374,7 +376,7 @@ def changed_settings(
 
 
 def description_of(field: "dataclasses.Field[Any]") -> str:
-    """Description of a field of NodeParameters with its choices and range."""
+    """Description of a parameter with its choices and range."""
     text = str(field.metadata["description"])
     if field.type is str and choices(field):
         text += f" One of {', '.join(choices(field))}."
@@ -384,23 +386,23 @@ def description_of(field: "dataclasses.Field[Any]") -> str:
 
 
 def type_name(field: "dataclasses.Field[Any]") -> str:
-    """The type of a field in the words of ROS."""
+    """The type of a field as ROS names it."""
     names: dict[Any, str] = {str: "string", int: "integer", float: "double", bool: "bool"}
     element = element_type(field)
     return f"{names[element]} array" if element is not None else names[field.type]
 
 
 def _declared(node: "Node", field: "dataclasses.Field[Any]", name: str, optional: bool) -> Any:
-    """The value at start; None for an optional parameter that was not given."""
+    """The value at start, or None if an optional parameter was not given."""
     descriptor = _descriptor(field)
-    # Without a value there is no type for rclpy to hold it to; `_value_of` does.
+    # Without a value, rclpy has no type to check against; `_check` checks it.
     descriptor.dynamic_typing = optional
     default = None if optional else field.default
     if isinstance(default, tuple):
         default = list(default)
     try:
         value = node.declare_parameter(name, default, descriptor).value
-    except Exception as error:  # rclpy has one exception type per way to be wrong
+    except Exception as error:  # rclpy has an exception type per kind of error
         raise ParameterError(f"parameter {name}: {error}") from error
     return None if value is None or (optional and value in UNSET) else _value_of(field, value)
 
@@ -421,8 +423,8 @@ def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
 
 
 def _value_of(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """What rclpy gives, in the type of the field: arrays come as lists or array.array. A value of
-    another type, or none at all, stays what it is, for `_check` to refuse."""
+    """A value of rclpy in the type of the field: arrays arrive as lists or array.array. A value of
+    another type, or None, is returned as it is; `_check` refuses it."""
     arrays = (list, tuple, array.array)
     return tuple(value) if element_type(field) and isinstance(value, arrays) else value
 
@@ -462,7 +464,7 @@ def _size(name: str, text: str, expected: str) -> tuple[int, int]:
 
 
 def element_type(field: "dataclasses.Field[Any]") -> Any:
-    """The type of an array's elements, None for a field that is none."""
+    """The type of an array's elements, or None if the field is not an array."""
     return getattr(field.type, "__args__", (None,))[0]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The point clouds of one camera: `points` of its depth image, `labelled_points` of a lidar's.
+"""The point clouds of one camera: `points` from its depth image, `labelled_points` from a lidar.
 
-The frames' thread only hands masks over. `frames/stamp_matching.py` decides which messages belong
-together, `points/clouds.py` computes the clouds, and a thread of its own does the work.
+The frame path only hands over masks. `frames/stamp_matching.py` decides which messages belong
+together, and `points/clouds.py` computes the clouds, in a separate thread.
 """
 
 import threading
@@ -35,20 +35,20 @@ from sfseg_ros.points.clouds import CloudError, PointCloud
 from sfseg_ros.points.lens_distortion import FloatArray
 
 IN_A_ROW = 10
-"""So many masks or clouds without what they need are a fault; a few are only the beginning, or a
-depth camera that is slower than the other."""
+"""Warn after this many masks or clouds without a partner or calibration. A few are normal at the
+start, or if the depth camera is slower than the colour camera."""
 MASKS = 10
-"""Masks that wait for a late depth image, or are kept for a late lidar; each is megabytes."""
+"""Number of masks that wait for a depth image or are kept for a lidar; each takes megabytes."""
 SENSOR_MESSAGES = 30
-"""Depth images or clouds that wait for their mask: a second at 30 Hz, for slow processors."""
+"""Number of depth images or clouds that wait for a mask: one second at 30 Hz."""
 
 
 @dataclass(frozen=True)
 class CloudCounts:
-    """What became of the masks for `points`, or of the lidar's clouds for `labelled_points`.
+    """The outcomes of the masks for `points`, or of the lidar's clouds for `labelled_points`.
 
-    unmatched: no depth image or no mask near enough in time. rejected: damaged, of another size,
-    or without a transform. replaced: a newer one came before its turn.
+    unmatched: no depth image or mask was close enough in time. rejected: damaged, of another size,
+    or without a transform. replaced: a newer one arrived before its turn.
     """
 
     made: int
@@ -73,17 +73,17 @@ class _Job:
 
 
 class CloudOutputs:
-    """Publishes `~/<prefix>points` and `~/<prefix>labelled_points`; takes `<prefix>depth` and
-    `<prefix>points_in`, but only while somebody listens to the output.
+    """Publishes `~/<prefix>points` and `~/<prefix>labelled_points`. Subscribes to `<prefix>depth`
+    and `<prefix>points_in` while the output has a subscriber.
 
-    Any thread may call any method; only `stop` and `destroy` wait, for the cloud in hand.
+    Any thread may call any method. Only `stop` and `destroy` wait: for the cloud in work.
     """
 
     def __init__(self, node: Node, prefix: str, settings: Callable[[], CameraParameters]) -> None:
-        """`prefix` is "" or "front/"; `settings` is asked anew for each message."""
+        """`prefix` is "" or "front/"; `settings` is called for each message."""
         self._node = node
         self._settings = settings
-        self._lock = threading.Lock()  # for all but the worker
+        self._lock = threading.Lock()  # guards everything but the worker
         self._active = False
         self._throttle = LogThrottle()
         self._info_topic = node.resolve_topic_name(f"{prefix}camera_info")
@@ -112,7 +112,7 @@ class CloudOutputs:
         )
 
     def start(self) -> None:
-        """Begin to make clouds."""
+        """Start making clouds."""
         with self._lock:
             self._active = True
             self._throttle.clear()
@@ -120,14 +120,14 @@ class CloudOutputs:
         self._worker.start()
 
     def stop(self) -> None:
-        """Unsubscribe, finish the cloud in hand, drop what waits."""
+        """Unsubscribe, finish the cloud in work, drop those that wait."""
         with self._lock:
             self._active = False
             self._follow(points=False, labelled=False)
         self._worker.stop()
 
     def destroy(self) -> None:
-        """Stop, and take the topics off the network."""
+        """Stop and destroy the publishers."""
         self.stop()
         for cloud in self._topics:
             self._node.destroy_publisher(cloud.publisher)
@@ -147,7 +147,7 @@ class CloudOutputs:
 
     @property
     def counts(self) -> dict[str, CloudCounts]:
-        """Of `points` and of `labelled_points`, since the node was made."""
+        """Counts by output, since the node started."""
         with self._lock:
             return {
                 self._points.row.name: self._points.counts(self._by_depth.unmatched),
@@ -196,30 +196,30 @@ class CloudOutputs:
     # With the lock held.
 
     def _follow(self, points: bool, labelled: bool) -> None:
-        """Subscribe to what the wanted outputs are made of, and to nothing else."""
+        """Subscribe to the inputs of the wanted outputs only."""
         if not self._points.follow(points):
             self._by_depth.clear()
         if not self._labelled.follow(labelled):
             self._by_mask.clear()
         if labelled and not any(self._settings().lidar_extrinsics):
-            # With the subscription, so that the transforms are there when the first cloud is.
+            # Together with the subscription, so that transforms arrive before the first cloud.
             self._transforms = self._transforms or Transforms(self._node)
         elif self._transforms is not None:
             self._transforms.close()
             self._transforms = None
 
     def _usable(self, model: CameraModel | None, settings: CameraParameters) -> bool:
-        """Whether the camera has a calibration; what is missing is said once."""
+        """Whether the camera has a calibration; warns once if not."""
         if model is None:
             self._without_model += 1
             if self._without_model == IN_A_ROW:
-                self._warn(self._info_topic, "nothing for these images came so far: no points")
+                self._warn(self._info_topic, "no calibration has arrived, so no points")
             return False
         self._without_model = 0
         calibrated = (model.p if settings.rectified else model.k)[0] != 0
         if self._calibrated and not calibrated:
             matrix = "P" if settings.rectified else "K"
-            self._warn(self._info_topic, f"{matrix} is empty: no points without a calibration")
+            self._warn(self._info_topic, f"{matrix} is empty: the points need a calibration")
         self._calibrated = calibrated
         return calibrated
 
@@ -256,19 +256,19 @@ class CloudOutputs:
                 header, cloud = job.make()
                 job.output.publisher.publish(message_from_cloud(header, cloud))
                 outcomes.append(True)
-            except Exception as error:  # costs this cloud only
+            except Exception as error:  # rejects only this cloud
                 outcomes.append(error)
         return outcomes
 
     def _on_rejected(self, job: _Job, error: Exception) -> None:
-        if self._node.context.ok():  # else Ctrl-C came while it was made
+        if self._node.context.ok():  # otherwise Ctrl-C came while it was made
             with self._lock:
                 rejected = job.output.counts(0).rejected
                 text = f"{rejected} so far not made: {one_line(error)}"
                 self._warn_seldom(job.output.topic, "rejected", text)
 
     def _organised(self, mask: _Mask, rgb: Uint8Array, depth: Image) -> tuple[Header, PointCloud]:
-        """The header is the mask's, as Nav2's semantic layer joins the two by it."""
+        """The header is the mask's: Nav2's semantic layer joins both by header."""
         pixels = clouds.depth_from_buffer(
             depth.data,
             depth.encoding,
@@ -306,7 +306,7 @@ class CloudOutputs:
             return clouds.matrix_from_pose(extrinsics)
         transforms = self._transforms
         if transforms is None:
-            raise CloudError("/tf is not subscribed to yet")
+            raise CloudError("not subscribed to /tf yet")
         return transforms.matrix(camera_frame, message.header.frame_id, self._lidar_ns(message))
 
     def _lidar_ns(self, message: PointCloud2) -> int:
@@ -322,7 +322,7 @@ class CloudOutputs:
 
 
 class _CloudTopic:
-    """One of the two clouds: its publisher, its input, and the mailbox before the worker."""
+    """One of the two clouds: its publisher, its input, and its mailbox."""
 
     def __init__(
         self,
@@ -334,7 +334,7 @@ class _CloudTopic:
         on_message: Callable[[Any], None],
         worker: BatchWorker[_Job],
     ) -> None:
-        """`row` of OUTPUTS is made from messages of the topic `sensor`."""
+        """`row` is the output; `sensor` is the topic of the messages that it needs."""
         self.row = row
         self._node = node
         self._sensor_message = sensor_message
@@ -355,7 +355,7 @@ class _CloudTopic:
         return self.row.name in allowed and self.publisher.get_subscription_count() > 0
 
     def follow(self, wanted: bool) -> bool:
-        """Subscribe to the input or let go of it; returns `wanted`."""
+        """Subscribe to the input, or unsubscribe; returns `wanted`."""
         if wanted and self.subscription is None:
             # A sensor message that the middleware loses leaves a mask or cloud unmatched.
             self.subscription = subscribe(
@@ -370,7 +370,10 @@ class _CloudTopic:
         self._mailbox.offer(_Job(self, make))
 
     def keeps_missing(self, pairs: int, unmatched: int) -> bool:
-        """Whether IN_A_ROW or more found no partner since the last pair; `pairs` are new."""
+        """Whether at least IN_A_ROW have found no partner since the last pair.
+
+        `pairs`: number of new pairs. `unmatched`: number without a partner so far.
+        """
         if pairs:
             self._unmatched_before = unmatched
         return unmatched - self._unmatched_before >= IN_A_ROW

@@ -25,7 +25,7 @@ except ImportError:  # not part of ros_base; `~/label_map` says the same
 
 
 class OutputPublishers:
-    """The publishers of IMAGES for one camera; those that nobody listens to cost nothing."""
+    """The publishers of IMAGES for one camera. An output without a subscriber costs nothing."""
 
     def __init__(self, node: LifecycleNodeMixin, prefix: str) -> None:
         self._node = node
@@ -40,8 +40,7 @@ class OutputPublishers:
         }
 
     def wanted(self, allowed: Container[str]) -> list[Output]:
-        """The outputs of `allowed` that somebody listens to at this moment, in the order of
-        publishing."""
+        """The outputs of `allowed` that have a subscriber now, in the order of publishing."""
         return [
             output
             for output in IMAGES
@@ -50,7 +49,7 @@ class OutputPublishers:
         ]
 
     def publish(self, output: Output, frame: SegmentedFrame) -> None:
-        """Publish one output of the frame under the header of its image."""
+        """Publish one output of the frame with the header of its image."""
         assert output.message_from is not None
         if (message := output.message_from(frame)) is not None:
             self._publishers[output.name].publish(message)
@@ -61,8 +60,8 @@ class OutputPublishers:
 
 
 class LabelPublishers:
-    """Names of the labels of one camera's mask, latched: `label_map` as JSON, and where vision_msgs
-    is installed `label_info`, which Nav2's semantic segmentation layer waits for."""
+    """The meaning of the labels in one camera's mask, latched: `label_map` as JSON, and
+    `label_info` if vision_msgs is installed. Nav2's semantic segmentation layer waits for it."""
 
     def __init__(self, node: Any, prefix: str) -> None:
         self._node = node
@@ -76,7 +75,7 @@ class LabelPublishers:
             )
 
     def publish(self, manifest: Manifest, mapping: LabelMapping, threshold: float) -> None:
-        """Say what the labels mean; `threshold` is the least confidence, 0 to 1."""
+        """Publish names and colours of the labels; `threshold`: minimum confidence, 0 to 1."""
         self._label_map.publish(String(data=label_map_json(manifest, mapping, threshold)))
         if self._label_info is not None:
             message = LabelInfo(threshold=threshold)
@@ -96,7 +95,7 @@ class LatencyPublishers:
 
     def __init__(self, node: Any, prefix: str) -> None:
         self._node = node
-        self._lock = threading.Lock()  # the timer publishes what a transition may destroy
+        self._lock = threading.Lock()  # the timer publishes while a transition may destroy
         self._publishers: dict[str, Publisher] = {
             step: node.create_publisher(
                 Float64MultiArray, f"~/{prefix}latency/{step}", output_qos()
@@ -105,7 +104,7 @@ class LatencyPublishers:
         }
 
     def publish(self, times: FrameTimes) -> None:
-        """Publish the steps that somebody listens to and that have a value."""
+        """Publish each step that has a subscriber and a value."""
         with self._lock:
             for step, publisher in self._publishers.items():
                 if publisher.get_subscription_count() and (values := times.percentiles(step)):
@@ -122,7 +121,7 @@ class LatencyPublishers:
 
 
 def label_map_json(manifest: Manifest, mapping: LabelMapping, threshold: float) -> str:
-    """Names and colours of the labels, as `~/label_map` carries them."""
+    """The JSON text of `~/label_map`: names and colours of the labels."""
     classes = [{"id": c.index, "name": c.name, "color": list(c.color_rgb)} for c in mapping.classes]
     return json.dumps(
         {

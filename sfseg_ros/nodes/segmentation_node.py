@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node: images in, label images out. The path of a frame is in nodes/frame_path.py.
+"""The node: images in, label images out. nodes/frame_path.py has the path of a frame.
 
-It only connects: frames wait in frames/mailbox.py, the network is behind segmenter.py,
-topics are rows of nodes/outputs.py and parameters fields of nodes/parameters.py.
+This module only connects the parts: frames wait in frames/mailbox.py, segmenter.py runs the
+network, nodes/outputs.py lists the topics, and nodes/parameters.py declares the parameters.
 """
 
 import math
@@ -51,9 +51,10 @@ from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 SNAPSHOT_WAIT_S = 2.0
 FILES_S = 2.0
-"""For the small files of a model and of class groups; the executor waits for no more."""
+"""Maximum time to read manifest and class groups while the executor waits."""
 END_S = 30.0
-"""After a signal. An inference that goes on, or a network drive, must not keep the process."""
+"""Maximum time from a signal to the end: an endless inference or a network drive must not keep the
+process alive."""
 
 
 class SegmentationNode(ResponsiveLifecycleNode):
@@ -69,7 +70,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._model_dir = ""
         self._model_error = self._loading = self._building = ""
         self._recovery = Recovery(self)
-        # Transitions and the frames' thread declare `qos_overrides`, which is setting them.
+        # Reentrant: transitions and the worker declare `qos_overrides`, which sets parameters.
         self._settings_lock = threading.RLock()
         self._worker: BatchWorker[ReceivedFrame] = BatchWorker(self._segment, self._on_frame_error)
         self._worker.max_batch = self._settings.node.max_batch
@@ -78,7 +79,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
             for camera in self._settings.node.cameras
         ]
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        # Reentrant: a service that waits for its thread must not keep the others waiting.
+        # Reentrant: a service that waits for its thread must not block the others.
         group = ReentrantCallbackGroup()
         for kind, name_, answer in (
             (SetBool, "~/set_enabled", self._on_set_enabled),
@@ -88,11 +89,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
             self.create_service(kind, name_, answer, callback_group=group)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._before = self._stream_states()
-        # Steady: diagnostics go on while a simulation is paused.
+        # Steady clock: diagnostics continue while a simulation is paused.
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def autostart(self) -> None:
-        """Configure and activate in the background, if the parameter `autostart` says so."""
+        """Configure and activate in the background, if the parameter `autostart` is set."""
 
         def configure_and_activate() -> None:
             if self.state_label == "unconfigured" and (
@@ -103,10 +104,10 @@ class SegmentationNode(ResponsiveLifecycleNode):
         if self._settings.node.autostart:
             self.in_transition_thread(configure_and_activate)
 
-    # Lifecycle. Each of these runs in a transition thread, one at a time.
+    # Lifecycle: each of these runs in a transition thread, one at a time.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model. FAILURE leaves the node unconfigured: mend the parameter, try again."""
+        """Load the model. After FAILURE the node is unconfigured: fix the parameter, try again."""
         try:
             for camera in self._cameras:
                 camera.create_publishers()
@@ -119,7 +120,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to take images."""
+        """Subscribe to the cameras."""
         super().on_activate(state)
         self._worker.start()
         for camera in self._cameras:
@@ -127,33 +128,33 @@ class SegmentationNode(ResponsiveLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Take no more images; those in hand are finished, those that wait count as replaced."""
+        """Unsubscribe. Frames in work are finished; frames that wait count as replaced."""
         self._stop_frames()
         super().on_deactivate(state)
         self._on_second()
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of the model."""
+        """Release the model."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of the model, for good."""
+        """Release the model at the end of the node."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After an exception in a transition: let go of the model, back to unconfigured."""
+        """Release the model after an exception in a transition; the node is then unconfigured."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
-        """End all threads and let go of the model; then the node can be destroyed."""
+        """End all threads and release the model, before the node is destroyed."""
         self.join_transitions()
         self._release()
 
-    # The model. Loading happens in a transition thread, beside the model in use.
+    # The model. A transition thread loads it while the old one is in use.
 
     def _segment(self, batch: list[ReceivedFrame]) -> Sequence[Outcome]:
         assert self._segmenter is not None
@@ -165,9 +166,11 @@ class SegmentationNode(ResponsiveLifecycleNode):
         return LabelRules(mapping, parameters.confidence_threshold, parameters.overlay_alpha)
 
     def _load_model(self) -> None:
-        """Open the model of the parameters, warm it up for the images that the cameras send, and
-        exchange it for the one in use between two frames. Raises SfsegError, and what a library
-        raises; then the one in use goes on."""
+        """Open the model of the parameters, warm it up for the cameras' images, and switch to it
+        between two frames.
+
+        Raises SfsegError and errors of libraries; then the old model stays in use.
+        """
         begin, settings = time.monotonic(), self._settings
         self._loading = f"loading {settings.node.model_dir}"
         try:
@@ -193,7 +196,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         )
 
     def _warm_segmenter(self, settings: Settings) -> tuple[Segmenter, LabelMapping]:
-        """Open the model of `settings` and warm it up, in a thread that may be left behind."""
+        """Open the model of `settings` and warm it up, in a thread that may be abandoned."""
         new = open_segmenter(
             self._roots.model(settings.node.model_dir),
             settings.node.backend,
@@ -227,23 +230,25 @@ class SegmentationNode(ResponsiveLifecycleNode):
         )
 
     def _on_progress(self, text: str) -> None:
-        """In the thread that builds an engine: that of a transition, or the frames' for a camera
-        of an unusual size. For /diagnostics once a second, and the log."""
+        """Note the progress of an engine's build for /diagnostics and the log.
+
+        Called in the thread that builds: a transition's, or the worker's for an unusual image size.
+        """
         self._building = text
         if text:
             self.get_logger().info(text)
 
     def _use(self, segmenter: Segmenter, mapping: LabelMapping) -> None:
-        """Between two frames: masks from now on are of this model, and so is what they mean."""
+        """Switch to a model and publish its labels; called between two frames."""
         self._segmenter, self._mapping = segmenter, mapping
         for camera in self._cameras:
             camera.say_labels(segmenter.manifest, mapping)
 
     def _exchange_model(self, reload: bool = False) -> str:
-        """In a transition thread: take up what changed of model_dir, class_groups and threshold
-        while a model is loaded; `reload` reads the files again in any case.
+        """Apply changes of model_dir, class_groups and confidence_threshold to a loaded model, in a
+        transition thread. `reload` reads the files again even if no parameter has changed.
 
-        Returns what went wrong, empty where nothing did; then the old model goes on and the
+        Returns "" or what went wrong. In the second case the old model stays in use and the
         parameter names it again.
         """
         old, wanted = self._segmenter, self._settings.node.model_dir
@@ -262,14 +267,14 @@ class SegmentationNode(ResponsiveLifecycleNode):
         except Exception as error:  # also what an inference library may raise
             self._model_error = one_line(error)
             self.log_unless_ending(f"{self._model_error}; {self._model_dir} stays in use")
-            with self._settings_lock:  # what was asked for meanwhile stays, its turn is next
+            with self._settings_lock:  # a newer request keeps its value; it is next
                 if self._settings.node.model_dir == wanted != self._model_dir:
                     self.set_parameters([Parameter("model_dir", value=self._model_dir)])
             return self._model_error
         return ""
 
     def _on_frame_error(self, frame: ReceivedFrame, error: Exception) -> None:
-        """In the frames' thread."""
+        """Report a rejected frame; called in the worker's thread."""
         frame.camera.on_frame_error(error)
         if isinstance(error, BackendError) and error.lost:
             self._recovery.begin(one_line(error), self._give_up)
@@ -283,7 +288,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         try:
             with self._settings_lock:
                 self._take_up(changes)
-        except Exception as error:  # any: what leaves a callback ends the node
+        except Exception as error:  # any: an exception in a callback would end the node
             return SetParametersResult(successful=False, reason=one_line(error))
         return SetParametersResult(successful=True)
 
@@ -293,7 +298,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         new_model = settings.node.model_dir != before.node.model_dir
         relabelled = settings.node.class_groups != before.node.class_groups
         if segmenter is not None and (new_model or relabelled):
-            # Refuse at once what can be known at once; loading may still fail.
+            # Refuse now if the files are wrong; loading may still fail later.
             check = partial(self._check_files, settings, segmenter.manifest)
             within(FILES_S, check, "reading the files")
         self._settings = settings
@@ -305,8 +310,10 @@ class SegmentationNode(ResponsiveLifecycleNode):
             self.in_transition_thread(self._exchange_model)
 
     def _check_files(self, settings: Settings, manifest: Manifest) -> None:
-        """Raise ManifestError if the roots do not allow the files of `settings` or if a file is
-        wrong; `manifest` is that of the model in use."""
+        """Raise ManifestError if a file of `settings` is invalid or outside the allowed folders.
+
+        `manifest`: that of the model in use.
+        """
         if settings.node.model_dir != self._model_dir:  # new, or still loading
             directory = self._roots.model(settings.node.model_dir)
             manifest = load_manifest(directory, verify_hash=False)
@@ -315,7 +322,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _on_set_enabled(
         self, request: SetBool.Request, response: SetBool.Response
     ) -> SetBool.Response:
-        """Frames of a disabled node are counted as skipped; everything stays loaded."""
+        """Enable or disable the node; a disabled node skips and counts frames."""
         for camera in self._cameras:
             camera.enabled = request.data
         response.success, response.message = True, "enabled" if request.data else "disabled"
@@ -324,7 +331,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
     async def _on_reload_model(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        """Read model_dir and class_groups again, as after a new export into the same folder."""
+        """Read model_dir and class_groups again, for example after an export to the same folder."""
         problem = await self.after_transitions(lambda: self._exchange_model(reload=True))
         response.success = not problem
         response.message = problem or f"model {self._settings.node.model_dir} loaded"
@@ -396,7 +403,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         self._worker.stop()
 
     def _release(self) -> None:
-        """Back to what the constructor left, from any state."""
+        """Release model and topics, from any state."""
         self._stop_frames()
         for camera in self._cameras:
             camera.release()
@@ -408,14 +415,14 @@ class SegmentationNode(ResponsiveLifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     """Console script `segmentation_node`: run until SIGINT or SIGTERM, then exit with 0."""
-    # rclpy's own handler ends `spin`. Python's would also raise KeyboardInterrupt, a moment later
-    # and so in the middle of the clean-up.
+    # rclpy's handler ends `spin`. Python's would raise KeyboardInterrupt a moment later, in the
+    # middle of the cleanup.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_large_buffers()
     node = None
     try:
         start_rclpy(sys.argv if args is None else args)
-        rclpy.get_global_executor()  # made after a signal it would leave a traceback
+        rclpy.get_global_executor()  # creating it after a signal would leave a traceback
         node = SegmentationNode()
         node.autostart()
         spin(node)
@@ -426,10 +433,12 @@ def main(args: list[str] | None = None) -> None:
     except Exception:
         if rclpy.ok():
             raise
-        # A signal shut the context down below what was being made at start.
+        # A signal shut the context down during the start.
     finally:
-        rclpy.signals.uninstall_signal_handlers()  # a second Ctrl-C would reach what is gone
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # killed now, 128 MiB stay in /dev/shm
+        rclpy.signals.uninstall_signal_handlers()  # a second Ctrl-C would use freed objects
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # if killed now, it would leave 128 MiB in /dev/shm
         late = exit_after(END_S, f"segmentation_node: a frame did not end within {END_S:g} s")
         if node is not None:
             node.close()

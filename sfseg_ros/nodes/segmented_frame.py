@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame after the network: all that an output can be made of."""
+"""A segmented frame: the input of every output."""
 
 import functools
 from collections.abc import Mapping
@@ -15,13 +15,16 @@ from sfseg_ros.points.camera_model import CameraModel
 
 @dataclass(frozen=True)
 class SegmentedFrame:
-    """All that an output can be made of. Labels and confidence have the size of the output
-    (H, W) = geometry.output_size, which is the image's unless parameters say otherwise.
+    """A camera's image and its labels. (H, W) is geometry.output_size, the size of the published
+    images, which is the image's own unless a parameter changes it.
 
-    picture: the camera's image; labels uint8 (H, W), 255 = unlabelled; confidence uint8 (H, W),
-    0 to 255 for 0 to 1, None where no wanted output needs it; palette_rgb uint8 (256, 3);
-    overlay_alpha 0 to 1; camera: of the image, None where no CameraInfo came; painted: what the
-    backend made already, see `Segmentation`.
+    picture: the camera's image.
+    labels: uint8 (H, W), 255 is unlabelled.
+    confidence: uint8 (H, W), 0 to 255 for 0 to 1; None if no wanted output needs it.
+    palette_rgb: uint8 (256, 3), colour of each label.
+    overlay_alpha: 0 to 1.
+    camera: calibration of the image, None without a CameraInfo.
+    painted: pictures that the backend made already, see `Segmentation`.
     """
 
     header: Header
@@ -36,24 +39,24 @@ class SegmentedFrame:
 
     @property
     def rgb(self) -> Uint8Array:
-        """uint8 (H, W, 3): the camera's image."""
+        """uint8 (height, width, 3): the camera's image at its own size."""
         return self.picture.rgb
 
     @functools.cached_property
     def rgb_at_output(self) -> Uint8Array:
-        """uint8 (H, W, 3): the image on the grid of the labels."""
+        """uint8 (H, W, 3): the image at the size of the labels."""
         return self.picture.rgb_of(self.geometry.rgb_at_output(self.picture.pixels))
 
     @functools.cached_property
     def color_mask(self) -> Uint8Array:
-        """uint8 (H, W, 3) RGB: the colours of the classes."""
+        """uint8 (H, W, 3) RGB: the colour of each label."""
         if "color_mask" in self.painted:
             return self.painted["color_mask"]
         return imaging.color_mask(self.labels, self.palette_rgb)
 
     @functools.cached_property
     def overlay(self) -> Uint8Array:
-        """uint8 (H, W, 3) RGB: the image under the colours of the classes."""
+        """uint8 (H, W, 3) RGB: the image, tinted with the colours of the labels."""
         if "overlay" in self.painted:
             return self.painted["overlay"]
         return imaging.overlay(

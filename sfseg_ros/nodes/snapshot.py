@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame and its result as files, for a bug report or a new training picture."""
+"""Writes a frame and its result to files, for a bug report or as a training picture."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class SnapshotError(SfsegError):
 
 
 def new_folder(parent: str) -> Path:
-    """Absolute path of a folder below `parent`, named by the time; it is not made yet.
+    """Absolute path of a folder in `parent`, named by the time; it is not created yet.
 
     Raises RuntimeError for ~user of a user that does not exist.
     """

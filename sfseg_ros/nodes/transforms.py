@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the sensors sit on the robot, from /tf."""
+"""Poses of the sensors on the robot, from /tf."""
 
 import importlib
 from typing import Any
@@ -16,7 +16,7 @@ from sfseg_ros.points.lens_distortion import FloatArray
 
 
 class Transforms:
-    """/tf and /tf_static, where tf2_ros is installed; only a lidar without extrinsics needs it."""
+    """/tf and /tf_static, if tf2_ros is installed; only a lidar without extrinsics needs them."""
 
     def __init__(self, node: Node) -> None:
         self._tf2_ros: Any = None
@@ -25,14 +25,14 @@ class Transforms:
             self._tf2_ros = importlib.import_module("tf2_ros")
         except ImportError:
             return
-        # Not of the node: that would offer the service `tf2_frames` once for each camera.
+        # Without the node, else each camera would offer the service `tf2_frames`.
         self._buffer = self._tf2_ros.Buffer()
         self._listener = self._tf2_ros.TransformListener(self._buffer, node)
 
     def matrix(self, target: str, source: str, stamp_ns: int) -> FloatArray:
-        """float64 (4, 4) that takes points of the frame `source` into `target` at that time.
+        """float64 (4, 4) that maps points of the frame `source` into `target` at that time.
 
-        Does not wait: with a simulated clock that stands still, tf2 would wait for good.
+        Does not wait for transforms: if a simulated clock stands still, tf2 would wait forever.
         Raises CloudError.
         """
         if target == source:
@@ -43,7 +43,7 @@ class Transforms:
                 "ros-$ROS_DISTRO-tf2-ros) or the parameter lidar_extrinsics"
             )
         if stamp_ns < self._last_ns - JUMP_BACK_NS:
-            # A looped bag: tf2 would ignore transforms older than those it has. Static ones stay.
+            # A looped bag: tf2 ignores transforms that are older than its own. Static ones stay.
             self._buffer.clear()
         self._last_ns = stamp_ns
         stamp = Time(nanoseconds=stamp_ns, clock_type=ClockType.ROS_TIME)

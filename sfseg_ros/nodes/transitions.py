@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lifecycle transitions beside the executor, so that a loading model does not make a node deaf.
+"""Lifecycle transitions in threads, so that a node answers while it loads a model.
 
-rclpy runs a transition inside the service callback: as long as a model loads (seconds, with
-TensorRT minutes) no parameter, no `ros2 lifecycle get` and no diagnostics would be answered. Here
-each transition has a thread of its own for its duration; only one runs at a time.
+rclpy runs a transition inside the service callback. While a model loads, which takes seconds or
+with TensorRT minutes, the node would answer neither parameter services nor `ros2 lifecycle get` and
+would publish no diagnostics. Here each transition has a thread; only one runs at a time.
 """
 
 import math
@@ -32,14 +32,17 @@ ENDING_TRANSITIONS = (
     Transition.TRANSITION_INACTIVE_SHUTDOWN,
     Transition.TRANSITION_ACTIVE_SHUTDOWN,
 )
-"""As `change_state` is asked for them: by label, or by number."""
+"""As requests of `change_state` name them: by label or by number."""
 RECOVERY_PAUSE_S = 60.0
-"""What is lost again this soon after everything was loaded anew is not tried once more."""
+"""Give up if the device is lost again within this time of a recovery."""
 
 
 class _Parameters(dict[str, Parameter]):
-    """rclpy's table of parameters, which its services read in the executor's thread while another,
-    making a topic, declares its `qos_overrides`. A plain dict then raises, which ends the node."""
+    """rclpy's table of parameters, safe to read while another thread adds to it.
+
+    rclpy's services iterate over it in the executor's thread while a transition that creates a
+    topic declares `qos_overrides`. A plain dict then raises, which ends the node.
+    """
 
     def keys(self) -> Any:
         return list(super().keys())
@@ -49,10 +52,10 @@ class _Parameters(dict[str, Parameter]):
 
 
 class ResponsiveLifecycleNode(LifecycleNodeMixin, GuardedNode):
-    """rclpy's LifecycleNode, except that transitions run in a thread.
+    """rclpy's LifecycleNode, except that transitions run in threads.
 
-    A request for a transition that the current state does not allow is answered with
-    success = false; rclpy's own handler lets the exception end the whole process.
+    The response to a transition that the current state does not allow is success = false. With
+    rclpy's own handler, the exception ends the process.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
@@ -65,11 +68,11 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, GuardedNode):
         self._ends_asked_for: list[ChangeState.Request] = []
         self._callbacks = {state: self._logged(run) for state, run in self._callbacks.items()}
         self._change_state_now = self._service_change_state.callback
-        # rclpy awaits a callback that is a coroutine; its annotation does not say so.
+        # rclpy awaits coroutine callbacks, though its annotation does not allow them.
         self._service_change_state.callback = self._change_state_in_thread  # type: ignore[assignment]
 
     def in_transition_thread(self, work: Callable[[], object]) -> None:
-        """Run `work`, which triggers transitions, in a thread, when it is its turn."""
+        """Run `work`, which may trigger transitions, in a thread after those already waiting."""
 
         def run() -> None:
             try:
@@ -85,36 +88,36 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, GuardedNode):
         thread.start()
 
     def join_transitions(self) -> None:
-        """Wait for the transitions that are under way; a library cannot be stopped in the middle
-        of compiling a network."""
-        while threads := list(self._transition_threads):  # one may have begun another
+        """Wait for the transitions in progress: a library cannot be stopped while it compiles a
+        network."""
+        while threads := list(self._transition_threads):  # a transition may start another
             threads[0].join()
 
     def destroy_node(self) -> None:
-        """Destroy the node with its lifecycle services, after it has left its executor.
+        """Destroy the node and its lifecycle services, after it has left its executor.
 
-        rclpy destroys the node but not the state machine that owns those services. They would
-        stay on the network until the garbage collector comes by, and a client of the next node
-        with this name in the process would wait for one that answers no more.
+        rclpy destroys the node but not the state machine that owns these services. They would stay
+        on the network until garbage collection, and a client of the next node with this name in the
+        process could wait for a service that no longer answers.
         """
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 
     @property
     def state_label(self) -> str:
-        """unconfigured, inactive, active, finalized, or configuring and so on in between."""
+        """unconfigured, inactive, active, finalized, or a transition such as configuring."""
         return str(self._state_machine.current_state[1])
 
     def is_ending(self) -> bool:
-        """Whether what takes minutes is to be given up: somebody waits for the end, maybe for its
-        turn behind just that."""
+        """Whether long-running work should be cancelled because a shutdown, a cleanup or a
+        deactivation is pending."""
         ending = self._ends_asked_for or self.state_label in ("deactivating", "shuttingdown")
         return not self.context.ok() or bool(ending)
 
     def _logged(
         self, callback: Callable[[LifecycleState], TransitionCallbackReturn]
     ) -> Callable[[LifecycleState], TransitionCallbackReturn]:
-        """`callback`, saying what it raised: rclpy turns exceptions into ERROR without a word."""
+        """`callback` with its exceptions logged: rclpy turns them into ERROR silently."""
 
         def run(state: LifecycleState) -> TransitionCallbackReturn:
             try:
@@ -127,19 +130,19 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, GuardedNode):
         return run
 
     def log_unless_ending(self, text: str) -> None:
-        """After Ctrl-C the middleware is gone below what runs, and everything fails."""
+        """Log an error, unless Ctrl-C has shut the middleware down: then everything fails."""
         if self.context.ok():
             self.get_logger().error(text)
 
     async def after_transitions(self, answer: Callable[[], T]) -> T:
-        """What `answer` returns, called in a transition thread when it is its turn; for services
-        that take long. `answer` must not raise: nobody would be answered."""
+        """Call `answer` in a transition thread and return its result; for services that take long.
+        `answer` must not raise: the client would get no response."""
         done: Future = Future()
 
         def work() -> None:
             done.set_result(answer())
             if self.executor is not None:
-                self.executor.wake()  # only then it looks again at a coroutine that waits
+                self.executor.wake()  # makes it look at waiting coroutines again
 
         self.in_transition_thread(work)
         result: T = await done
@@ -170,8 +173,8 @@ class ResponsiveLifecycleNode(LifecycleNodeMixin, GuardedNode):
 
 
 class Recovery:
-    """The way from active through cleanup to active again, after something below the node was
-    lost, such as its GPU."""
+    """Cycles an active node through cleanup and back to active, after it has lost a device such as
+    the GPU."""
 
     def __init__(self, node: ResponsiveLifecycleNode) -> None:
         self._node = node
@@ -179,9 +182,11 @@ class Recovery:
         self._ended_s = -math.inf
 
     def begin(self, reason: str, on_giving_up: Callable[[str], None]) -> None:
-        """In a thread, once for all frames that fail meanwhile. Soon after the last time the node
-        stays unconfigured, where a lifecycle manager and people see it, and `on_giving_up` gets
-        what to say."""
+        """Start the recovery in a thread, unless one is running.
+
+        Within RECOVERY_PAUSE_S of the last recovery, the node stays unconfigured instead, which a
+        lifecycle manager can see, and `on_giving_up` is called with the reason.
+        """
         if not self._running:
             self._running = True
             self._node.in_transition_thread(lambda: self._run(reason, on_giving_up))
@@ -190,14 +195,12 @@ class Recovery:
         node, again = self._node, time.monotonic() - self._ended_s < RECOVERY_PAUSE_S
         try:
             if node.state_label != "active":
-                return  # somebody else has taken it down meanwhile: nothing was loaded anew
-            node.log_unless_ending(
-                f"{reason}; {'giving up' if again else 'loading the model anew'}"
-            )
+                return  # another client has deactivated the node already
+            node.log_unless_ending(f"{reason}; {'giving up' if again else 'reloading the model'}")
             node.trigger_deactivate()
             node.trigger_cleanup()
             if again:
-                on_giving_up(f"{reason}; lost again: restart the process, then the machine")
+                on_giving_up(f"{reason}; lost again: restart the process, or else the machine")
             elif node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 node.trigger_activate()
             self._ended_s = time.monotonic()

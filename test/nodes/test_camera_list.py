@@ -58,7 +58,7 @@ def test_topics_become_remappings_and_the_rest_parameters_of_the_camera(loaded):
         ("cameras: [{name: " + "a" * 61 + "}]", "of up to 60 letters, digits and _"),
         ("cameras: [" + "[" * 900 + "]" * 900 + "]", "nested over 20 levels"),
         ("cameras: [{name: &a front, image: *a}]", "anchor or alias at line 1, column 18"),
-        ("cameras: [{name: front}, {name: front}]", "camera front is there twice"),
+        ("cameras: [{name: front}, {name: front}]", "camera front is listed twice"),
         ("cameras: [{name: front, max_rtae: 3}]", "camera front: no 'max_rtae', expected one of"),
         ("cameras: [{name: front, horizon: 7}]", "camera front: horizon is 7.0"),
         ("cameras: [{name: front, image_transport: h264}]", "expected one of raw, compressed"),

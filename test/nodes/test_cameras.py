@@ -242,7 +242,7 @@ def test_a_camera_info_of_another_size_costs_no_frame(bench, info, size):
     calibration = bench.tester.create_publisher(CameraInfo, "camera_info", input_qos())
     bench.wait_until(calibration.get_subscription_count, "camera_info is heard")
     camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
-    warning = f"camera_info is of images of {size}"
+    warning = f"camera_info is for images of {size}"
 
     def warned():
         calibration.publish(info)  # best effort: the first may be lost

@@ -217,7 +217,7 @@ def test_a_lost_device_is_a_cycle_through_the_lifecycle_and_then_frames_flow(ben
     )
     with pytest.raises(BackendError, match="closed"):
         type(broken.backend).infer(broken.backend, np.zeros((1, 64, 96, 3), np.uint8), False)
-    assert "ILLEGAL_ADDRESS; loading the model anew" in bench.log()
+    assert "ILLEGAL_ADDRESS; reloading the model" in bench.log()
     masks = bench.listen("/segmentation/mask")
     bench.camera().publish(bench.rgb_image(bench.three_stripes()))
     bench.wait_until(lambda: masks, "a mask")

@@ -418,9 +418,7 @@ def test_a_camera_without_calibration_is_said_once_and_has_no_cloud(
     rig.listen("points")
     for i in range(20):
         rig.add(frame(), header(5000 + i), replace(MODEL, **changes))
-    assert rig.warnings == [
-        f"/front/camera_info: {matrix} is empty: no points without a calibration"
-    ]
+    assert rig.warnings == [f"/front/camera_info: {matrix} is empty: the points need a calibration"]
     assert rig.clouds._by_depth._waiting == []
 
 
