@@ -33,13 +33,8 @@ from sfseg_ros.model.class_groups import load_class_groups
 from sfseg_ros.model.manifest import load_manifest
 from sfseg_ros.nodes import interface
 from sfseg_ros.nodes.camera_list import load_cameras
-from sfseg_ros.nodes.parameters import (
-    NODE_FIELDS,
-    NodeParameters,
-    Settings,
-    changed_settings,
-    value_from_text,
-)
+from sfseg_ros.nodes.parameter_text import value_from_text
+from sfseg_ros.nodes.parameters import NODE_FIELDS, NodeParameters, Settings, changed_settings
 from sfseg_ros.recordings.pictures import sampled_pictures
 from sfseg_ros.tools import command_line
 
