@@ -44,7 +44,7 @@ from benchmarks.camera import size_from_text
 from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
 from sfseg_ros.nodes.bag_player import message_class
 from sfseg_ros.tools.machine import machine_facts
-from sfseg_ros.tools.processes import Process, process, ros_environment
+from sfseg_ros.tools.processes import Process, parameter_options, process, ros_environment
 
 NODE = "/segmentation"
 STALL_S = 300.0
@@ -599,12 +599,15 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     options = ["--rate", str(args.rate), *(["--sizes", *sizes] if sizes else [])]
     args.log.mkdir(parents=True, exist_ok=True)
     cameras = [CameraProcess(p, options, args.log / "cameras.log", environment) for p in prefixes]
-    parameters = [f"model_dir:={models[0]}", f"backend:={args.backend}"]
-    parameters.append(f"snapshot_dir:={folder / 'snapshots'}")
-    parameters.append(f"file_roots:=[{', '.join(str(Path(model).parent) for model in models)}]")
+    parameters: dict[str, Any] = {
+        "model_dir": str(models[0]),
+        "file_roots": [str(Path(model).parent) for model in models],
+        "snapshot_dir": str(folder / "snapshots"),
+        "backend": args.backend,
+    }
     if args.cameras:
-        parameters.append(f"cameras:=[{','.join(args.cameras)}]")
-    words = ["--ros-args", *(w for p in parameters for w in ("-p", p))]
+        parameters["cameras"] = list(args.cameras)
+    words = ["--ros-args", *parameter_options(parameters)]
     report: dict[str, Any] = {"cameras": args.cameras or ["image"], "seed": args.seed}
     rclpy.init(args=[])
     with process("segmentation_node", words, args.log / "node.log", environment) as started:

@@ -16,6 +16,7 @@ from sfseg_ros.tools.processes import (
     Process,
     ProcessError,
     check_alive,
+    parameter_options,
     process,
     ros_environment,
 )
@@ -79,15 +80,7 @@ def _node_options(played: Input, model: Manifest, backend: str) -> list[str]:
         "backend": backend,
         "network_size": network_size,
     }
-    options = ["--ros-args", "-r", _remapping(played.image_topic)]
-    for name, value in parameters.items():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ProcessError(f"{name} {value!r}: not UTF-8, as ROS needs; rename it") from error
-        # ROS reads the value as YAML; a JSON string is the same string in YAML.
-        options += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
-    return options
+    return ["--ros-args", "-r", _remapping(played.image_topic), *parameter_options(parameters)]
 
 
 def _player_options(

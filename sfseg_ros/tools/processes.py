@@ -2,6 +2,7 @@
 """Run the nodes of this package as child processes: environment, logs, and an orderly end."""
 
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,23 @@ def _is_unused(domain: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def parameter_options(parameters: Mapping[str, object]) -> list[str]:
+    """Options of a ROS command line that set `parameters`: strings, numbers, bools and lists.
+
+    ROS reads a value as YAML, in which `x #2` is `x` and `1.0` a number; JSON is YAML with quotes.
+    Raises ProcessError for a string, such as a path, that is not UTF-8.
+    """
+    options = []
+    for name, value in parameters.items():
+        text = json.dumps(value, ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ProcessError(f"{name} {value!r}: not UTF-8, as ROS needs; rename it") from error
+        options += ["-p", f"{name}:={text}"]
+    return options
 
 
 @dataclass

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sensor_msgs.msg import Image
 
 from sfseg_ros.model.manifest import load_manifest, save_manifest, sha256_of_file
-from sfseg_ros.tools.processes import unused_domain
+from sfseg_ros.tools.processes import parameter_options, unused_domain
 
 WAIT_S = 60
 
@@ -177,6 +177,18 @@ def test_a_parameter_file_that_cannot_be_read_is_one_line_and_exit_code_1(start,
     assert process.returncode() == 1
     assert "Traceback" not in process.output
     assert str(file) in process.output
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x #2", "x: y", "it's", '"', "[a, b]", "1.0", "~", "*a", "back\\slash", "Straße 😀", "a\n b"],
+)
+def test_a_model_folder_with_any_name_is_passed_on(start, tiny_model, tmp_path, name):
+    (tmp_path / "x").symlink_to("/")  # what YAML makes of "x #2"
+    folder = shutil.copytree(tiny_model, tmp_path / name)
+    wanted = parameter_options({"model_dir": str(folder), "file_roots": [str(tmp_path)]})
+    process = start(*wanted)
+    process.wait_for("model tiny_rgb, 3 classes")
 
 
 @pytest.fixture
