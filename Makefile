@@ -102,7 +102,7 @@ zoo: $(STAMPS)/tensorrt
 	$(PY) -m pytest -m "slow or not slow" test/training/test_every_network.py $(ARGS)
 
 tables: $(STAMPS)/training
-	@$(PY) -m training.tables
+	@$(PY) -m training.papers.tables
 
 # One camera on `image`; CAMERAS="front rear left right" takes several. Status 1 where anything is lost or leaks.
 MINUTES := 30

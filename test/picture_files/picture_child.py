@@ -59,9 +59,10 @@ def runtime_entries(folder: Path) -> dict[str, str]:
 
 def training_entries(folder: Path) -> dict[str, str]:
     """As `runtime_entries`, for what needs the requirements of training."""
-    from training import flow_figures, panoptic_quality
+    from training import panoptic_quality
     from training.data.camvid import camvid
     from training.data.reading import read_bgr
+    from training.papers import flow_figures
 
     hostile = folder / "a.png"
     hostile.write_bytes(animated_png())

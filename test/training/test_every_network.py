@@ -2,8 +2,8 @@
 """What each network of the papers' tables must do: train, export, agree with torch, become an
 engine, and refuse what it cannot take.
 
-The networks are the rows that training/tables.py finds. Quick: the cheapest of each file; all of
-them: `make zoo`.
+The networks are the rows in training/papers/rows. The quick tests take the cheapest network of each
+file, `make zoo` takes all.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import tables
 from training.export import DeployedModel, onnx_from_network
 from training.losses import deeply_supervised
 from training.networks.knet import KNet
 from training.networks.normalisation import images_from_rgb
-from training.published import Published
+from training.papers import tables
+from training.papers.published import Published
 
 STEPS = 8
 # Files whose own tests train and export their networks: here only `make zoo` does.

@@ -9,7 +9,6 @@ authors' code (TorchSeg).
 from __future__ import annotations
 
 import re
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from training.backbones import Backbone
 from training.backbones.resnet import ResNet
 from training.backbones.xception import Xception39
+from training.networks.heads import score_head
 from training.networks.layers import conv_bn_relu
 from training.networks.operators import resize
-from training.published import Published
 
 CHANNELS = 128
 
@@ -103,9 +102,9 @@ class BiSeNet(nn.Module):
         self.refine_deep = conv_bn_relu(CHANNELS, CHANNELS, 3)
         self.refine_middle = conv_bn_relu(CHANNELS, CHANNELS, 3)
         self.fusion = FeatureFusion(2 * CHANNELS)
-        self.head = _head(2 * CHANNELS, head_channels, num_classes)
+        self.head = score_head(2 * CHANNELS, head_channels, num_classes)
         self.auxiliary_heads = nn.ModuleList(
-            _head(CHANNELS, auxiliary_channels, num_classes)
+            score_head(CHANNELS, auxiliary_channels, num_classes)
             for _ in range(2 if auxiliary_channels else 0)
         )
 
@@ -134,12 +133,6 @@ class BiSeNet(nn.Module):
         context_fine = self.refine_middle(context)
         scores = self.head(self.fusion(detail, context_fine))
         return scores, [context_middle, context_fine]
-
-
-def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        *conv_bn_relu(in_channels, channels, 3), nn.Conv2d(channels, num_classes, 1)
-    )
 
 
 def bisenet_r18(num_classes: int, auxiliary: bool = True) -> BiSeNet:
@@ -196,35 +189,3 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(theirs, own, name)
         ours[name] = value
     return ours
-
-
-_R18 = partial(bisenet_r18, 19, auxiliary=False)
-_R101 = partial(bisenet_r101, 19, auxiliary=False)
-_XCEPTION39 = partial(bisenet_xception39, 19, auxiliary=False)
-_MEBIBYTES = "the printed parameters fit MiB of fp32"
-
-PUBLISHED = (
-    Published("IJCV table 3", "BiSeNet (ResNet-18)", _R18, 12.9, reproduced_params=True),
-    Published("IJCV table 3", "BiSeNet (Xception-39)", _XCEPTION39, 5.8, note=_MEBIBYTES),
-    Published(
-        "DFANet table 5", "BiSeNet1", _XCEPTION39, 5.8, 14.8, size=(768, 1536), note=_MEBIBYTES
-    ),
-    Published("DFANet table 5", "BiSeNet2", _R18, 49, 55.3, size=(768, 1536), note=_MEBIBYTES),
-    Published(
-        "ECCV table 7",
-        "BiSeNet (ResNet-18)",
-        _R18,
-        12.3,
-        note="table 6 prints 12.9 M for the same network",
-    ),
-    Published(
-        "ECCV table 7",
-        "BiSeNet (ResNet-101)",
-        _R101,
-        51.0,
-        437.4,
-        size=(1024, 1024),
-        convention="2 MAC",
-        reproduced_gflops=True,
-    ),
-)

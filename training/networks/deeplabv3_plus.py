@@ -20,7 +20,6 @@ from training.backbones.resnet import ResNet, Stem
 from training.networks.context import ASPP
 from training.networks.layers import conv_bn_relu
 from training.networks.operators import resize
-from training.published import Published
 
 # Paper: section 4, "256 filters" in ASPP and decoder, and 48 channels of the low-level map.
 CHANNELS = 256
@@ -105,49 +104,3 @@ def deeplabv3_plus_r50(
         trunk = ResNet(50, stem, dilations=(1, 2), output_stride=16)
         return DeepLabV3Plus(trunk, num_classes, separable=separable)
     return DeepLabV3Plus(ResNet(50, stem), num_classes, rates=(3, 6, 9), separable=separable)
-
-
-_TABLE = "ESeg table 8"
-_UNSETTLED = (
-    "the paper says nothing of this decoder's layers; ASPP of full convolutions brings three of "
-    "its four rows near, no reading that was tried all four"
-)
-
-PUBLISHED = (
-    Published(
-        _TABLE,
-        "EfficientNet-B1, DeepLabV3+ (w/ atrous)",
-        partial(deeplabv3_plus_b1, 19),
-        gflops=91.8,
-        note=_UNSETTLED,
-    ),
-    Published(
-        _TABLE,
-        "EfficientNet-B1, DeepLabV3+ (w/o atrous)",
-        partial(deeplabv3_plus_b1, 19, atrous=False),
-        gflops=49.9,
-        note=_UNSETTLED,
-    ),
-    Published(
-        _TABLE,
-        "ResNet-50, DeepLabV3+ (w/ atrous)",
-        partial(deeplabv3_plus_r50, 19),
-        gflops=324.3,
-        note=_UNSETTLED,
-    ),
-    Published(
-        _TABLE,
-        "ResNet-50, DeepLabV3+ (w/o atrous)",
-        partial(deeplabv3_plus_r50, 19, atrous=False),
-        gflops=230.3,
-        note=_UNSETTLED,
-    ),
-    Published(
-        "IJCV table 4",
-        "Deeplabv3+",
-        partial(deeplabv3_plus_r50, 19, stem="deep", separable=False),
-        params_m=40.5,
-        reproduced_params=True,
-        note="tables 5, 6 and 7 print the same",
-    ),
-)

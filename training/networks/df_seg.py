@@ -8,15 +8,12 @@ the one in the code of SFNet's authors, who trained it for IJCV tables 4 to 7.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from training.backbones.dfnet import DFNet, df1, df2
+from training.networks.context import PyramidPooling
 from training.networks.operators import resize
-from training.networks.sfnet_lite import PyramidPooling
-from training.published import Published
 from training.weights import renamed
 
 
@@ -115,18 +112,3 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ("fc.aux.", "head."),
     )
     return renamed(state, prefixes)
-
-
-_NOTE = "DF-Seg has several decoders; this is the one of SFNet's authors"
-
-PUBLISHED = (
-    Published("IJCV table 5", "DF1-Seg", partial(df1_seg, 19), params_m=8.55, note=_NOTE),
-    Published("IJCV table 5", "DF2-Seg", partial(df2_seg, 19), params_m=18.88, note=_NOTE),
-    Published(
-        "ECCV table 6",
-        "DF2-Seg",
-        partial(df2_seg, 19),
-        params_m=8.55,
-        note="the figure of DF1-Seg; the IJCV paper prints another",
-    ),
-)

@@ -8,15 +8,12 @@ network after the paper's compression to half of PSPNet-50's channels.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from training.backbones.resnet import ResNet
 from training.networks.layers import conv_bn_relu
 from training.networks.operators import adaptive_average_pools, resize
-from training.published import Published
 
 CHANNELS = 128
 BINS = (1, 2, 3, 6)
@@ -118,12 +115,3 @@ def _pyramid_sum(x: Tensor) -> Tensor:
     for pool in adaptive_average_pools(x, BINS):
         x = x + resize(pool, size)
     return x
-
-
-_ICNET = partial(ICNet, 19, auxiliary=False)
-_MEGABYTES = "the printed parameters fit megabytes of fp32"
-
-PUBLISHED = (
-    Published("IJCV table 3", "ICNet", _ICNET, 26.5, note=_MEGABYTES),
-    Published("DFANet table 5", "ICNet", _ICNET, 26.5, 28.3, note=_MEGABYTES),
-)

@@ -11,7 +11,6 @@ their text.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 
 from training.networks.operators import resize
 from training.networks.sfnet import SFNet, sfnet_r18, sfnet_stdc1, sfnet_stdc2
-from training.published import Published
 
 MIN_THING_SCORE = 0.3
 MIN_VISIBLE = 0.6  # share of a mask that no better one covers
@@ -358,16 +356,3 @@ def knet_stdc2(
 
 
 CITYSCAPES_THINGS = tuple(range(11, 19))
-
-_PLAIN: Options = {"aligned_levels": ()}
-_TABLE = "IJCV table 15"
-_NOTE = "the paper prints PQ only; masks of earlier rounds act without a gradient, by a threshold"
-PUBLISHED = tuple(
-    Published(_TABLE, f"{name} + K-Net head", partial(build, 19, CITYSCAPES_THINGS, o), note=_NOTE)
-    for name, build, o in (
-        ("STDCv1", knet_stdc1, _PLAIN),
-        ("SF-STDCv1", knet_stdc1, None),
-        ("STDCv2", knet_stdc2, _PLAIN),
-        ("SF-STDCv2", knet_stdc2, None),
-    )
-)

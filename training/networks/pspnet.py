@@ -6,7 +6,6 @@ Paper: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, sections 3.2 and
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,7 +15,6 @@ from training.backbones.resnet import ResNet, Stem
 from training.networks.context import PyramidPooling as SFNetPyramidPooling
 from training.networks.layers import conv_bn_relu
 from training.networks.operators import adaptive_average_pools, resize
-from training.published import Published
 from training.weights import renamed
 
 Head = Literal["paper", "sfnet"]
@@ -137,70 +135,3 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ("final.3.", "head.4."),
     )
     return renamed(state, (*stages, *prefixes))
-
-
-_R50 = partial(pspnet, depth=50, auxiliary=False)
-_R101 = partial(pspnet, depth=101, auxiliary=False)
-_480 = (480, 480)
-_RESIDUE = "the residue is that of SFNet's own rows on ResNets"
-
-PUBLISHED = (
-    Published(
-        "IJCV table 4",
-        "PSPNet",
-        partial(_R50, 19, head="sfnet"),
-        31.1,
-        reproduced_params=True,
-        note="tables 5, 6 and 7 print the same",
-    ),
-    Published(
-        "ECCV table 7",
-        "PSPNet (ResNet-101)",
-        partial(_R101, 19),
-        65.7,
-        2128.2,
-        size=(1024, 1024),
-        convention="2 MAC",
-        reproduced_params=True,
-        note=_RESIDUE,
-    ),
-    Published(
-        "ECCV table 8",
-        "PSPNet (ResNet-101)",
-        partial(_R101, 59),
-        gflops=334.7,
-        size=_480,
-        convention="2 MAC",
-        note="the figure fits ResNet-50: see table 9",
-    ),
-    Published(
-        "ECCV table 9",
-        "PSPNet (ResNet-50)",
-        partial(_R50, 150),
-        gflops=335.0,
-        size=_480,
-        convention="2 MAC",
-        note=_RESIDUE,
-    ),
-    Published(
-        "ECCV table 9",
-        "PSPNet (ResNet-101)",
-        partial(_R101, 150),
-        gflops=476.3,
-        size=_480,
-        convention="2 MAC",
-        note=_RESIDUE,
-    ),
-    Published(
-        "ESeg table 4", "PSPNet (ResNet-101)", partial(_R101, 19, stem="plain"), 65.9, 2018.0
-    ),
-    Published(
-        "DFANet table 5",
-        "PSPNet",
-        partial(_R101, 19),
-        250.8,
-        412.2,
-        size=(713, 713),
-        note="the printed parameters fit MiB of fp32",
-    ),
-)

@@ -7,8 +7,6 @@ and figure 4. SFNet's papers measure it beside SFNet on the same trunks.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from training.backbones.stdc import ConvBatchNormReLU, STDCNet, stdc1, stdc2
 from training.losses import ohem_cross_entropy
 from training.networks.operators import resize
-from training.published import Published
 from training.weights import renamed
 
 
@@ -235,31 +232,3 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ("conv_out_sp8.conv_out.", "detail_head.1."),
     )
     return renamed(state, prefixes)
-
-
-# The ImageNet classifier, and the boundary heads on the maps of strides 2, 4 and 16.
-_NOT_BUILT = 3_125_248 + sum(c * 64 * 9 + 2 * 64 + 64 for c in (32, 64, 512))
-_NOTE = "counts the ImageNet classifier and three boundary heads that are not trained"
-
-PUBLISHED = (
-    Published(
-        "IJCV table 3",
-        "STDC1-Seg75",
-        partial(stdc1_seg, 19),
-        params_m=12.0,
-        size=(768, 1536),
-        reproduced_params=True,
-        not_built=_NOT_BUILT,
-        note=_NOTE,
-    ),
-    Published(
-        "IJCV table 3",
-        "STDC2-Seg75",
-        partial(stdc2_seg, 19),
-        params_m=16.1,
-        size=(768, 1536),
-        reproduced_params=True,
-        not_built=_NOT_BUILT,
-        note=_NOTE,
-    ),
-)

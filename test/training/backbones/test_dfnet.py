@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from training.backbones.dfnet import DFNet, df1, df2
-from training.tables import multiply_adds, parameters
+from training.papers.tables import multiply_adds, parameters
 
 
 @pytest.mark.parametrize(("build", "millions", "giga"), [(df1, 8.020, 15.59), (df2, 17.474, 37.07)])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from training.backbones.shufflenet import ShuffleNetV2, ShuffleUnit
-from training.tables import multiply_adds
+from training.papers.tables import multiply_adds
 
 
 def test_multiply_adds_are_the_papers() -> None:

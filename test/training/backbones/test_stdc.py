@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.backbones.stdc import ShortTermDenseConcatenation, STDCNet, stdc1, stdc2
-from training.tables import multiply_adds
+from training.papers.tables import multiply_adds
 
 
 @pytest.mark.parametrize(("build", "giga"), [(stdc1, 31.5), (stdc2, 57.8)])

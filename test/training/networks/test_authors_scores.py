@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from training.networks import bisenet, pspnet, sfnet, sfnet_lite
+from training.networks.flow_alignment import FlowAlignment
 from training.networks.icnet import ICNet
-from training.networks.sfnet import FlowAlignment
 from training.networks.sfnet_lite import GatedDualFlowAlignment
 from training.weights import load_matching
 

@@ -3,14 +3,10 @@ import pytest
 import torch
 
 from training.backbones.efficientnet import EfficientNet
-from training.networks.deeplabv3_plus import (
-    PUBLISHED,
-    DeepLabV3Plus,
-    deeplabv3_plus_b1,
-    deeplabv3_plus_r50,
-)
-from training.published import Published
-from training.tables import gflops_beside_paper
+from training.networks.deeplabv3_plus import DeepLabV3Plus, deeplabv3_plus_b1, deeplabv3_plus_r50
+from training.papers.published import Published
+from training.papers.rows.deeplabv3_plus import PUBLISHED
+from training.papers.tables import gflops_beside_paper
 
 
 def small(output_stride: int = 16) -> DeepLabV3Plus:

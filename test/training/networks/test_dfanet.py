@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.networks.dfanet import DFANet, FullyConnectedAttention, dfanet_a, dfanet_b
-from training.tables import multiply_adds, parameters
+from training.papers.tables import multiply_adds, parameters
 
 
 @pytest.mark.parametrize(

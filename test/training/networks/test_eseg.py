@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from training.backbones.efficientnet import EfficientNet
 from training.export import DeployedModel, onnx_from_network
 from training.networks.eseg import (
-    PUBLISHED,
     BiFPN,
     ESeg,
     SoftmaxFusion,
@@ -25,7 +24,8 @@ from training.networks.eseg import (
     eseg_s,
     eseg_s_r50,
 )
-from training.tables import multiply_adds, parameters
+from training.papers.rows.eseg import PUBLISHED
+from training.papers.tables import multiply_adds, parameters
 
 
 class FourConvolutions(nn.Module):

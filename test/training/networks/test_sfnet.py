@@ -7,19 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from training.networks.context import ASPP, DenseASPP, NonLocal, PyramidPooling
-from training.networks.sfnet import (
+from training.networks.flow_alignment import (
     BilinearAddition,
     DeformableAlignment,
     FlowAlignment,
     correlation,
-    fcn_r18,
-    lateral,
-    sfnet_df1,
-    sfnet_df2,
-    sfnet_r18,
-    sfnet_r50,
-    sfnet_stdc1,
 )
+from training.networks.heads import lateral
+from training.networks.sfnet import fcn_r18, sfnet_df1, sfnet_df2, sfnet_r18, sfnet_r50, sfnet_stdc1
 from training.networks.sfnet_lite import GatedDualFlowAlignment
 
 

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from training.backbones.dfnet import df2
-from training.networks.sfnet import lateral, supervision_head
+from training.networks.heads import lateral, supervision_head
 from training.networks.sfnet_lite import (
-    PUBLISHED,
     GatedDualFlowAlignment,
     SFNetLite,
     sfnet_lite_r18,
     sfnet_lite_stdc1,
 )
-from training.tables import multiply_adds
+from training.papers.rows.sfnet_lite import PUBLISHED
+from training.papers.tables import multiply_adds
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from training import flow_figures as figures
 from training.networks.sfnet import sfnet_df1
 from training.networks.sfnet_lite import sfnet_lite_r18
+from training.papers import flow_figures as figures
 from training.recipe import Recipe
 
 PALETTE = np.zeros((256, 3), np.uint8)

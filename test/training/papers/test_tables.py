@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training import tables
 from training.networks.sfnet_lite import sfnet_lite_r18
-from training.published import Published
+from training.papers import tables
+from training.papers.published import Published
 
 REPRODUCED = [
     (file, row)
@@ -106,10 +106,10 @@ def test_the_committed_page_has_every_row(file: str) -> None:
         total = f"{tables.parameters(row.network) / 1e6:.3f}"
         start, end = f"| {row.table} | {row.name} | {total} ", f"| {row.note} |"
         found = [line for line in lines if line.startswith(start) and line.endswith(end)]
-        assert found, f"training/TABLES.md is old, it lacks {start}: run make tables"
+        assert found, f"training/papers/TABLES.md is old, it lacks {start}: run make tables"
 
 
 @pytest.mark.slow
 def test_the_committed_page_is_what_the_code_says() -> None:
     committed = tables.TABLES.read_text(encoding="utf-8")
-    assert committed == tables.markdown(), "training/TABLES.md is old: run make tables"
+    assert committed == tables.markdown(), "training/papers/TABLES.md is old: run make tables"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A figure that a paper prints, beside the network that it is about."""
+"""A figure that a paper prints about a network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 class Published:
     """One row of a paper's table, or one ablation for which the paper prints no cost.
 
-    Each file of training/networks holds its rows as `PUBLISHED`; training/tables.py finds them
-    there.
+    A file of training/papers/rows holds those of one file of training/networks as `PUBLISHED`;
+    training/papers/tables.py finds them there.
 
     Args:
         table: where it is printed, such as "IJCV table 7".

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every network costs, beside what the papers print: python -m training.tables
+"""What every network costs, beside what the papers print: python -m training.papers.tables
 
-Writes training/TABLES.md. The rows are the `PUBLISHED` of the files in training/networks; a network
-runs on PyTorch's meta device, where tensors have shapes and no values: all of them take a minute or
-two, in which nothing is printed, and no memory.
+Writes TABLES.md from the `PUBLISHED` of the files in training/papers/rows. A network runs on
+PyTorch's meta device, where tensors have shapes but no values: all networks together take no memory
+and a minute or two.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training import networks
-from training.published import Published
+from training.papers import rows
+from training.papers.published import Published
 
 TABLES = Path(__file__).with_name("TABLES.md")
 SIZES = ((1024, 2048), (1024, 1024), (480, 480))
 
 INTRODUCTION = """# Parameters and multiply-adds
 
-Written by `make tables` (`python -m training.tables`) from the code; a test holds this file to it.
+`make tables` writes this file from the code; a test compares the two.
 
 - **Parameters**, in millions: all that the network is built with; `+` what the authors' code
   builds, never runs for the output and the paper counts, which ours leaves out. *Live*: those that
@@ -61,13 +61,9 @@ def main() -> None:
 
 
 def published_rows() -> dict[str, tuple[Published, ...]]:
-    """The rows of every file in training/networks that has some, by the file's name."""
-    rows = {}
-    for module in pkgutil.iter_modules(networks.__path__):
-        file = importlib.import_module(f"{networks.__name__}.{module.name}")
-        if hasattr(file, "PUBLISHED"):
-            rows[module.name] = file.PUBLISHED
-    return rows
+    """The rows of every file in training/papers/rows, by the name of the file of the networks."""
+    names = [module.name for module in pkgutil.iter_modules(rows.__path__)]
+    return {name: importlib.import_module(f"{rows.__name__}.{name}").PUBLISHED for name in names}
 
 
 @cache
@@ -135,14 +131,14 @@ def gflops_beside_paper(row: Published) -> float:
 
 
 def markdown() -> str:
-    """The page: one table for each file of training/networks."""
+    """The page: one table per file of training/networks."""
     return "\n".join([INTRODUCTION, *_sections()])
 
 
 def _sections() -> Iterator[str]:
-    for file, rows in published_rows().items():
-        yield f"## {file}\n\nNetworks of [networks/{file}.py](networks/{file}.py).\n"
-        lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in rows)]
+    for file, published in published_rows().items():
+        yield f"## {file}\n\nNetworks of [networks/{file}.py](../networks/{file}.py).\n"
+        lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in published)]
         yield "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

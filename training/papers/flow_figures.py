@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic flow made visible: python -m training.flow_figures RECIPE --checkpoint FILE --image
-PICTURE --output-dir DIR [--labels PNG]
+"""Draws the semantic flow of a network:
+python -m training.papers.flow_figures RECIPE --checkpoint FILE --image PICTURE --output-dir DIR
+[--labels PNG]
 
 Writes flow.png, one row per warp of the network: where the flow points as arrows and by the colour
 wheel, and the map that it warps, before and after. Writes prediction.png and, with --labels, the
@@ -28,9 +29,9 @@ from sfseg_ros.model.manifest import SemanticClass, palette_rgb_of
 from training import checkpoint
 from training.data.dataset import DataError
 from training.data.reading import read_label_ids
+from training.networks.flow_alignment import FlowAlignment
 from training.networks.normalisation import images_from_rgb
 from training.networks.operators import flow_warp, resize
-from training.networks.sfnet import FlowAlignment
 from training.networks.sfnet_lite import GatedDualFlowAlignment
 from training.recipe import built_network, load_recipe
 
