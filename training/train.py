@@ -32,7 +32,7 @@ from training.evaluate import evaluate, report
 from training.exported_weights import fit_norms
 from training.networks.normalisation import images_from_rgb
 from training.recipe import Recipe, built_network, load_recipe, training_data, validation_data
-from training.weights import load_matching, read_state
+from training.weights import load_matching, read_state, refuse_another_network
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_EPOCHS = 1_000_000
@@ -175,6 +175,7 @@ def load_trunk(recipe: Recipe, network: nn.Module, roots: dict[str, Path]) -> tu
             f"{path} fits no layer of the trunk, expected weights of {network.description}; "
             "`python -m training.weights` says what a file gives"
         )
+    refuse_another_network(path, matches.foreign("trunk"))
     return tuple(matches.loaded)
 
 

@@ -27,6 +27,7 @@ from training.recipe import built_network, load_recipe
 
 State = dict[str, Tensor]
 SHOWN = 8  # names per line of a report
+IN_PLACE_EPSILON = 1e-5  # in-place batch norm's default, which STDC-Seg keeps
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,31 @@ class Matches:
             not read, are in neither.
         unused: the file's names of tensors that went nowhere.
         misfits: of those left, the ones that the file has in another shape, and both shapes.
+        unknown: of those unused, the ones that are no misfits and no `DEAD_LAYERS` of the
+            module's file: the file may hold another network.
+        surplus: our names of tensors that the file has for a layer of the module which the module
+            does not have, such as a block more of a ResNet.
+        in_place_norms: batch norms whose weight was converted, see plain_norms.
     """
 
     loaded: list[str]
     left: list[str]
     unused: list[str]
     misfits: list[str]
+    unknown: list[str]
+    surplus: list[str]
+    in_place_norms: int = 0
+
+    def foreign(self, part: str) -> list[str]:
+        """The tensors that tell a file of another network: a file for a "trunk" may hold any heads,
+        one for a "network" only layers that are known to be dead."""
+        return self.surplus if part == "trunk" else self.unknown
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded, {len(self.left)} left as they were"]
         lines[0] += f", {len(self.unused)} of the file not used"
+        if self.in_place_norms:
+            lines.append(f"  {self.in_place_norms} in-place batch norms converted to plain ones")
         for title, names in (
             ("left", self.left),
             ("not used", self.unused),
@@ -75,6 +91,7 @@ def main() -> None:
             f"{arguments.file} has no tensor of {arguments.recipe}: expected weights of the same "
             "network or of its trunk"
         )
+    refuse_another_network(arguments.file, matches[part].foreign(part))
     if arguments.output and part == "trunk":
         raise SystemExit(
             f"{arguments.output} not written: --output wants a file of a whole network, and "
@@ -92,6 +109,15 @@ def main() -> None:
         digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
         source = f"none here: published weights {arguments.file.name}, SHA-256 {digest}"
         checkpoint.save(arguments.output, {"ema": network.state_dict(), "published": source})
+
+
+def refuse_another_network(path: Path, foreign: list[str]) -> None:
+    """Ends the program if the file at `path` holds tensors of another network, `foreign`."""
+    if foreign:
+        raise SystemExit(
+            f"{path} holds {len(foreign)} tensors of another network, such as {foreign[0]}: "
+            "expected weights of the recipe's network; choose the recipe with its depth and stem"
+        )
 
 
 def read_state(path: Path) -> State:
@@ -133,27 +159,58 @@ def load_matching(module: nn.Module, state: State) -> Matches:
     optimiser which layers start from random values.
     """
     own = module.state_dict()
+    state, in_place_norms = plain_norms(state)
     chosen: State = {}
-    misfits: list[str] = []
+    placed: State = {}
     for layout in _layouts(module):
-        known = {name: value for name, value in layout(state).items() if name in own}
-        candidate = {n: value for n, value in known.items() if own[n].shape == value.shape}
+        names = layout(state)
+        candidate = {n: v for n, v in names.items() if n in own and own[n].shape == v.shape}
         if len(candidate) > len(chosen):
-            chosen = candidate
-            misfits = [
-                f"{name} {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-                for name, value in known.items()
-                if name not in candidate
-            ]
+            chosen, placed = candidate, names
     module.load_state_dict(chosen, strict=False)
+    misfits = {name: v for name, v in placed.items() if name in own and name not in chosen}
     # A key map renames tensors, it does not copy them.
     used = {value.data_ptr() for value in chosen.values()}
+    unused = {n: v for n, v in state.items() if v.data_ptr() not in used and not _is_counter(n)}
+    expected = {value.data_ptr() for value in misfits.values()}
+    dead = vars(sys.modules[type(module).__module__]).get("DEAD_LAYERS", ())
+    children = {name for name, _ in module.named_children()}
     return Matches(
         loaded=[name for name in own if name in chosen and not _is_counter(name)],
         left=[name for name in own if name not in chosen and not _is_counter(name)],
-        unused=[n for n, v in state.items() if v.data_ptr() not in used and not _is_counter(n)],
-        misfits=misfits,
+        unused=list(unused),
+        misfits=[
+            f"{name} {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+            for name, value in misfits.items()
+        ],
+        unknown=[
+            n for n, v in unused.items() if v.data_ptr() not in expected and not n.startswith(dead)
+        ],
+        surplus=[
+            name
+            for name in placed
+            if name not in own and not _is_counter(name) and name.partition(".")[0] in children
+        ],
+        in_place_norms=in_place_norms,
     )
+
+
+def plain_norms(state: State) -> tuple[State, int]:
+    """The state with the weights of in-place batch norms as torch's batch norm needs them, and the
+    number of these norms.
+
+    In-place batch norm scales by |weight| + eps where torch scales by weight. It keeps no counter
+    `num_batches_tracked`: a norm without counter is one of these if other norms of the file have
+    counters. A file without any counter was saved by an old version of torch and stays as it is.
+
+    Paper: Rota Bulo et al., "In-Place Activated BatchNorm", and its authors' code, which STDC-Seg
+    builds its heads with.
+    """
+    norms = [n.removesuffix("running_mean") for n in state if n.endswith(".running_mean")]
+    counted = {name for name in norms if f"{name}num_batches_tracked" in state}
+    in_place = [n for n in norms if n not in counted and f"{n}weight" in state] if counted else []
+    converted = {f"{n}weight": state[f"{n}weight"].abs() + IN_PLACE_EPSILON for n in in_place}
+    return state | converted, len(in_place)
 
 
 def names_of_training_only(network: nn.Module) -> set[str]:

@@ -19,7 +19,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.backbones.dfnet import DFNet
+from training.backbones.resnet import ResNet
+from training.backbones.shufflenet import ShuffleNetV2
+from training.backbones.stdc import STDCNet
 from training.weights import load_matching
+
+BACKBONES = (DFNet, ResNet, ShuffleNetV2, STDCNet)
 
 FILES = sorted((Path(__file__).parent / "published").glob("*.json"))
 
@@ -71,6 +77,7 @@ def test_weights_of_the_published_layout_give_the_published_output(path: Path) -
     matches = load_matching(network, filled(record["layout"]))
     assert matches.left == []
     assert sorted(matches.unused) == record["unused"]
+    assert matches.foreign("trunk" if isinstance(network, BACKBONES) else "network") == []
     with torch.inference_mode():
         output = network(picture(*record["size"]))
     maps = output if isinstance(output, list) else [output["logits"]]

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import sys
 from pathlib import Path
 
@@ -12,9 +13,18 @@ from training.backbones.resnet import ResNet, Stem
 from training.backbones.shufflenet import ShuffleNetV2
 from training.export import training_record
 from training.networks.df_seg import df1_seg
-from training.networks.sfnet import sfnet_df1
+from training.networks.sfnet import sfnet_df1, sfnet_r101
+from training.networks.stdc_seg import stdc1_seg
 from training.recipe import load_recipe
-from training.weights import load_matching, read_state, renamed
+from training.weights import load_matching, plain_norms, read_state, renamed
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+def filled(layout: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Random values for every name of a checkpoint; variances are positive."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(shape, generator=generator) + 0.5 for name, shape in layout.items()}
 
 
 class Pair(nn.Module):
@@ -49,7 +59,7 @@ def test_tensors_of_another_name_or_shape_are_reported_and_not_copied() -> None:
 
 def test_report_shortens_long_lists() -> None:
     names = [f"layer{i}.weight" for i in range(11)]
-    report = str(weights.Matches(loaded=[], left=names, unused=[], misfits=[]))
+    report = str(weights.Matches([], left=names, unused=[], misfits=[], unknown=[], surplus=[]))
     assert report.endswith("layer7.weight and 3 more")
 
 
@@ -233,3 +243,77 @@ def test_command_refuses_weights_of_another_network(
     torch.save(ShuffleNetV2().state_dict(), path)
     with pytest.raises(SystemExit, match="no tensor of stdc_seg:cityscapes_stdc1"):
         run(monkeypatch, "stdc_seg:cityscapes_stdc1", str(path))
+
+
+def in_place_output(x: Tensor, state: dict[str, Tensor], norm: str) -> Tensor:
+    """In-place batch norm without activation, in evaluation, as its authors define it."""
+    weight, bias, mean, variance = (
+        state[f"{norm}.{name}"][:, None, None]
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    return (x - mean) / torch.sqrt(variance + 1e-5) * (weight.abs() + 1e-5) + bias
+
+
+def stdc_seg_file(head_counters: bool) -> dict[str, Tensor]:
+    """Tensors in the layout of the authors' STDC1-Seg, whose norms outside the trunk have
+    negative weights."""
+    record = json.loads((PUBLISHED / "stdc1_seg.json").read_text())
+    state = filled(record["layout"])
+    for name in state:
+        if name.endswith("bn.weight") and not name.startswith("cp.backbone."):
+            state[name] = -state[name]
+    if not head_counters:
+        state = {
+            name: value
+            for name, value in state.items()
+            if name.startswith("cp.backbone.") or not name.endswith("num_batches_tracked")
+        }
+    return state
+
+
+def test_in_place_norms_of_stdc_seg_give_what_they_gave_their_authors() -> None:
+    state = stdc_seg_file(head_counters=False)
+    network = stdc1_seg(19).eval()
+    matches = load_matching(network, state)
+    assert "in-place batch norms converted" in str(matches)
+    assert matches.unknown == []
+    x = torch.rand(1, 128, 4, 4)
+    expected = in_place_output(x, state, "cp.conv_head16.bn")
+    torch.testing.assert_close(network.smooth16.bn(x), expected)
+    trunk_norm = "cp.backbone.features.0.bn.weight"
+    assert torch.equal(network.trunk.features[0].bn.weight, state[trunk_norm])
+
+
+def test_plain_norms_keep_their_negative_weights() -> None:
+    for state in (stdc_seg_file(head_counters=True), {"bn.weight": -torch.ones(3)}):
+        same, count = plain_norms(state)
+        assert count == 0
+        assert all(same[name] is value for name, value in state.items())
+    old_file = {"bn.weight": -torch.ones(3), "bn.running_mean": torch.zeros(3)}
+    assert plain_norms(old_file) == (old_file, 0)
+
+
+def test_a_deeper_network_is_not_cut_to_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "sfnet_r101.pth", tmp_path / "ours.pt"
+    torch.save({"state_dict": sfnet_r101(19, deep_supervision=True).state_dict()}, path)
+    with pytest.raises(SystemExit, match=r"of another network, such as trunk\.layer3\.6\.") as e:
+        run(monkeypatch, "sfnet:cityscapes_r50", str(path), "--output", str(output))
+    assert "\n" not in str(e.value)
+    assert not output.exists()
+
+
+def test_a_deeper_trunk_is_refused_and_heads_beside_a_trunk_are_not() -> None:
+    names = {**ResNet(18).state_dict(), "fc.weight": torch.ones(1), "head.x.weight": torch.ones(1)}
+    assert load_matching(ResNet(18), names).foreign("trunk") == []
+    deeper = {**names, "layer3.2.conv1.weight": torch.ones(1)}
+    assert load_matching(ResNet(18), deeper).foreign("trunk") == ["layer3.2.conv1.weight"]
+
+
+def test_an_unknown_layer_refuses_a_network_and_a_dead_one_does_not() -> None:
+    network = stdc1_seg(19)
+    state = {**network.state_dict(), "conv_out_sp2.conv_out.weight": torch.ones(1)}
+    assert load_matching(network, state).foreign("network") == []
+    state["new_head.weight"] = torch.ones(1)
+    assert load_matching(network, state).foreign("network") == ["new_head.weight"]

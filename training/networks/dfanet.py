@@ -4,7 +4,7 @@
 Paper: Li et al., "DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation", section 3,
 table 1 and figure 3. The authors published no code and the paper leaves layers open; this is the
 reading that follows its FLOPs tables (A within 5 %, B within 12 %): see
-../papers/TABLES.md.
+training/papers/TABLES.md.
 """
 
 from __future__ import annotations

@@ -214,6 +214,14 @@ def fcn_r18(num_classes: int, dilated: bool = False) -> FCN:
     )
 
 
+# Of the authors' STDC: the ImageNet classifier, and second names of layers (backbone.x8.features).
+DEAD_STDC_LAYERS = (
+    *(f"backbone.{layer}." for layer in ("conv_last", "fc", "bn", "linear")),
+    "backbone.x",
+)
+# Heads that only training runs; a network without deep supervision has none.
+DEAD_LAYERS = (*DEAD_STDC_LAYERS, "head.dsn.", "supervision.")
+
 # Names in SFSegNets checkpoints of what SFNet and SFNet-Lite share, and ours.
 TRUNK_AND_CONTEXT = (
     ("layer0.0.", "trunk.conv1."),
@@ -234,7 +242,7 @@ TRUNK_AND_CONTEXT = (
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of a SFSegNets checkpoint of any SFNet to ours.
 
-    The ImageNet classifier that their STDC keeps and never runs is dropped.
+    `DEAD_STDC_LAYERS`, which the authors keep and never run, are dropped.
     """
     head = (
         ("head.fpn_in.", "laterals."),

@@ -21,7 +21,7 @@ from training.backbones.stdc import stdc1, stdc2
 from training.networks.context import PyramidPooling
 from training.networks.heads import lateral, score_head
 from training.networks.operators import flow_warp, gated_flow_fusion, resize
-from training.networks.sfnet import TRUNK_AND_CONTEXT
+from training.networks.sfnet import DEAD_STDC_LAYERS, TRUNK_AND_CONTEXT
 from training.weights import renamed
 
 Gate = Literal["attention", "convolution", "none"]
@@ -198,12 +198,14 @@ def sfnet_lite_efficientnet_lite(
     return SFNetLite(EfficientNetLite(variant), num_classes, channels, **options)
 
 
-def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of a SFSegNets checkpoint of any SFNet-Lite to ours.
+# Layers that the authors build but never run: STDC's, the deep-supervision head and, with
+# ResNet-18, the third lateral.
+DEAD_LAYERS = (*DEAD_STDC_LAYERS, "head.dsn.", "head.fpn_in.2.")
 
-    Layers that the authors build but never run are dropped: the deep-supervision head and, with
-    ResNet-18, the third lateral.
-    """
+
+def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of a SFSegNets checkpoint of any SFNet-Lite to ours; `DEAD_LAYERS` are
+    dropped."""
     head = (
         ("head.fpn_in.0.", "lateral_fine."),
         ("head.fpn_in.1.", "lateral_middle."),

@@ -201,11 +201,20 @@ def stdc2_seg(num_classes: int) -> STDCSeg:
     return STDCSeg(stdc2(), num_classes)
 
 
+# Of the authors' files: the ImageNet classifier, second names of the trunk's layers
+# (cp.backbone.x8.features...), and the boundary heads that are not trained.
+DEAD_LAYERS = (
+    *(f"cp.backbone.{layer}." for layer in ("conv_last", "fc", "bn", "linear")),
+    "cp.backbone.x",
+    *(f"conv_out_sp{stride}." for stride in (2, 4, 16)),
+)
+
+
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of an STDC-Seg checkpoint to ours; "module." before a name is dropped.
 
-    Dropped as well: the ImageNet classifier, the trunk's second names (cp.backbone.x8. and so on),
-    and the boundary heads that are not trained.
+    `DEAD_LAYERS` are dropped. In the authors' files the norms outside the trunk are in-place batch
+    norms (weights.plain_norms).
     """
     prefixes = (
         ("cp.backbone.features.", "trunk.features."),
