@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 
 from training.data.camvid import CAMVID_CLASSES
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
-from training.data.transforms import Augmentation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.networks.bisenet import bisenet_r18, bisenet_r101, bisenet_xception39
 from training.recipe import Recipe
+from training.recipes.cityscapes import cityscapes_run
 from training.recipes.sfnet_lite import camvid_r18 as sfnet_lite_camvid_r18
 
 
@@ -20,28 +20,8 @@ def cityscapes_r18() -> Recipe:
     Differs: the scale is drawn evenly, not from six values. The paper says a learning rate of 0.025
     and a weight decay of 1e-4; the code that is followed here 0.01 and 5e-4.
     """
-    return Recipe(
-        name="bisenet_r18_cityscapes",
-        network=partial(bisenet_r18, len(CITYSCAPES_CLASSES)),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(
-            crop_size=(1024, 1024),
-            scale=(0.75, 2.0),
-            jitter=0.0,
-            hue_degrees=0.0,
-            blur_probability=0.0,
-        ),
-        backbone_weights="resnet18-f37072fd.pth",
-        optimiser="sgd",
-        learning_rate=0.01,
-        pretrained_factor=1.0,
-        weight_decay=5e-4,
-        batch_size=16,
-        epochs=430,
-        input_size=(768, 1536),
-    )
+    run = cityscapes_run("bisenet_r18_cityscapes", bisenet_r18, "resnet18-f37072fd.pth", epochs=430)
+    return replace(run, input_size=(768, 1536))
 
 
 def cityscapes_r101() -> Recipe:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import partial
 
 from training.data.camvid import CAMVID_CLASSES
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.data.transforms import Augmentation
 from training.networks.df_seg import df1_seg, df2_seg
 from training.recipe import Recipe
+from training.recipes.cityscapes import cityscapes_run
 from training.recipes.sfnet_lite import camvid_r18
 
 
@@ -20,21 +21,9 @@ def cityscapes_df1() -> Recipe:
     Differs: a weight decay of 1e-4, as DF's authors ask for and SFNet's code has; the paper says
     5e-4.
     """
-    return Recipe(
-        name="df1_seg_cityscapes",
-        network=partial(df1_seg, len(CITYSCAPES_CLASSES)),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(crop_size=(1024, 1024), scale=(0.75, 2.0)),
-        backbone_weights="df1_imagenet.pth",
-        optimiser="sgd",
-        learning_rate=0.01,
-        pretrained_factor=1.0,
-        weight_decay=1e-4,
-        batch_size=16,
-        epochs=270,
-        input_size=(1024, 2048),
+    run = cityscapes_run("df1_seg_cityscapes", df1_seg, "df1_imagenet.pth", epochs=270)
+    return replace(
+        run, augmentation=Augmentation((1024, 1024), scale=(0.75, 2.0)), weight_decay=1e-4
     )
 
 

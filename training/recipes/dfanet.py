@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 
 from training.data.camvid import CAMVID_CLASSES
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
-from training.data.transforms import Augmentation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.losses import cross_entropy
 from training.networks.dfanet import dfanet_a, dfanet_b
 from training.recipe import Recipe
+from training.recipes.cityscapes import cityscapes_run
 from training.recipes.sfnet_lite import camvid_r18
 
 
@@ -20,26 +20,12 @@ def cityscapes_a() -> Recipe:
 
     Differs: the paper starts from ImageNet weights of its backbones, which nobody has published.
     """
-    return Recipe(
-        name="dfanet_a_cityscapes",
-        network=partial(dfanet_a, len(CITYSCAPES_CLASSES)),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(
-            crop_size=(1024, 1024),
-            scale=(0.75, 1.75),
-            jitter=0.0,
-            hue_degrees=0.0,
-            blur_probability=0.0,
-        ),
-        backbone_weights=None,
-        optimiser="sgd",
+    run = cityscapes_run("dfanet_a_cityscapes", dfanet_a, None, epochs=640, scale=(0.75, 1.75))
+    return replace(
+        run,
         learning_rate=0.2,
-        pretrained_factor=1.0,
         weight_decay=1e-5,
         batch_size=48,
-        epochs=640,
         input_size=(1024, 1024),
         loss=cross_entropy,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from training.data.camvid import CAMVID_CLASSES, camvid
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.data.mixture import MixturePart
 from training.data.transforms import Augmentation
 from training.data.unlabelled import Unlabelled
@@ -26,6 +26,7 @@ from training.networks.eseg import (
     eseg_s,
 )
 from training.recipe import Distillation, Recipe
+from training.recipes.cityscapes import cityscapes_run
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import cosine
 
@@ -43,28 +44,19 @@ def cityscapes_s() -> Recipe:
 
     The paper names no colour changes and no warm-up, and does not print the decay of its average.
     """
-    return Recipe(
-        name="eseg_s_cityscapes",
-        network=partial(eseg_s, CLASSES),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(
-            crop_size=(512, 1024),
-            scale=(0.5, 2.0),
-            jitter=0.0,
-            hue_degrees=0.0,
-            blur_probability=0.0,
-        ),
-        backbone_weights="efficientnet_b1_rwightman-bac287d4.pth",
-        optimiser="sgd",
-        learning_rate=0.08,
-        pretrained_factor=1.0,
-        weight_decay=5e-5,
-        batch_size=16,
+    run = cityscapes_run(
+        "eseg_s_cityscapes",
+        eseg_s,
+        "efficientnet_b1_rwightman-bac287d4.pth",
         epochs=484,
+        crop_size=(512, 1024),
+        scale=(0.5, 2.0),
+    )
+    return replace(
+        run,
+        learning_rate=0.08,
+        weight_decay=5e-5,
         ema_decay=0.9998,
-        input_size=(1024, 2048),
         loss=hard_pixels,
         schedule=cosine,
     )

@@ -7,40 +7,27 @@ from dataclasses import replace
 from functools import partial
 
 from training.data.camvid import CAMVID_CLASSES
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.data.transforms import Augmentation
 from training.losses import cross_entropy, deeply_supervised
 from training.networks.pspnet import pspnet
 from training.recipe import Recipe
+from training.recipes.cityscapes import cityscapes_run
 from training.recipes.sfnet_lite import camvid_r18
 from training.schedules import poly
 
 
 def cityscapes_r101() -> Recipe:
     """The paper's run (section 5.1): 90 000 steps of 16 crops, about 480 epochs, on a GPU."""
-    return Recipe(
-        name="pspnet_r101_cityscapes",
-        network=partial(pspnet, len(CITYSCAPES_CLASSES), 101),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(
-            crop_size=(713, 713),
-            scale=(0.5, 2.0),
-            jitter=0.0,
-            hue_degrees=0.0,
-            blur_probability=0.0,
-        ),
-        backbone_weights="resnet101-deep.pth",
-        optimiser="sgd",
-        learning_rate=0.01,
-        pretrained_factor=1.0,
-        weight_decay=1e-4,
-        batch_size=16,
+    run = cityscapes_run(
+        "pspnet_r101_cityscapes",
+        partial(pspnet, depth=101),
+        "resnet101-deep.pth",
         epochs=480,
-        input_size=(1024, 2048),
-        loss=cross_entropy,
+        crop_size=(713, 713),
+        scale=(0.5, 2.0),
     )
+    return replace(run, weight_decay=1e-4, loss=cross_entropy)
 
 
 def cityscapes_r50_sfnet() -> Recipe:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from training.data.camvid import CAMVID_CLASSES, camvid
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.data.labelmefacade import labelmefacade
 from training.data.listed_folder import ListedFolder
 from training.data.mixture import MixturePart
@@ -22,6 +22,7 @@ from training.networks.sfnet_lite import (
     sfnet_lite_stdc2,
 )
 from training.recipe import Recipe
+from training.recipes.cityscapes import cityscapes_run
 
 HELD_OUT_DRIVE = (
     "0006R0",
@@ -131,27 +132,8 @@ def cityscapes_r18() -> Recipe:
     Differs: no sampling by class and no coarse labels (table 10c: +0.3 and +0.7); a short warm-up,
     averaged weights and a limit of the gradient, as in all runs here.
     """
-    return Recipe(
-        name="sfnet_lite_r18_cityscapes",
-        network=partial(sfnet_lite_r18, len(CITYSCAPES_CLASSES)),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(
-            crop_size=(1024, 1024),
-            scale=(0.75, 2.0),
-            jitter=0.0,
-            hue_degrees=0.0,
-            blur_probability=0.0,
-        ),
-        backbone_weights="resnet18-deep-inplane128.pth",
-        optimiser="sgd",
-        learning_rate=0.01,
-        pretrained_factor=1.0,
-        weight_decay=5e-4,
-        batch_size=16,
-        epochs=1000,
-        input_size=(1024, 2048),
+    return cityscapes_run(
+        "sfnet_lite_r18_cityscapes", sfnet_lite_r18, "resnet18-deep-inplane128.pth", epochs=1000
     )
 
 

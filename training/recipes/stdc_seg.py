@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 
 from training.data.camvid import CAMVID_CLASSES
-from training.data.cityscapes import CITYSCAPES_CLASSES, train_mixture, validation
-from training.data.transforms import Augmentation
+from training.data.cityscapes import CITYSCAPES_CLASSES
 from training.networks.stdc_seg import stdc1_seg, stdc2_seg, stdc_seg_loss
 from training.recipe import Recipe
+from training.recipes.cityscapes import cityscapes_run
 from training.recipes.sfnet_lite import camvid_r18
 
 
@@ -20,26 +20,20 @@ def cityscapes_stdc1() -> Recipe:
     Differs: the scale is drawn evenly, not in steps of an eighth; the warm-up is linear; every
     layer without ImageNet weights learns ten times as fast, the authors' only from the fusion on.
     """
-    return Recipe(
-        name="stdc1_seg_cityscapes",
-        network=partial(stdc1_seg, len(CITYSCAPES_CLASSES)),
-        classes=CITYSCAPES_CLASSES,
-        mixture=train_mixture,
-        validation=validation,
-        augmentation=Augmentation(
-            crop_size=(512, 1024),
-            scale=(0.125, 1.5),
-            jitter=0.5,
-            hue_degrees=0.0,
-            blur_probability=0.0,
-        ),
-        backbone_weights="STDCNet813M_73.91.tar",
-        optimiser="sgd",
+    run = cityscapes_run(
+        "stdc1_seg_cityscapes",
+        stdc1_seg,
+        "STDCNet813M_73.91.tar",
+        epochs=970,
+        crop_size=(512, 1024),
+        scale=(0.125, 1.5),
+    )
+    return replace(
+        run,
+        augmentation=replace(run.augmentation, jitter=0.5),
         learning_rate=0.1,
         pretrained_factor=0.1,
-        weight_decay=5e-4,
         batch_size=48,
-        epochs=970,
         warmup_steps=1000,
         input_size=(768, 1536),
         loss=stdc_seg_loss,
