@@ -90,7 +90,7 @@ def batch_rows(manifest: Manifest, height: int, width: int, batch: int, repeats:
     for name, precision in backends_of_this_machine():
         what = f"{name} {precision} {height}x{width} {batch} images"
         backend = open_backend(name, manifest, BackendOptions(precision))
-        calls = {
+        calls: dict[str, Callable[[], object]] = {
             "one call": partial(backend.infer, rgb, confidence=False),
             "one by one": partial(infer_one_by_one, backend, rgb),
         }

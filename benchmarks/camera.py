@@ -46,7 +46,8 @@ def raw_message(bgr: npt.NDArray[np.uint8]) -> Image:
     height, width = bgr.shape[:2]
     message = Image(height=height, width=width, encoding="bgr8", step=width * 3)
     message.header.frame_id = "camera_optical"
-    message._data = memoryview(bgr).cast("B")  # as sfseg_ros/nodes/messages.py, without the copy
+    # As sfseg_ros/nodes/messages.py, without the copy.
+    message._data = memoryview(bgr).cast("B")  # type: ignore[arg-type]
     return message
 
 

@@ -42,6 +42,8 @@ from benchmarks.torch_pipeline import (
     kernel_normaliser,
     network_from_onnx,
 )
+from sfseg_ros.backends.protocol import Backend, BackendOptions
+from sfseg_ros.backends.tensorrt.engine_store import Shape
 from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
 from sfseg_ros.model.manifest import Manifest, load_manifest
 
@@ -303,7 +305,7 @@ def matrix_rate(device: Device, rounds: int) -> float:
 # --- (c) ------------------------------------------------------------------------------------------
 
 
-def end_to_end(device: Device, report: Report, manifest: Manifest, shape: tuple[int, ...]) -> None:
+def end_to_end(device: Device, report: Report, manifest: Manifest, shape: Shape) -> None:
     """Camera bytes (bgr8) to labels, both in ordinary host memory."""
     rounds = 2 if device.rehearsal else ROUNDS
     size = (shape[1], shape[2])
@@ -408,7 +410,6 @@ def tensorrt_calls(
     """The runtime's backend, where TensorRT has a library and a GPU that it takes. It takes RGB,
     which the host makes of the camera's bytes before: not counted here."""
     from sfseg_ros.backends.choice import open_backend
-    from sfseg_ros.backends.protocol import BackendOptions
 
     rgb = np.ascontiguousarray(bgr[..., ::-1])
 
@@ -425,8 +426,12 @@ def tensorrt_calls(
             ),
         )
         if backend is not None:
-            found[name] = lambda _bgr, backend=backend: backend.infer(rgb, False)[0]
+            found[name] = partial(_labels_of, backend, rgb)
     return found
+
+
+def _labels_of(backend: Backend, rgb: Uint8Array, _bgr: Uint8Array) -> Uint8Array:
+    return backend.infer(rgb, False)[0]
 
 
 # --- shared ---------------------------------------------------------------------------------------

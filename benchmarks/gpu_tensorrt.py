@@ -24,10 +24,10 @@ from benchmarks.gpu_device import Report
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_builder import (
     BuildRequest,
-    Shape,
     engine_from_onnx,
     prepare,
 )
+from sfseg_ros.backends.tensorrt.engine_store import Shape
 from sfseg_ros.backends.tensorrt.library import TensorRt, link_environment, load_tensorrt
 from sfseg_ros.backends.tensorrt.precision import typed_model
 from sfseg_ros.installed_files import DEFAULT_MODEL, find_model

@@ -123,7 +123,7 @@ class Tape:
                 self.frames.append((age_ns, taken_ns, handed_ns, time.monotonic_ns()))
 
         Node.create_subscription = measured_subscription  # type: ignore[assignment]
-        Publisher.publish = measured_publish  # type: ignore[method-assign]
+        Publisher.publish = measured_publish  # type: ignore[method-assign, assignment]
 
 
 def _stamp_ns(message: Any) -> int:
@@ -136,9 +136,9 @@ def run_node(tape_file: Path, keeps_buffers: bool, ros_arguments: Sequence[str])
     from sfseg_ros import segmenter
     from sfseg_ros.nodes import segmentation_node
 
-    segmenter.open_backend = lambda *_, **__: InstantBackend()
+    segmenter.open_backend = lambda *_, **__: InstantBackend()  # type: ignore[attr-defined, assignment]
     if not keeps_buffers:
-        segmentation_node.keep_large_buffers = lambda: None
+        segmentation_node.keep_large_buffers = lambda: None  # type: ignore[attr-defined]
     tape = Tape()
     tape.install()
     segmentation_node.main(list(ros_arguments))
@@ -281,7 +281,9 @@ def text_of(row: dict[str, Any]) -> str:
     lines = [f"{row['case']}: {row['cpu_percent']} % of a processor"]
     if "cpu_ms_per_frame" in row:
         lines[0] += f", {row['cpu_ms_per_frame']} ms a frame"
-    shown = {name: row[name] for name in ("added_ms", "added_with_publish_ms") if name in row}
+    shown: dict[str, Any] = {
+        name: row[name] for name in ("added_ms", "added_with_publish_ms") if name in row
+    }
     shown |= {f"  {step}": values for step, values in row["steps_ms"].items()}
     for name, values in shown.items():
         figures = "  ".join(f"{p} {values[p]:7.2f}" for p in ("p50", "p95", "p99"))

@@ -72,7 +72,17 @@ ACTIONS |= {"kill camera": 1}
 UNTOUCHED = {"use_sim_time", "threads", "autostart", "cameras", "model_dir", "snapshot_dir"}
 # While one of these is not as at the start, masks need not have the size of their image.
 GEOMETRY = ("output_size", "region_of_interest", "horizon", "fit")
-WORDS = ("", "auto", "raw", "compressed", "64x96", "image", "network", "240x320", "letterbox")
+WORDS: tuple[str, ...] = (
+    "",
+    "auto",
+    "raw",
+    "compressed",
+    "64x96",
+    "image",
+    "network",
+    "240x320",
+    "letterbox",
+)
 WORDS += ("crop", "stretch", "1e9x1", "no such thing", "ü" * 200)
 NUMBERS = (0.0, 0.5, 1.0, -1.0, 1e-9, 1e9, float("nan"), float("inf"))
 INTEGERS = (0, 1, 2, 5, -1, 256, 2**40)

@@ -29,7 +29,7 @@ from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
 from training.backbones.resnet import ResNet
 from training.networks import sfnet_lite
-from training.networks.normalisation import MEAN, STD
+from training.networks.normalisation import IMAGENET
 
 Uint8Array = npt.NDArray[np.uint8]
 STRIDE = sfnet_lite.SFNetLite.output_stride
@@ -56,6 +56,7 @@ def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
     modules: dict[str, Any] = dict(network.named_modules())
     for module in modules.values():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
             module.running_var.fill_(1.0 - module.eps)
     with torch.no_grad():
         for name, weight in weights.items():
@@ -188,7 +189,9 @@ class Normaliser:
     def __init__(self, device: Device, dtype: torch.dtype) -> None:
         options: dict[str, Any] = {"device": device.torch_device, "dtype": torch.float32}
         self._dtype = dtype
-        self._mean, self._std = (255 * torch.tensor(x, **options) for x in (MEAN, STD))
+        self._mean, self._std = (
+            255 * torch.tensor(x, **options) for x in (IMAGENET.mean, IMAGENET.std)
+        )
 
     def __call__(self, rgb: Tensor) -> Tensor:
         return ((rgb.float() - self._mean) / self._std).to(self._dtype).permute(0, 3, 1, 2)
@@ -201,7 +204,13 @@ def kernel_normaliser(
     count, height, width, _ = shape
     geometry = geometry_of((height, width), WHOLE_IMAGE, lambda _size: network_size)
     launch = camera_image_launch(
-        encoding, 3 * width, geometry, dtype="float16", layout="hwc", mean=MEAN, std=STD
+        encoding,
+        3 * width,
+        geometry,
+        dtype="float16",
+        layout="hwc",
+        mean=IMAGENET.mean,
+        std=IMAGENET.std,
     )
 
     def normalised(pictures: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def opened_teacher(recipe: Recipe, file: Path | None, device: torch.device) -> n
     network = built_network(taught_by)
     checkpoint.load_all_but_classes(network, file, len(recipe.classes))
     network.requires_grad_(False).eval()
-    return network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def distillation_loss(

@@ -76,7 +76,7 @@ def most_frequent_classes(data: PanopticFolder) -> np.ndarray[Any, Any]:
             )
         for c in np.unique(labels[labels != UNLABELLED]):
             counts[c] += labels == c
-    return counts.argmax(axis=0)
+    return np.asarray(counts.argmax(axis=0))
 
 
 def _text(array: np.ndarray[Any, Any]) -> str:

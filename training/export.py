@@ -130,8 +130,8 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
             "network as it is: run torch.export.export(DeployedModel(network), ...) to see why not"
         )
     del model.functions[:]
-    # type: ignore[arg-type]
-    model.functions.extend(_needed(functions(int(network.output_stride)), used))
+    bodies = functions(int(network.output_stride))  # type: ignore[arg-type]
+    model.functions.extend(_needed(bodies, used))
     if not any(opset.domain == DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     _name_dimensions(model)

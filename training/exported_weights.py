@@ -90,8 +90,10 @@ def fit_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
     The network is left in evaluation.
     """
-    norms = [part for part in network.modules() if _is_norm(part) and _only_adds(part)]
-    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
+    norms = [p for p in network.modules() if isinstance(p, nn.BatchNorm2d) and _only_adds(p)]
+    sums: dict[nn.Module, Tensor] = {
+        norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms
+    }
 
     def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         x = inputs[0].detach().double().transpose(0, 1).flatten(1)
@@ -109,6 +111,8 @@ def fit_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
         count, total, squares = sums[norm]
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
         with torch.no_grad():
@@ -196,7 +200,10 @@ def _norm_that_adds(name: str, bias: Tensor, epsilon: float) -> Weights:
 
 def _only_adds(norm: nn.BatchNorm2d) -> bool:
     """Whether a norm has the statistics that `_norm_that_adds` writes, as a new one has too."""
-    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+    mean, variance = norm.running_mean, norm.running_var
+    return (
+        mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())
+    )
 
 
 def _is_norm(module: nn.Module) -> bool:

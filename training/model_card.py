@@ -75,7 +75,7 @@ def model_card(manifest: Manifest) -> str:
     """Markdown: what the model is, how well it does, where it comes from, what it must not be used for."""
     training = manifest.provenance.get("training")
     recipe = training["recipe"] if isinstance(training, dict) else None
-    terms, limits = TERMS_AND_LIMITS.get(recipe, (UNKNOWN_TERMS, UNKNOWN_LIMITS))
+    terms, limits = TERMS_AND_LIMITS.get(str(recipe), (UNKNOWN_TERMS, UNKNOWN_LIMITS))
     sections = [
         f"# {manifest.name}",
         _what_it_is(manifest),

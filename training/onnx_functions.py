@@ -7,6 +7,8 @@ takes the node; every other runtime inlines the body (docs/adr/0020).
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, helper
 
@@ -140,7 +142,7 @@ def _function(
     )
 
 
-def _node(operator: str, inputs: list[str], outputs: list[str], **attributes: object) -> NodeProto:
+def _node(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> NodeProto:
     return helper.make_node(operator, inputs, outputs, **attributes)
 
 

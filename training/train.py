@@ -37,7 +37,8 @@ from training.weights import load_matching, read_state, refuse_another_network
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_EPOCHS = 1_000_000
 """Of a run that ends by minutes."""
-AveragingFunction = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
+Tensors = tuple[Tensor, ...] | list[Tensor]
+AveragingFunction = Callable[[Tensors, Tensors, Tensor | int], None]
 
 
 @dataclass
@@ -141,7 +142,7 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
                 f"{arguments.init}: all loaded but {len(anew)} tensors, which start anew for "
                 f"{len(recipe.classes)} classes: {', '.join(anew)}"
             )
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = AveragedModel(network, multi_avg_fn=averaging(recipe.ema_decay), use_buffers=True)
     run = Run(network, ema, optimiser(recipe, network, set(pretrained)), arguments.seed, pretrained)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,7 @@ def averaging(decay: float) -> AveragingFunction:
     A fixed decay of 0.998 would still hold half of the random initial weights after 350 steps.
     """
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         share = 1.0 - min(decay, (1 + int(count)) / (10 + int(count)))
         for mean, value in zip(averaged, current, strict=True):
             if mean.is_floating_point():

@@ -22,7 +22,7 @@ from sfseg_ros.installed_files import CACHE_VARIABLE, cache_directory
 SOURCES = Path(__file__).parent
 # Turing, Ampere, Orin, Ada, Hopper, Blackwell: compute capability without its dot.
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
-OPTIONS = ("-std=c++17",)
+OPTIONS: tuple[str, ...] = ("-std=c++17",)
 
 
 def compiled(architecture: int) -> bytes:

@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)  # type: ignore[no-any-return]
 
 
 def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:

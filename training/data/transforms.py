@@ -5,6 +5,7 @@ generator."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,16 +64,16 @@ class Augmentation:
         matrix = np.hstack([linear, (target - linear @ centre)[:, None]])
         source = sample.image
         if scale < 0.8:  # bilinear alone would alias what it skips
-            source = cv2.GaussianBlur(source, (0, 0), 0.4 / scale)
+            source = np.asarray(cv2.GaussianBlur(source, (0, 0), 0.4 / scale), np.uint8)
         image = cv2.warpAffine(
             source, matrix, (crop_width, crop_height), flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT, borderValue=PADDING_RGB,
         )  # fmt: skip
-        labels = cv2.warpAffine(
+        labels: Any = cv2.warpAffine(
             sample.labels, matrix, (crop_width, crop_height), flags=cv2.INTER_NEAREST,
             borderMode=cv2.BORDER_CONSTANT, borderValue=UNLABELLED,
         )  # fmt: skip
-        return np.asarray(image, np.uint8), np.asarray(labels, sample.labels.dtype)
+        return np.asarray(image, np.uint8), labels.astype(sample.labels.dtype, copy=False)
 
     def _recolour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         contrast, brightness, saturation = 1.0 + rng.uniform(-self.jitter, self.jitter, 3)

@@ -122,10 +122,9 @@ class DeformableAlignment(nn.Module):
         self.offsets = nn.Conv2d(2 * channels, 18, 3, padding=1)
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
-        self.taps = nn.ModuleList(
-            nn.Conv2d(2 * channels, channels, 1, bias=False) for _ in range(9)
-        )
-        for tap in self.taps:  # of one 3x3 convolution, which has nine times the inputs
+        taps = [nn.Conv2d(2 * channels, channels, 1, bias=False) for _ in range(9)]
+        self.taps = nn.ModuleList(taps)
+        for tap in taps:  # of one 3x3 convolution, which has nine times the inputs
             nn.init.uniform_(tap.weight, -(bound := 1 / math.sqrt(18 * channels)), bound)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def gather(features: Tensor, masks: Tensor) -> Tensor:
 def _apply(kernels: Tensor, features: Tensor) -> Tensor:
     """Each kernel (N, K, C) as a 1x1 convolution over its picture's features: (N, K, h, w)."""
     masks = kernels @ features.flatten(2)
-    return masks.unflatten(2, (features.shape[2], features.shape[3]))
+    return masks.unflatten(2, (features.shape[2], features.shape[3]))  # type: ignore[no-any-return]
 
 
 def _branch(channels: int) -> nn.Sequential:
@@ -194,7 +194,7 @@ class KNet(nn.Module):
         self.num_classes = num_classes
         self.things = things
         self.stuff = tuple(c for c in range(num_classes) if c not in things)
-        width = int(decoder.head[-1].in_channels)
+        width = int(decoder.head[-1].in_channels)  # type: ignore[arg-type]
         decoder.head[-1] = nn.Identity()
         self.decoder = decoder
         self.reduce = _conv_norm_relu(width, channels, 3, stride=2)
@@ -207,13 +207,13 @@ class KNet(nn.Module):
             for _ in range(stages)
         )
         for convolution in (self.locate[0], self.classify[0], self.segmentation):
-            nn.init.normal_(convolution.weight, std=0.01)
-        nn.init.constant_(self.segmentation.bias, -math.log(99))
+            nn.init.normal_(convolution.weight, std=0.01)  # type: ignore[arg-type]
+        nn.init.constant_(self.segmentation.bias, -math.log(99))  # type: ignore[arg-type]
 
     @property
     def trunk(self) -> nn.Module:
         """The encoder, whose pretrained weights are loaded."""
-        return self.decoder.trunk
+        return self.decoder.get_submodule("trunk")
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What training and merging need, of normalised images (N, 3, H, W).

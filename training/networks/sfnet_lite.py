@@ -81,8 +81,9 @@ class GatedDualFlowAlignment(nn.Module):
         gate = self.flow_gate(seen)  # equation 5
         if self.dual_flow and self.shared_gate:
             return gated_flow_fusion(high, low, flow, gate, self.align_corners)  # equation 6
-        gate_low = 1 - gate if self.shared_gate else gate[:, 1:2]
-        return gate[:, 0:1] * self._warped_high(high, flow) + gate_low * self._warped_low(low, flow)
+        gate_low: Tensor = 1 - gate if self.shared_gate else gate[:, 1:2]
+        gate_high: Tensor = gate[:, 0:1]
+        return gate_high * self._warped_high(high, flow) + gate_low * self._warped_low(low, flow)
 
     def _warped_high(self, high: Tensor, flow: Tensor) -> Tensor:
         return flow_warp(high, flow[:, 0:2], self.align_corners)

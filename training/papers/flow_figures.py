@@ -147,7 +147,7 @@ def flow_figure(rgb: Rgb, warps: Sequence[Warp]) -> Rgb:
     for warp in warps:
         size = (rgb.shape[0], rgb.shape[1])
         per_px = np.array([size[1] / warp.before.shape[1], size[0] / warp.before.shape[0]])
-        flow = cv2.resize(warp.flow_px, size[::-1]) * per_px.astype(np.float32)
+        flow = np.asarray(cv2.resize(warp.flow_px, size[::-1]) * per_px, np.float32)
         longest = max(float(np.percentile(np.hypot(flow[..., 0], flow[..., 1]), 99)), 1e-6)
         low, high = np.percentile(warp.before, (1, 99))
         panels = [

@@ -54,7 +54,7 @@ def read_drive(directory: Path) -> tuple[dict[str, Any], list[Frame]]:
     note = json.loads(notes[0].read_text())
     if note["stills"]:
         raise SystemExit(f"{notes[0]}: single pictures, not a drive; render without --stills")
-    frames = []
+    frames: list[Frame] = []
     for stem, frame in sorted(note["frames"].items(), key=lambda item: item[1]["index"]):
         if frame["index"] != len(frames):
             raise SystemExit(

@@ -29,7 +29,8 @@ def _cloud_field(size: int = 1024) -> np.ndarray:
 
 def _perez(cos_theta: np.ndarray, gamma: np.ndarray, k: tuple[float, ...]) -> np.ndarray:
     a, b, c, d, e = k
-    return (1 + a * np.exp(b / cos_theta)) * (1 + c * np.exp(d * gamma) + e * np.cos(gamma) ** 2)
+    sky = 1 + c * np.exp(d * gamma) + e * np.cos(gamma) ** 2
+    return np.asarray((1 + a * np.exp(b / cos_theta)) * sky)
 
 
 def _clear_sky(up: np.ndarray, gamma: np.ndarray, sun_up: float) -> np.ndarray:
@@ -98,7 +99,7 @@ def _clear_sky(up: np.ndarray, gamma: np.ndarray, sun_up: float) -> np.ndarray:
     to_rgb = np.array(
         [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]
     )
-    return (xyz @ to_rgb.T).clip(0.01, 3.0)
+    return np.asarray((xyz @ to_rgb.T).clip(0.01, 3.0))
 
 
 def panorama(light: Light) -> np.ndarray:

@@ -14,13 +14,19 @@ Color = tuple[float, float, float]
 WHITE: Color = (1.0, 1.0, 1.0)
 
 
+def shaded(color: Color, factor: float) -> Color:
+    """The colour, darker (factor < 1) or brighter."""
+    red, green, blue = color
+    return (red * factor, green * factor, blue * factor)
+
+
 def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     """(3, 3) rotation: roll about x, then pitch about y, then yaw about z; radians."""
     cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (np.cos, np.sin))
     about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
     about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
     about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    return about_z @ about_y @ about_x
+    return np.asarray(about_z @ about_y @ about_x)
 
 
 @dataclass

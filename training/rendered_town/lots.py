@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
+from typing import Any
 
 from training.rendered_town.street import KERB, Item, Side, Town, facing_road
 
@@ -134,7 +136,8 @@ def plan_lots(rng: random.Random, town: Town, side: Side, length: float) -> list
     weights = dict(DISTRICTS[town.style["district"][side]])
     row = town.half_road + town.pavement[side]
     items: list[Item] = []
-    s, previous, repeat = -45.0, "", {}
+    s, previous = -45.0, ""
+    repeat: dict[str, Any] = {}
     while s < length + 70:
         kind = rng.choices(list(weights), list(weights.values()))[0]
         if kind.endswith("gap") and previous.endswith("gap"):
@@ -191,7 +194,7 @@ def plan_lots(rng: random.Random, town: Town, side: Side, length: float) -> list
 
 
 def _boundary(
-    rng: random.Random, side: Side, s: float, width: float, d: float, kinds: dict[str, float]
+    rng: random.Random, side: Side, s: float, width: float, d: float, kinds: Mapping[str, float]
 ) -> Item:
     """A fence, hedge or wall along the back of the pavement, `width` metres from `s`."""
     kind = rng.choices(list(kinds), list(kinds.values()))[0]

@@ -141,7 +141,7 @@ def expose(
     picture *= (1 - 0.28 * radius**2)[..., None]
     blur = rng.choice([0.0, 0.35, 0.6]) if still else 0.35
     if blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), blur)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), blur), picture.dtype)
     grain = rng.uniform(0.003, 0.012) if still else 0.004
     shape = (height, width, 1)
     picture += noise.normal(0, grain, shape) + noise.normal(0, grain / 2, (height, width, 3))
@@ -224,7 +224,7 @@ def run(job: Job) -> None:
 def _note_pose(job: Job, frame: int, stem: str, camera: Camera, pose: list[list[float]]) -> None:
     """Add the frame to the drive's JSON file."""
     path = job.output_dir / f"drive_{job.split}_{job.seed:03d}.json"
-    note = (
+    note: dict[str, Any] = (
         json.loads(path.read_text())
         if path.exists()
         else {

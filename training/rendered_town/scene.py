@@ -111,7 +111,7 @@ class TownScene:
     def _model(self, item: Item) -> tuple[tuple, Any]:
         """Key and builder of an item's model; equal keys share their meshes."""
         o, seed, season = item.options, self.town.seed, self.town.style["season"]
-        key = (item.kind, repr(sorted(o.items())))
+        key: tuple[Any, ...] = (item.kind, repr(sorted(o.items())))
         builders = {
             "building": lambda: building.building(**o),
             "tree": lambda: plant.tree(o["variant"], season, seed),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.rendered_town.geometry import Color
@@ -85,7 +86,7 @@ class Mover:
         return Actor(self.kind, self.model, s, d, turn, z, phase, self.color)
 
 
-def _choose(rng: random.Random, weights: dict[str, float]) -> str:
+def _choose(rng: random.Random, weights: Mapping[str, float]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from training.networks.context import ASPP, DenseASPP, NonLocal
 from training.networks.flow_alignment import DeformableAlignment, FlowAlignment
@@ -36,6 +36,8 @@ _DF = "no width, level or auxiliary head was found that gives the printed parame
 _SHUFFLENET = "the width is not stated; 64 fits what FAM adds, not the rest"
 _HEADS = "the paper does not say how the module was attached"
 _DF1_COST = "half of what ECCV table 4 prints fits; so do the authors' layers, whose cost is ours"
+
+_KERNELS: tuple[tuple[Literal[3, 5, 7], float], ...] = ((3, 123.5), (5, 131.6), (7, 140.5))
 
 # Rows without a figure are ablations for which the papers print no cost. A figure that several
 # tables print alike stands here once; IJCV's halves of ECCV's GFLOPs are not quite halves.
@@ -177,11 +179,11 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *(
         Published(
-            "IJCV table 9b", f"k = {size}",
-            partial(sfnet_r18, 19, align=partial(FlowAlignment, kernel_size=size)),
+            "IJCV table 9b", f"k = {kernel}",
+            partial(sfnet_r18, 19, align=partial(FlowAlignment, kernel_size=kernel)),
             gflops=gflops, **_IJCV, note="the printed steps are not those of one flow convolution",
         )
-        for size, gflops in ((3, 123.5), (5, 131.6), (7, 140.5))
+        for kernel, gflops in _KERNELS
     ),
     Published(
         "IJCV table 9c", "correlation",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import Any
 
 import numpy as np
 
-from training.rendered_town.geometry import Color, Geometry, Model, Part, rotation
+from training.rendered_town.geometry import Color, Geometry, Model, Part, rotation, shaded
 from training.rendered_town.labels import Label
 
 FLOOR = 2.9  # m
@@ -87,7 +88,7 @@ def _door(g: Geometry, x0: float, x1: float, z1: float, frame: Color, color: Col
         ],
         "window",
     )
-    dark = tuple(c * 0.6 for c in color)
+    dark = shaded(color, 0.6)
     for k in (0, 1):
         low = 0.2 + k * 0.85
         g.box((x0 + 0.2, RECESS - 0.07, low), (x1 - 0.2, RECESS - 0.05, low + 0.65), "paint", dark)
@@ -114,7 +115,7 @@ def _shop_front(
             g.box((x0, 0.02, 0), (x1, RECESS + 0.02, stall), "paint", accent)
         g.box((x0 - 0.04, 0.04, 0), (x0 + 0.04, RECESS, top), "paint", accent)
     g.box((0, -0.16, top), (width, 0.05, height - 0.1), "paint", accent)
-    light = tuple(0.75 if sum(accent) < 1.2 else 0.04 for _ in range(3))
+    light = shaded((1.0, 1.0, 1.0), 0.75 if sum(accent) < 1.2 else 0.04)
     x, end = width * rng.uniform(0.1, 0.3), width * rng.uniform(0.6, 0.9)
     while x < end:  # strokes that read as lettering from the road
         step = rng.uniform(0.16, 0.34)
@@ -393,7 +394,7 @@ def building(
     """A house `width` by `depth` metres, standing behind y = 0."""
     rng = random.Random(seed)
     style = random.Random(repr((wall, wall_color, floors, ground)))  # equal along one terrace
-    o = {
+    o: dict[str, Any] = {
         "wall": wall,
         "wall_color": wall_color,
         "trim_color": trim_color,

@@ -12,7 +12,7 @@ import random
 
 import numpy as np
 
-from training.rendered_town.geometry import Color, Geometry, Model, Part, rotation
+from training.rendered_town.geometry import Color, Geometry, Model, Part, rotation, shaded
 from training.rendered_town.labels import VOID, Label
 from training.rendered_town.objects import plant
 
@@ -182,7 +182,7 @@ def traffic_light(state: int) -> Model:
         head.face(
             [(-0.275, -0.11 * math.cos(a), z + 0.11 * math.sin(a)) for a in angle][::-1],
             "glow" if lit else "paint",
-            color if lit else tuple(0.06 * c for c in color),
+            color if lit else shaded(color, 0.06),
         )
         arc = np.linspace(0.1, math.pi - 0.1, 9)
         for a, b in itertools.pairwise(arc):
@@ -305,7 +305,7 @@ def boundary(kind: str, width: float, seed: int) -> Model:
                 (x, 0.03, 0.06),
                 (x + step - 0.008, 0.055, height),
                 "wood",
-                tuple(c * shade for c in color),
+                shaded(color, shade),
             )
             x += step
         for k in range(int(width / 1.8) + 2):

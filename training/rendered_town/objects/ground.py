@@ -87,11 +87,12 @@ def _pavements(pavement: Geometry, grass: Geometry, town: Town, side: Side) -> N
             run = run + _stations(b, s1 - 1e-3, 0.25)[1:]
         inner: Edge = lambda s: side * (edge(s) + 0.14)  # noqa: E731
         outer: Edge = lambda s: side * max(edge(s) + 0.14, back)  # noqa: E731
-        order = (inner, outer) if side > 0 else (outer, inner)
-        _strip(pavement, street, run, *order, (KERB, KERB), paving, color)
-        top = (lambda s: side * edge(s), inner) if side > 0 else (inner, lambda s: side * edge(s))
-        _strip(pavement, street, run, *top, (KERB, KERB), "kerb", (0.42, 0.41, 0.39))
+        low: Edge = inner if side > 0 else outer
+        high: Edge = outer if side > 0 else inner
+        _strip(pavement, street, run, low, high, (KERB, KERB), paving, color)
         face: Edge = lambda s: side * edge(s)  # noqa: E731
+        low, high = (face, inner) if side > 0 else (inner, face)
+        _strip(pavement, street, run, low, high, (KERB, KERB), "kerb", (0.42, 0.41, 0.39))
         _strip(
             pavement,
             street,

@@ -108,7 +108,7 @@ def _knee(
     out = np.array([1.0, 0.0, 0.0]) * ahead
     out = out - (out @ along) * along
     out /= np.linalg.norm(out) + 1e-9
-    return hip + along * a + out * math.sqrt(max(0.0, upper**2 - a**2))
+    return np.asarray(hip + along * a + out * math.sqrt(max(0.0, upper**2 - a**2)))
 
 
 def _head(g: Geometry, at: np.ndarray, k: float, who: Look, helmet: bool) -> None:
@@ -129,12 +129,12 @@ def _head(g: Geometry, at: np.ndarray, k: float, who: Look, helmet: bool) -> Non
         sides=6,
     )
     if helmet:
-        shade = tuple(min(0.8, 0.1 + 2 * c) for c in who.coat)
+        red, green, blue = (min(0.8, 0.1 + 2 * c) for c in who.coat)
         g.ellipsoid(
             tuple(center + np.array([-0.01, 0, 0.065]) * k),
             (0.135 * k, 0.1 * k, 0.09 * k),
             "paint",
-            shade,
+            (red, green, blue),
         )
         return
     g.ellipsoid(
@@ -330,8 +330,9 @@ def _bicycle(g: Geometry, frame: Color, cycle: float) -> np.ndarray:
         )
     pedals = []
     for sign in (1, -1):
-        a = cycle + (0 if sign > 0 else math.pi)
-        pedal = bottom + np.array([math.cos(a) * 0.17, sign * 0.12, -math.sin(a) * 0.17])
+        angle = cycle + (0 if sign > 0 else math.pi)
+        turn = np.array([math.cos(angle) * 0.17, sign * 0.12, -math.sin(angle) * 0.17])
+        pedal = bottom + turn
         g.cylinder(
             tuple(bottom + np.array([0, sign * 0.06, 0])),
             tuple(pedal - [0, sign * 0.05, 0]),
