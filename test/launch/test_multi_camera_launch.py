@@ -19,7 +19,7 @@ cameras:
 """
 
 
-def test_one_node_takes_all_cameras_of_the_list(launched, tiny_model, tmp_path):
+def test_one_node_has_all_cameras_of_the_list(launched, tiny_model, tmp_path):
     cameras = tmp_path / "cameras.yaml"
     cameras.write_text(CAMERAS)
     output = launched(

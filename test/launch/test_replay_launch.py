@@ -14,7 +14,7 @@ FILE = "replay.launch.py"
 BAG = Path(__file__).resolve().parents[1] / "data" / "town_drive"
 
 
-def test_it_plays_the_bag_records_the_answers_and_ends(launched, tiny_model, tmp_path):
+def test_it_plays_the_bag_records_the_outputs_and_ends(launched, tiny_model, tmp_path):
     new = tmp_path / "new_bag"
     output = launched(
         FILE,
@@ -40,7 +40,7 @@ def test_it_plays_the_bag_records_the_answers_and_ends(launched, tiny_model, tmp
     assert counts["/diagnostics"] > 0
 
 
-def test_a_bag_that_is_none_is_one_line(launched):
+def test_an_invalid_bag_is_one_line(launched):
     output = launched(FILE, "bag:=/no/such/bag", status=1)
     assert "/no/such/bag: not a recording" in output
     assert "Traceback" not in output

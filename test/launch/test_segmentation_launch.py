@@ -59,12 +59,12 @@ def test_it_starts_the_node_and_ctrl_c_ends_both(launched, tiny_model):
     assert "process has finished cleanly" in output
 
 
-def test_a_middleware_profile_that_the_user_has_set_stays(launched, tmp_path):
+def test_a_middleware_profile_of_the_user_is_kept(launched, tmp_path):
     own = tmp_path / "own.xml"
     own.write_text('<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"/>')
     output = launched(FILE, "autostart:=false", until="profile:", profile=str(own))
     assert f"profile: {own}" in output
 
 
-def test_a_value_that_is_no_choice_is_refused_by_launch(launched):
+def test_launch_refuses_a_value_that_is_not_a_choice(launched):
     assert "cuda" in launched(FILE, "backend:=cuda", status=1)

@@ -114,9 +114,7 @@ def test_the_rate_stretches_the_times_between_stamps(tmp_path, bag, environment)
     assert np.diff(stamps).tolist() == [PERIOD_NS // 2] * (IMAGES - 1)
 
 
-def test_in_a_loop_it_plays_until_it_is_interrupted_and_stamps_go_on_rising(
-    tmp_path, bag, environment
-):
+def test_a_loop_plays_until_interrupted_with_increasing_stamps(tmp_path, bag, environment):
     options = ["--topic", CAMERA, COMPRESSED_IMAGE, "--wait-for", CAMERA]
     with (
         recorder(tmp_path, environment, *options) as recording,
@@ -134,9 +132,7 @@ def test_in_a_loop_it_plays_until_it_is_interrupted_and_stamps_go_on_rising(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_also_where_a_shell_started_it_in_its_background(
-    tmp_path, bag, environment, number
-):
+def test_a_signal_ends_it_even_as_a_background_job_of_a_shell(tmp_path, bag, environment, number):
     """A shell without job control, as in a script, starts `command &` with SIGINT ignored."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits what is ignored
     try:
@@ -152,7 +148,7 @@ def test_it_ends_also_where_a_shell_started_it_in_its_background(
     assert "Traceback" not in (tmp_path / "player.log").read_text()
 
 
-def test_damaged_messages_are_not_played_and_said_in_one_line(tmp_path, bag, environment):
+def test_damaged_messages_are_skipped_and_reported_in_one_line(tmp_path, bag, environment):
     good = messages_of(bag, CAMERA)
     with BagWriter(tmp_path / "damaged", [TopicToWrite(CAMERA, COMPRESSED_IMAGE)]) as writer:
         for index, message in enumerate(good):
@@ -168,7 +164,7 @@ def test_damaged_messages_are_not_played_and_said_in_one_line(tmp_path, bag, env
     assert received == [good[k].cdr[12:] for k in (1, 2, 3, 5, 6, 7, 8, 9)]
 
 
-def test_a_bag_with_damaged_images_only_is_refused_in_one_line(tmp_path, environment):
+def test_a_bag_whose_images_are_all_damaged_is_refused_in_one_line(tmp_path, environment):
     with BagWriter(tmp_path / "damaged", [TopicToWrite(CAMERA, COMPRESSED_IMAGE)]) as writer:
         writer.write(CAMERA, FIRST_NS, b"\0\1\0\0" + b"\xff" * 60)
     played = run_player(environment, tmp_path / "damaged", "--listeners", 0)
@@ -177,7 +173,7 @@ def test_a_bag_with_damaged_images_only_is_refused_in_one_line(tmp_path, environ
     assert f"no image on {CAMERA}; 1 damaged, the first on {CAMERA}: " in line
 
 
-def test_with_nobody_listening_it_says_what_to_look_at(bag, environment):
+def test_without_subscribers_the_error_says_what_to_check(bag, environment):
     played = run_player(environment, bag, "--timeout", 0.3)
     assert played.returncode == 1
     assert "0 of 1 listeners on /camera/image/compressed" in played.stderr
@@ -188,7 +184,7 @@ def test_with_nobody_listening_it_says_what_to_look_at(bag, environment):
     ("arguments", "message"),
     [(["--topic", "/no"], "no images on /no"), (["--also", "/no"], "no topic /no")],
 )
-def test_a_topic_that_the_bag_lacks_is_refused_in_one_line(bag, environment, arguments, message):
+def test_a_topic_missing_from_the_bag_is_refused_in_one_line(bag, environment, arguments, message):
     played = run_player(environment, bag, *arguments)
     assert played.returncode == 1
     assert message in played.stderr
@@ -257,7 +253,7 @@ def test_the_recorder_refuses_a_message_type_that_is_not_installed(tmp_path, env
         ([], {"ROS_DOMAIN_ID": "robot"}, "ROS_DOMAIN_ID"),
     ],
 )
-def test_what_ros_refuses_at_start_is_one_line_and_status_1(
+def test_an_error_of_ros_at_start_is_one_line_and_status_1(
     module, environment, ros_arguments, environment_of_ros, message
 ):
     command = [sys.executable, "-m", f"sfseg_ros.nodes.{module}", "x", "--topic", "/x"]

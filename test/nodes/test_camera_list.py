@@ -22,7 +22,7 @@ def loaded(tmp_path):
     return loaded
 
 
-def test_topics_become_remappings_and_the_rest_parameters_of_the_camera(loaded):
+def test_topics_become_remappings_and_other_keys_become_parameters(loaded):
     cameras = loaded(
         """
         cameras:
@@ -64,14 +64,14 @@ def test_topics_become_remappings_and_the_rest_parameters_of_the_camera(loaded):
         ("cameras: [{name: front, image_transport: h264}]", "expected one of raw, compressed"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(loaded, text, words):
+def test_an_invalid_list_is_refused_in_one_line(loaded, text, words):
     with pytest.raises(ParameterError) as error:
         loaded(text)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_topic_left_empty_is_as_if_it_were_missing(loaded):
+def test_an_empty_topic_counts_as_missing(loaded):
     cameras = loaded("cameras: [{name: front, image: /a/image, camera_info: , depth: }]")
     assert cameras.remappings == [
         ("front/image", "/a/image"),
@@ -84,7 +84,7 @@ def test_a_missing_file_is_named(tmp_path):
         load_cameras(tmp_path / "none.yaml")
 
 
-def test_the_list_that_is_installed_is_right():
+def test_the_installed_list_is_valid():
     cameras = load_cameras(ROOT / "config" / "multi_camera.yaml")
     assert len(cameras.parameters["cameras"]) == 4
 
@@ -99,7 +99,7 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
-def test_whatever_the_file_holds_it_is_a_list_of_cameras_or_one_line(tmp_path_factory, content):
+def test_any_content_is_a_list_of_cameras_or_one_line_of_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "cameras.yaml"
     path.write_text(yaml.safe_dump({"cameras": content}))
     try:

@@ -46,7 +46,7 @@ def test_cameras_of_different_sizes_keep_their_topics_stamps_and_counts_apart(be
     bench.wait_until(lambda: names <= {s["name"] for s in bench.diagnostics}, "a status for each")
 
 
-def test_what_waits_goes_through_the_network_as_one_batch(bench):
+def test_waiting_frames_of_several_cameras_form_one_batch(bench):
     node = bench.started(cameras=["a", "b", "c"])
     for name in "abc":
         bench.listen(f"/segmentation/{name}/mask")
@@ -70,7 +70,7 @@ def test_what_waits_goes_through_the_network_as_one_batch(bench):
     assert batches == [1, 2]
 
 
-def test_a_new_model_is_warmed_up_for_what_the_cameras_sent(bench, monkeypatch):
+def test_a_new_model_is_warmed_up_for_the_images_of_the_cameras(bench, monkeypatch):
     asked, warm_up = [], Segmenter.warm_up
 
     def watched(segmenter, images, *arguments, **more):
@@ -110,7 +110,7 @@ def test_one_bad_camera_does_not_cost_the_others_their_frames(bench):
         bench.wait_until(lambda n=count: bench.counts(node, 1)["rejected"] == n, f"reject {count}")
 
 
-def test_the_trouble_of_one_camera_does_not_hide_that_of_another(bench):
+def test_warnings_of_one_camera_do_not_suppress_those_of_another(bench):
     node = bench.started(cameras=["front", "rear"])
     cameras = [bench.camera(topic=f"{name}/image") for name in ("front", "rear")]
     for index, camera in enumerate(cameras):
@@ -135,7 +135,7 @@ def test_the_trouble_of_one_camera_does_not_hide_that_of_another(bench):
     assert "so far: 6" not in bench.log()
 
 
-def test_a_camera_may_have_a_value_of_its_own(bench):
+def test_a_camera_may_override_a_parameter(bench):
     node = bench.started(
         **{"cameras": ["front", "rear"], "output_size": "24x32", "rear.output_size": "image"}
     )
@@ -162,7 +162,7 @@ def test_a_camera_may_have_a_value_of_its_own(bench):
     assert node._settings.camera("rear").output_size == "48x64"
 
 
-def test_it_starts_with_the_parameters_that_were_dumped_from_it(bench, tmp_path):
+def test_it_starts_with_its_own_dumped_parameters(bench, tmp_path):
     """`ros2 param dump` writes null for what has no value, which the parser reads as a text."""
     file = tmp_path / "dump.yaml"
     own = dict.fromkeys(CAMERA_FIELDS) | {"max_rate": 5.0}
@@ -177,7 +177,7 @@ def test_it_starts_with_the_parameters_that_were_dumped_from_it(bench, tmp_path)
 
 
 @pytest.mark.parametrize("names", [["front", "front"], ["front camera"], ["/front"], ["front", ""]])
-def test_camera_names_that_cannot_be_are_refused(bench, names):
+def test_invalid_camera_names_are_refused(bench, names):
     with pytest.raises(Exception, match="cameras"):
         bench.start(cameras=names)
 
@@ -235,7 +235,7 @@ def test_the_mask_lines_up_with_the_image(bench, parameters, size, corner):
     ],
     ids=["other size", "binning to nothing"],
 )
-def test_a_camera_info_of_another_size_costs_no_frame(bench, info, size):
+def test_a_camera_info_of_another_size_rejects_no_frame(bench, info, size):
     node = bench.started()
     masks = bench.listen("/segmentation/mask")
     bench.listen("/segmentation/camera_info", CameraInfo)
@@ -254,7 +254,7 @@ def test_a_camera_info_of_another_size_costs_no_frame(bench, info, size):
     assert bench.counts(node)["rejected"] == 0
 
 
-def test_a_region_outside_the_image_is_a_warning_that_says_what_to_set(bench):
+def test_a_region_outside_the_image_is_a_warning_that_names_the_parameter(bench):
     node = bench.started(region_of_interest=[500, 500, 64, 48])
     masks = bench.listen("/segmentation/mask")
     camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
@@ -284,7 +284,7 @@ def test_a_region_outside_the_image_is_a_warning_that_says_what_to_set(bench):
     assert bench.counts(node)["segmented"] >= 1
 
 
-def test_camera_infos_may_come_while_the_worker_looks_for_one(bench):
+def test_calibrations_may_arrive_while_the_worker_searches_them(bench):
     camera = bench.started()._cameras[0]
     info, ended = CameraInfo(height=96, width=128), threading.Event()
 
@@ -305,7 +305,7 @@ def test_camera_infos_may_come_while_the_worker_looks_for_one(bench):
         thread.join()
 
 
-def test_what_a_transition_destroys_is_in_no_group_with_what_must_go_on(bench):
+def test_subscriptions_share_no_callback_group_with_the_node(bench):
     """Humble's executor leaves the group locked where the two come at the same time."""
     node = bench.started()
     for subscription in node._cameras[0]._subscriptions:
@@ -345,7 +345,7 @@ def test_latencies_are_published_once_a_second(bench):
     assert 0 < p50 <= p95 <= p99 < 10_000
 
 
-def test_a_consumer_like_nav2s_semantic_layer_gets_what_it_demands(bench):
+def test_nav2s_semantic_layer_gets_matching_messages(bench):
     """Same size, same stamp, uint8, latched names, each for a late joiner."""
     bench.started(class_groups="")
     masks = bench.listen("/segmentation/mask", qos=input_qos())

@@ -77,7 +77,7 @@ def names_in(label_maps):
     return [json.loads(message.data)["model"] for message in label_maps]
 
 
-def test_the_model_is_exchanged_while_frames_flow(bench, flow, tiny_model, other_model):
+def test_the_model_can_be_changed_while_frames_arrive(bench, flow, tiny_model, other_model):
     node = bench.started()
     label_maps = bench.listen("/segmentation/label_map", String, latched_qos())
     flow = flow()
@@ -91,7 +91,7 @@ def test_the_model_is_exchanged_while_frames_flow(bench, flow, tiny_model, other
     assert counts["rejected"] == 0
 
 
-def test_a_model_that_is_none_is_refused_at_once_and_the_old_one_goes_on(bench, flow, tmp_path):
+def test_an_invalid_model_is_refused_at_once_and_the_old_one_stays(bench, flow, tmp_path):
     node = bench.started()
     flow = flow()
     (tmp_path / "manifest.yaml").write_text("name: nonsense")
@@ -103,7 +103,7 @@ def test_a_model_that_is_none_is_refused_at_once_and_the_old_one_goes_on(bench, 
     assert node._segmenter.manifest.name == "tiny_rgb"
 
 
-def test_a_model_that_fails_to_load_is_said_and_the_parameter_names_the_old_one_again(
+def test_a_model_that_fails_to_load_is_reported_and_the_parameter_is_restored(
     bench, flow, tiny_model, other_model
 ):
     node = bench.started()
@@ -151,7 +151,7 @@ def hold(monkeypatch):
     return Held
 
 
-def test_a_model_that_is_asked_for_while_the_first_one_loads_comes_next(
+def test_a_model_requested_while_the_first_one_loads_is_loaded_next(
     bench, hold, tiny_model, other_model
 ):
     first = hold(tiny_model)
@@ -162,7 +162,7 @@ def test_a_model_that_is_asked_for_while_the_first_one_loads_comes_next(
     bench.wait_until(lambda: (s := node._segmenter) and s.manifest.name == "other", "the other")
 
 
-def test_a_model_that_is_asked_for_while_a_bad_one_loads_comes_next(
+def test_a_model_requested_while_a_bad_one_loads_is_loaded_next(
     bench, hold, tiny_model, other_model, tmp_path
 ):
     node = bench.started()
@@ -176,7 +176,7 @@ def test_a_model_that_is_asked_for_while_a_bad_one_loads_comes_next(
     assert node.get_parameter("model_dir").value == str(other_model)
 
 
-def test_a_parameter_survives_topics_that_are_made_at_the_same_time(bench):
+def test_a_parameter_set_while_topics_are_created_keeps_its_value(bench):
     """rclpy declares `qos_overrides` in the thread that makes the topic, and asks the node."""
     node = bench.started(cameras=["a", "b", "c", "d"])
     ended = threading.Event()
@@ -201,7 +201,7 @@ def test_a_parameter_survives_topics_that_are_made_at_the_same_time(bench):
         thread.join()
 
 
-def test_parameters_are_listed_while_topics_declare_theirs(bench):
+def test_parameters_can_be_listed_while_topics_declare_theirs(bench):
     node = bench.start(autostart=False)
     ended = threading.Event()
 
@@ -222,9 +222,7 @@ def test_parameters_are_listed_while_topics_declare_theirs(bench):
         thread.join()
 
 
-def test_groups_are_compared_with_the_model_that_is_still_loading(
-    bench, hold, other_model, tmp_path
-):
+def test_groups_are_checked_against_the_model_that_is_loading(bench, hold, other_model, tmp_path):
     node = bench.started()
     loading = hold(other_model)
     document = yaml.safe_load((other_model / "manifest.yaml").read_text())
@@ -243,7 +241,7 @@ def test_groups_are_compared_with_the_model_that_is_still_loading(
     assert [c.name for c in node._mapping.classes] == ["all"]
 
 
-def test_a_region_that_a_camera_does_not_have_refuses_no_model(bench):
+def test_a_region_outside_the_image_does_not_block_a_new_model(bench):
     node = bench.started(region_of_interest=[0, 0, 128, 96])
     bench.listen("/segmentation/mask")
     bench.camera().publish(bench.rgb_image(bench.three_stripes(32, 32)))
@@ -277,7 +275,7 @@ def test_reload_without_a_model_says_so(bench):
     assert (response.success, "unconfigured" in response.message) == (False, True)
 
 
-def test_classes_can_be_grouped_while_frames_flow(bench, flow, tmp_path):
+def test_classes_can_be_grouped_while_frames_arrive(bench, flow, tmp_path):
     bench.started()
     label_maps = bench.listen("/segmentation/label_map", String, latched_qos())
     flow = flow()
@@ -309,7 +307,7 @@ def test_outputs_can_be_switched_off_and_on(bench, flow):
     flow.go_on()
 
 
-def test_disabled_it_skips_and_stays_ready(bench, flow):
+def test_a_disabled_node_skips_frames_and_keeps_the_model(bench, flow):
     node = bench.started()
     flow = flow()
     assert bench.call(SetBool, "set_enabled", SetBool.Request(data=False)).success
@@ -365,7 +363,7 @@ def test_a_snapshot_that_cannot_be_written_says_so(
     flow.go_on()
 
 
-def test_a_snapshot_needs_no_listener(bench, tmp_path):
+def test_a_snapshot_needs_no_subscriber(bench, tmp_path):
     bench.started(snapshot_dir=str(tmp_path))
     camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
     answers = []
@@ -379,7 +377,7 @@ def test_a_snapshot_needs_no_listener(bench, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model_dir", "class_groups"])
-def test_a_path_below_no_root_is_refused_and_nothing_of_it_is_told(bench, flow, tmp_path, name):
+def test_a_path_outside_the_roots_is_refused_without_details(bench, flow, tmp_path, name):
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "manifest.yaml").write_text("groups: hunter2")
@@ -397,7 +395,7 @@ def test_a_path_below_no_root_is_refused_and_nothing_of_it_is_told(bench, flow, 
     flow.go_on()
 
 
-def test_a_path_below_no_root_is_refused_when_the_node_is_configured(bench, tmp_path):
+def test_a_path_outside_the_roots_is_refused_at_configure(bench, tmp_path):
     node = bench.start(autostart=False, model_dir="sfnet_lite_r18_camvid", file_roots=[""])
     assert bench.set_parameter("model_dir", str(tmp_path)).successful  # nothing is loaded yet
     node.trigger_configure()
@@ -406,7 +404,7 @@ def test_a_path_below_no_root_is_refused_when_the_node_is_configured(bench, tmp_
 
 
 @pytest.mark.parametrize("name", ["snapshot_dir", "file_roots"])
-def test_where_it_may_read_and_write_is_set_at_start_only(bench, tmp_path, name):
+def test_the_folders_to_read_and_write_are_fixed_at_start(bench, tmp_path, name):
     bench.start(autostart=False)
     value = str(tmp_path) if name == "snapshot_dir" else [str(tmp_path)]
     result = bench.set_parameter(name, value)

@@ -52,7 +52,7 @@ def status_of(node, camera="", state=STATE, thresholds=None, more=None):
     return status, {pair.key: pair.value for pair in status.values}
 
 
-def test_each_camera_has_a_status_of_its_own_name(node):
+def test_each_camera_has_a_status_with_its_name(node):
     array = array_from_statuses(
         node, [status_of(node, camera)[0] for camera in ("", "front", "rear")]
     )
@@ -83,7 +83,7 @@ def test_rates_percentiles_and_identity_are_values(node):
     assert (values["backend"], values["precision"]) == ("ONNX Runtime 1.31, fp32", "fp32")
 
 
-def test_level_and_message_are_the_judgement_and_all_findings_are_listed(node):
+def test_the_worst_finding_is_the_message_and_all_are_listed(node):
     state = replace(STATE, frame_error="odd", lost=0, too_old=0, age_ms=350.0)
     status, values = status_of(node, state=state, thresholds=Thresholds(error_age_ms=300.0))
     assert status.level == b"\x02"

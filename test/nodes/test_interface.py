@@ -38,7 +38,7 @@ def on_the_graph(bench):
 
 
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
-def test_the_node_subscribes_to_what_the_table_says(bench, on_the_graph, transport):
+def test_the_node_subscribes_to_the_topics_of_the_table(bench, on_the_graph, transport):
     bench.started(image_transport=transport)
     for topic in ("points", "labelled_points"):
         bench.listen(f"/segmentation/{topic}", PointCloud2)
@@ -58,7 +58,7 @@ def test_the_node_subscribes_to_what_the_table_says(bench, on_the_graph, transpo
     bench.wait_until(same, "the same topics")
 
 
-def test_the_node_publishes_what_the_table_says(bench, on_the_graph):
+def test_the_node_publishes_the_topics_of_the_table(bench, on_the_graph):
     bench.started()
     expected = shown([*interface.output_rows(), *interface.LATCHED, *interface.HEALTH])
     if find_spec("vision_msgs") is None:
@@ -67,7 +67,7 @@ def test_the_node_publishes_what_the_table_says(bench, on_the_graph):
     assert on_the_graph("publisher") == expected
 
 
-def test_the_node_has_the_services_that_the_table_says(bench, on_the_graph):
+def test_the_node_has_the_services_of_the_table(bench, on_the_graph):
     bench.started()
     expected = shown(interface.SERVICES)
 

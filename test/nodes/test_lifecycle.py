@@ -54,7 +54,7 @@ def set_parameter(bench):
     return bench.set_parameter
 
 
-def test_it_activates_by_itself_unless_told_not_to(bench, state, change):
+def test_without_autostart_it_waits_for_transitions(bench, state, change):
     bench.start(autostart=False)
     assert state() == "unconfigured"
     assert change(CONFIGURE)
@@ -63,7 +63,7 @@ def test_it_activates_by_itself_unless_told_not_to(bench, state, change):
     assert state() == "active"
 
 
-def test_frames_flow_only_while_it_is_active_and_again_after_each_cycle(bench, change, state):
+def test_it_segments_only_while_active_and_again_after_each_cycle(bench, change, state):
     node = bench.started()
     masks = []
     for cycle in range(1, 3):
@@ -106,7 +106,7 @@ def test_a_frame_that_waits_at_deactivation_is_counted(bench, change):
     assert status[-1]["frames_out"] == "1"
 
 
-def test_a_missing_model_leaves_it_alive_and_it_can_be_mended(
+def test_after_a_missing_model_another_one_can_be_configured(
     bench, tiny_model, change, state, set_parameter
 ):
     bench.start(model_dir="/no/such/model")
@@ -122,9 +122,7 @@ def test_a_missing_model_leaves_it_alive_and_it_can_be_mended(
     assert state() == "active"
 
 
-def test_a_model_that_was_refused_is_no_fault_of_a_node_that_was_cleaned_up(
-    bench, tiny_model, tmp_path, change
-):
+def test_cleanup_clears_the_error_of_a_refused_model(bench, tiny_model, tmp_path, change):
     folder = shutil.copytree(tiny_model, tmp_path / "mine")
     node = bench.started(model_dir=str(folder))
     (folder / "manifest.yaml").unlink()
@@ -138,7 +136,7 @@ def test_a_model_that_was_refused_is_no_fault_of_a_node_that_was_cleaned_up(
     assert status["level"] == "0"
 
 
-def test_a_network_size_that_the_model_does_not_take_is_a_failed_configure(bench, state, change):
+def test_configure_fails_for_a_network_size_that_the_model_refuses(bench, state, change):
     bench.start(network_size="50x50")
     bench.wait_until(
         lambda: [s for s in bench.diagnostics if "50x50" in s["message"]], "diagnostics"
@@ -174,7 +172,7 @@ def test_it_answers_while_the_model_loads(bench, change, state, call, monkeypatc
     assert state() == "inactive"
 
 
-def test_the_end_of_a_build_is_not_yet_that_of_loading(bench, change, monkeypatch):
+def test_loading_continues_after_the_end_of_a_build(bench, change, monkeypatch):
     heard, node = [], None
     open_segmenter = segmentation_node.open_segmenter
 
@@ -205,7 +203,7 @@ def lose_the_device(node):
     node._segmenter.backend.infer = lost
 
 
-def test_a_lost_device_is_a_cycle_through_the_lifecycle_and_then_frames_flow(bench, state):
+def test_a_lost_device_is_recovered_by_a_cycle_through_the_lifecycle(bench, state):
     node = bench.started()
     masks = bench.listen("/segmentation/mask")
     camera = bench.camera()
@@ -224,7 +222,7 @@ def test_a_lost_device_is_a_cycle_through_the_lifecycle_and_then_frames_flow(ben
     assert bench.counts(node)["rejected"] == 1
 
 
-def test_a_device_that_is_lost_again_at_once_is_given_up_where_it_can_be_seen(bench, state, change):
+def test_a_device_that_is_soon_lost_again_leaves_the_node_unconfigured(bench, state, change):
     node = bench.started()
     bench.listen("/segmentation/mask")
     for cycle in range(2):
@@ -244,9 +242,7 @@ def test_a_device_that_is_lost_again_at_once_is_given_up_where_it_can_be_seen(be
     assert change(ACTIVATE)
 
 
-def test_a_loss_that_somebody_elses_deactivation_answered_is_not_counted_as_a_recovery(
-    bench, state, change
-):
+def test_a_deactivation_by_another_client_does_not_count_as_a_recovery(bench, state, change):
     node = bench.started()
     assert change(DEACTIVATE)
     node._recovery.begin("the GPU is gone", pytest.fail)
@@ -289,7 +285,7 @@ def test_the_progress_of_a_build_and_the_reason_of_a_backend_are_in_the_diagnost
     assert status["loading"] == ""
 
 
-def test_a_build_for_a_cameras_size_does_not_hold_up_the_end(bench, change, state, monkeypatch):
+def test_a_deactivation_cancels_the_build_for_an_image_size(bench, change, state, monkeypatch):
     building, options = threading.Event(), []
     open_backend = segmenter.open_backend
 
@@ -323,7 +319,7 @@ def test_a_build_for_a_cameras_size_does_not_hold_up_the_end(bench, change, stat
         (Transition(label="shutdown"), "finalized"),
     ],
 )
-def test_a_build_for_another_model_does_not_hold_up_an_end_that_waits_for_its_turn(
+def test_a_waiting_deactivation_or_shutdown_cancels_the_build_for_another_model(
     bench, call, state, monkeypatch, transition, end
 ):
     node = bench.started()
@@ -357,7 +353,7 @@ def test_a_build_for_another_model_does_not_hold_up_an_end_that_waits_for_its_tu
         assert call(Trigger, "reload_model", Trigger.Request()).success
 
 
-def test_an_end_that_is_refused_ends_nothing_later(bench, change):
+def test_a_refused_cleanup_cancels_nothing_later(bench, change):
     node = bench.start(autostart=False)
     assert not change(CLEANUP)
     assert not node.is_ending()
@@ -373,7 +369,7 @@ def test_a_destroyed_node_leaves_no_service_behind(bench):
 
 
 @pytest.mark.parametrize("transition", [ACTIVATE, DEACTIVATE, CLEANUP, 99])
-def test_a_transition_that_is_not_allowed_is_answered_with_no(bench, change, state, transition):
+def test_a_transition_that_is_not_allowed_is_refused(bench, change, state, transition):
     bench.start(autostart=False)
     assert not change(transition)
     assert state() == "unconfigured"
@@ -399,7 +395,7 @@ def test_shutdown_is_possible_from_active(bench, change, state):
     assert node._segmenter is None
 
 
-def test_a_storm_of_transitions_leaves_it_usable(bench, change, state):
+def test_many_transitions_under_load_leave_it_usable(bench, change, state):
     bench.started()
     camera = bench.camera()
     stop = threading.Event()
@@ -424,7 +420,7 @@ def test_a_storm_of_transitions_leaves_it_usable(bench, change, state):
     bench.wait_until(lambda: masks, "a mask")
 
 
-def test_what_a_transition_destroys_while_the_executor_lists_it_does_not_end_the_node(monkeypatch):
+def test_the_executor_survives_topics_destroyed_by_a_transition(monkeypatch):
     """Half destroyed, the topic's events are listed and gone; Jazzy's executor raises then."""
     context = rclpy.Context()
     context.init(args=None, domain_id=unused_domain())
@@ -502,7 +498,7 @@ def test_quality_of_service_can_be_overridden(bench):
     assert reliability(lambda: tester.get_subscriptions_info_by_topic("/image")) == "RELIABLE"
 
 
-def test_incompatible_quality_of_service_is_said_with_the_name_of_the_policy(bench):
+def test_the_log_names_the_policy_of_an_incompatible_quality_of_service(bench):
     bench.started(**{"qos_overrides./image.subscription.reliability": "reliable"})
     qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     bench.tester.create_publisher(Image, "image", qos)
@@ -510,6 +506,6 @@ def test_incompatible_quality_of_service_is_said_with_the_name_of_the_policy(ben
     assert "incompatible QoS" in bench.log()
 
 
-def test_parameters_at_start_are_held_to_their_ranges(bench):
+def test_parameters_at_start_must_be_in_their_ranges(bench):
     with pytest.raises(ParameterError, match="overlay_alpha"):
         bench.start(overlay_alpha=7.0)

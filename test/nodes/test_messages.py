@@ -59,7 +59,7 @@ def test_an_array_with_gaps_is_sent_without_them(header):
     np.testing.assert_array_equal(np.array(message.data).reshape(6, 8), pixels)
 
 
-def test_this_distribution_keeps_the_pixels_where_the_fast_path_writes_them():
+def test_messages_of_this_distribution_have_the_attribute_of_the_fast_path():
     """image_from_array goes around the setter: with field checks (always in Humble) that looks at
     each byte in Python, without (Jazzy) it copies even an array.array."""
     message = Image()
@@ -102,12 +102,12 @@ def test_a_compressed_image_becomes_rgb(rgb):
         CompressedImage(format="jpeg", data=array.array("B", b"\xff\xd8\xff\xe0 no more")),
     ],
 )
-def test_what_is_no_image_is_an_image_error(message):
+def test_an_invalid_image_raises_image_error(message):
     with pytest.raises(ImageError):
         picture_from_message(message)
 
 
-def test_an_encoding_outside_the_table_says_how_to_get_cv_bridge():
+def test_the_error_of_an_unknown_encoding_says_how_to_install_cv_bridge():
     try:
         import cv_bridge  # noqa: F401
     except ImportError:
@@ -147,7 +147,7 @@ NUMBERS = st.one_of(st.floats(), st.floats(-1e4, 1e4))
     ),
     horizon=st.floats(0, 0.9),
 )
-def test_any_camera_info_becomes_that_of_the_mask_or_an_image_error(info, output_size, horizon):
+def test_any_camera_info_is_converted_or_raises_image_error(info, output_size, horizon):
     view = View(horizon=horizon, output_size=output_size)
     try:
         model = model_from_camera_info(info)

@@ -45,7 +45,7 @@ def test_with_any_profile_there_is_no_hint(no_profile, monkeypatch, variable):
         ("7fbc679ff000-7fbc70000000 r--p 00000000 00:27 6  /usr/lib/libfastrtps.so", True),
     ],
 )
-def test_our_profile_without_its_shared_memory_is_warned_about(
+def test_a_warning_says_if_our_profile_has_no_shared_memory(
     no_profile, monkeypatch, tmp_path, segment, warned
 ):
     monkeypatch.setenv(VARIABLE, f"/somewhere/{MIDDLEWARE_PROFILE}")
@@ -58,7 +58,7 @@ def test_our_profile_without_its_shared_memory_is_warned_about(
 
 
 @needs_fast_dds
-def test_a_profile_that_fast_dds_finds_by_itself_counts_too(no_profile, tmp_path):
+def test_a_profile_in_the_working_directory_counts_too(no_profile, tmp_path):
     (tmp_path / "DEFAULT_FASTRTPS_PROFILES.xml").touch()
     assert missing_profile() is None
 
@@ -90,7 +90,7 @@ def test_the_first_large_image_without_a_profile_is_warned_about_once(
     assert capfd.readouterr().err.count(VARIABLE) == 1
 
 
-def test_a_camera_that_is_there_but_silent_is_warned_about(bench):
+def test_a_camera_that_publishes_nothing_is_warned_about(bench):
     bench.started(warn_silence_s=0.1)
     bench.camera()
     bench.wait_until(lambda: "no frame came" in bench.log(), "a warning")

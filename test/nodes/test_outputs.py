@@ -69,18 +69,18 @@ def test_each_image_has_the_size_of_the_output_and_the_bytes_of_its_encoding(row
     assert len(message.data) == message.step * message.height
 
 
-def test_colours_are_those_of_the_classes():
+def test_the_color_mask_has_the_colours_of_the_classes():
     assert tuple(pixels_of(output("color_mask").message_from(frame_of()))[0, 0]) == (10, 20, 30)
 
 
-def test_the_overlay_is_rgb_whatever_order_the_camera_has():
+def test_the_overlay_is_rgb_for_rgb_and_bgr_cameras():
     rgb = pixels_of(output("overlay").message_from(frame_of()))
     bgr = pixels_of(output("overlay").message_from(frame_of(is_bgr=True)))
     assert tuple(rgb[0, 0]) == (55, 65, 75)
     assert tuple(bgr[0, 0]) == (65, 65, 65)
 
 
-def test_there_is_a_camera_info_where_there_is_a_calibration():
+def test_camera_info_is_published_if_there_is_a_calibration():
     assert output("camera_info").message_from(frame_of()) is None
     camera = CameraModel(
         height=4,
@@ -100,7 +100,7 @@ def test_there_is_a_camera_info_where_there_is_a_calibration():
     assert (doubled.height, doubled.width, doubled.k[0], doubled.k[2]) == (8, 12, 10.0, 6.0)
 
 
-def test_latencies_that_come_after_the_cleanup_are_dropped(bench):
+def test_latencies_published_after_cleanup_are_dropped(bench):
     """The timer of the diagnostics does not know when a transition destroys what it publishes."""
     latencies = LatencyPublishers(bench.tester, "")
     latencies.destroy()
@@ -114,7 +114,7 @@ def test_latencies_that_come_after_the_cleanup_are_dropped(bench):
         ("overlay/compressed", "overlay", "rgb8; jpeg compressed bgr8"),
     ],
 )
-def test_a_compressed_image_is_its_image_and_says_how_to_unpack_it(name, of_image, image_format):
+def test_a_compressed_output_decodes_to_its_image(name, of_image, image_format):
     frame = frame_of()
     message = output(name).message_from(frame)
     decoded = picture_from_message(deserialize_message(serialize_message(message), CompressedImage))
@@ -125,7 +125,7 @@ def test_a_compressed_image_is_its_image_and_says_how_to_unpack_it(name, of_imag
     np.testing.assert_allclose(decoded.rgb.astype(int), pixels + np.zeros(3, int), atol=tolerance)
 
 
-def test_an_image_and_its_file_are_allowed_by_one_name():
+def test_one_name_allows_an_image_and_its_file():
     assert {row.image_name for row in OUTPUTS if row.name.endswith("/compressed")} == {
         "mask",
         "overlay",

@@ -30,7 +30,7 @@ def changed(*changes, configured=False):
     return changed_settings(Settings(NodeParameters()), changes, configured).node
 
 
-def test_parameter_files_say_only_what_the_node_declares():
+def test_parameter_files_have_only_declared_parameters():
     documents = [yaml.safe_load(path.read_text()) for path in CONFIG.glob("*.yaml")]
     sections = [s for d in documents for s in d.values() if "ros__parameters" in s]
     assert sections
@@ -39,7 +39,7 @@ def test_parameter_files_say_only_what_the_node_declares():
         NodeParameters(**values_of(section["ros__parameters"]))
 
 
-def test_the_default_file_says_all_parameters_and_their_defaults():
+def test_the_default_file_has_all_parameters_with_their_defaults():
     document = yaml.safe_load((CONFIG / "segmentation.yaml").read_text())
     values = values_of(document["/**"]["ros__parameters"])
     assert list(values) == [field.name for field in FIELDS]
@@ -94,18 +94,18 @@ def test_the_table_has_a_row_for_each_parameter():
         ("outputs", "mask", "expected string array"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_with_name_value_and_expectation(name, value, expected):
+def test_an_invalid_value_is_refused_with_name_value_and_expectation(name, value, expected):
     with pytest.raises(ParameterError, match=f"^{name} is .*{expected}"):
         changed(Parameter(name, value=value))
 
 
-def test_a_pair_of_thresholds_moves_one_by_one():
+def test_a_pair_of_thresholds_can_be_moved_one_by_one():
     settings = changed(Parameter("warn_age_ms", value=50.0), Parameter("error_age_ms", value=100.0))
     assert settings.warn_age_ms < settings.error_age_ms
     changed(Parameter("error_age_ms", value=100.0), Parameter("warn_age_ms", value=200.0))
 
 
-def test_the_nodes_own_thresholds_are_those_of_health():
+def test_the_thresholds_of_health_are_parameters():
     parameters = NodeParameters()
     for field in dataclasses.fields(Thresholds):
         assert getattr(parameters, field.name) == field.default
@@ -119,12 +119,12 @@ def test_a_parameter_of_the_backend_is_refused_once_the_model_is_loaded():
         changed(*change, configured=True)
 
 
-def test_setting_it_to_what_it_is_already_is_no_change():
+def test_setting_the_current_value_is_no_change():
     change = [Parameter("backend", value=NodeParameters().backend)]
     assert changed(*change, configured=True) == NodeParameters()
 
 
-def test_parameters_of_rclpy_itself_pass():
+def test_parameters_of_rclpy_are_accepted():
     change = [Parameter("use_sim_time", value=True)]
     assert changed(*change, configured=True) == NodeParameters()
 
@@ -157,7 +157,7 @@ def test_a_launch_argument_of_another_type_is_refused():
         value_from_text(field, "two")
 
 
-def test_a_camera_has_its_own_values_where_it_has_some():
+def test_a_cameras_own_values_override_those_of_the_node():
     settings = Settings(
         NodeParameters(cameras=("front", "rear"), max_rate=10.0), {"front": {}, "rear": {}}
     )

@@ -202,7 +202,7 @@ def rig(monkeypatch):
 
 @pytest.mark.parametrize("mask_first", [True, False])
 @pytest.mark.parametrize("view", [{}, {"output_size": (12, 20)}, {"horizon": 0.5}])
-def test_a_cloud_at_the_masks_size_comes_with_the_masks_header(rig, mask_first, view):
+def test_the_cloud_has_the_size_and_the_header_of_the_mask(rig, mask_first, view):
     """What Nav2's semantic_segmentation_layer joins and indexes by."""
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
@@ -238,7 +238,7 @@ def test_sensor_msgs_py_reads_the_same_points(rig):
         np.testing.assert_array_equal(read[name], array_from(message)[name].ravel())
 
 
-def test_the_lidars_cloud_comes_back_with_labels_under_its_own_header(rig):
+def test_the_labelled_cloud_has_the_header_of_the_lidars_cloud(rig):
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
     sent = lidar_cloud(5010)
@@ -257,7 +257,7 @@ def test_the_lidars_cloud_comes_back_with_labels_under_its_own_header(rig):
     assert (points["class"][1], points["confidence"][1]) == (255, 0)
 
 
-def test_a_cloud_without_points_comes_back_without_points(rig):
+def test_an_empty_cloud_stays_empty(rig):
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
     rig.add(frame(), header(5000), MODEL)
@@ -269,7 +269,7 @@ def test_a_cloud_without_points_comes_back_without_points(rig):
         assert [field.name for field in heard[0].fields][-2:] == ["class", "confidence"]
 
 
-def test_the_offset_shifts_the_lidars_stamps_for_matching_only(rig):
+def test_the_offset_affects_only_the_matching_of_stamps(rig):
     rig.settings.lidar_time_offset_ms = -300.0
     heard = rig.listen("labelled_points")
     lidar = rig.lidar()
@@ -279,7 +279,7 @@ def test_the_offset_shifts_the_lidars_stamps_for_matching_only(rig):
     assert heard[0].header == header(5000, "lidar")
 
 
-def test_the_inputs_are_subscribed_to_only_while_somebody_listens(rig):
+def test_inputs_are_subscribed_to_only_while_outputs_have_subscribers(rig):
     def subscribed():
         topics = ("front/depth", "front/points_in")
         return [rig.node.count_subscribers(f"/{topic}") for topic in topics]
@@ -298,7 +298,7 @@ def test_the_inputs_are_subscribed_to_only_while_somebody_listens(rig):
             rig.wait_until(lambda: subscribed() == [0, 0], "the input is let go")
 
 
-def test_a_best_effort_driver_and_listener_are_served(rig):
+def test_best_effort_publishers_and_subscribers_match(rig):
     heard = []
     topic = "/segmentation/front/points"
     rig.tester.create_subscription(PointCloud2, topic, heard.append, qos_profile_sensor_data)
@@ -310,19 +310,19 @@ def test_a_best_effort_driver_and_listener_are_served(rig):
     rig.wait_until(lambda: heard, "a cloud")
 
 
-def test_without_a_listener_a_mask_is_not_kept(rig):
+def test_masks_are_not_kept_without_a_subscriber(rig):
     rig.add(frame(), header(), MODEL)
     assert rig.clouds._by_depth._waiting == []
     assert len(rig.clouds._by_mask._partners) == 0
 
 
-def test_a_frame_that_was_segmented_without_confidence_is_left_out(rig):
+def test_a_frame_without_confidence_is_left_out(rig):
     rig.listen("points")
     rig.add(replace(frame(), confidence=None), header(), MODEL)
     assert rig.clouds._by_depth._waiting == []
 
 
-def test_what_is_too_far_in_time_is_counted_and_said_when_it_goes_on(rig):
+def test_unmatched_clouds_are_counted_and_repeated_ones_logged(rig):
     rig.listen("labelled_points")
     lidar = rig.lidar()
     for i in range(IN_A_ROW):
@@ -336,7 +336,7 @@ def test_what_is_too_far_in_time_is_counted_and_said_when_it_goes_on(rig):
     assert "lidar_time_offset_ms" in rig.warnings[0]
 
 
-def test_masks_without_depth_are_counted_and_said(rig):
+def test_masks_without_depth_are_counted_and_logged(rig):
     rig.listen("points")
     for i in range(40):
         rig.add(frame(), header(5000 + 33 * i), MODEL)
@@ -345,7 +345,7 @@ def test_masks_without_depth_are_counted_and_said(rig):
     assert "/front/depth" in rig.warnings[0]
 
 
-def test_a_slower_depth_camera_is_no_fault(rig):
+def test_a_slower_depth_camera_causes_no_warning(rig):
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
     for i in range(4 * IN_A_ROW):
@@ -359,7 +359,7 @@ def test_a_slower_depth_camera_is_no_fault(rig):
     assert rig.warnings == []
 
 
-def test_damaged_messages_cost_themselves_and_are_said_in_one_line(rig):
+def test_damaged_messages_are_rejected_and_logged_in_one_line(rig):
     heard = rig.listen("points")
     labelled = rig.listen("labelled_points")
     depth_camera, lidar = rig.depth_camera(), rig.lidar()
@@ -382,7 +382,7 @@ def test_damaged_messages_cost_themselves_and_are_said_in_one_line(rig):
     rig.wait_until(lambda: heard and labelled, "the next ones are good")
 
 
-def test_the_same_complaint_comes_once_in_a_while(rig):
+def test_a_warning_repeats_only_once_in_a_while(rig):
     rig.listen("labelled_points")
     lidar = rig.lidar()
     message = lidar_cloud()
@@ -394,7 +394,7 @@ def test_the_same_complaint_comes_once_in_a_while(rig):
     assert len(rig.warnings) == 1
 
 
-def test_one_kind_of_complaint_does_not_hide_another(rig):
+def test_one_kind_of_warning_does_not_suppress_another(rig):
     rig.listen("points")
     damaged = depth_image()
     damaged.step = 1
@@ -411,9 +411,7 @@ def test_one_kind_of_complaint_does_not_hide_another(rig):
     ("changes", "rectified", "matrix"),
     [({"k": (0.0,) * 9}, False, "K"), ({"p": (0.0,) * 12}, True, "P")],
 )
-def test_a_camera_without_calibration_is_said_once_and_has_no_cloud(
-    rig, changes, rectified, matrix
-):
+def test_an_empty_calibration_is_logged_once_and_gives_no_cloud(rig, changes, rectified, matrix):
     rig.settings.rectified = rectified
     rig.listen("points")
     for i in range(20):
@@ -422,7 +420,7 @@ def test_a_camera_without_calibration_is_said_once_and_has_no_cloud(
     assert rig.clouds._by_depth._waiting == []
 
 
-def test_a_camera_without_camera_info_is_said_once_and_not_at_the_first_frame(rig):
+def test_a_missing_camera_info_is_logged_once_and_not_at_the_first_frame(rig):
     rig.listen("points")
     for i in range(30):
         assert len(rig.warnings) == (1 if i >= IN_A_ROW else 0)
@@ -441,7 +439,7 @@ def test_camera_info_of_another_size_is_rejected_and_the_next_one_used(rig):
     assert "48x64" in rig.warnings[0]
 
 
-def test_handing_over_never_waits_and_the_newest_pair_wins(rig, monkeypatch):
+def test_add_never_waits_and_the_newest_pair_wins(rig, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
     organised_cloud = clouds.organised_cloud
 
@@ -463,7 +461,7 @@ def test_handing_over_never_waits_and_the_newest_pair_wins(rig, monkeypatch):
     assert rig.counts("points").replaced == 2
 
 
-def test_stopping_lets_go_of_everything_and_starting_again_works(rig):
+def test_stop_releases_everything_and_start_works_again(rig):
     rig.listen("points")
     rig.add(frame(), header(), MODEL)
     rig.clouds.stop()
@@ -478,7 +476,7 @@ def test_stopping_lets_go_of_everything_and_starting_again_works(rig):
     rig.wait_until(lambda: heard, "a cloud")
 
 
-def test_after_a_jump_back_in_time_clouds_go_on(rig):
+def test_clouds_continue_after_a_jump_back_in_time(rig):
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
     for ms in (900_000, 5_000):
@@ -537,7 +535,7 @@ def tf2(monkeypatch):
     return fake
 
 
-def test_without_extrinsics_the_transform_is_that_of_the_clouds_time(rig, tf2):
+def test_without_extrinsics_the_transform_has_the_time_of_the_cloud(rig, tf2):
     rig.settings.lidar_extrinsics = []
     rig.settings.lidar_time_offset_ms = 7.0
     heard = rig.listen("labelled_points")
@@ -563,7 +561,7 @@ def test_a_looped_bag_clears_the_transforms_of_the_last_round(rig, tf2):
         assert tf2.cleared == (1 if ms == 5_000 else 0)
 
 
-def test_extrinsics_that_are_set_meanwhile_replace_the_transforms(rig, tf2):
+def test_extrinsics_set_later_replace_the_transforms(rig, tf2):
     rig.settings.lidar_extrinsics = []
     rig.listen("labelled_points")
     rig.settings.lidar_extrinsics = OPTICAL_FROM_LIDAR
@@ -571,7 +569,7 @@ def test_extrinsics_that_are_set_meanwhile_replace_the_transforms(rig, tf2):
     assert tf2.listening == 0
 
 
-def test_a_transform_that_is_not_there_costs_the_cloud_and_is_said(rig, tf2):
+def test_a_missing_transform_rejects_the_cloud_and_is_logged(rig, tf2):
     rig.settings.lidar_extrinsics = []
     rig.listen("labelled_points")
     lidar = rig.lidar()
@@ -583,9 +581,7 @@ def test_a_transform_that_is_not_there_costs_the_cloud_and_is_said(rig, tf2):
 
 
 @pytest.mark.parametrize("frame_id", ["lidar", "camera_optical"])
-def test_without_tf2_ros_extrinsics_are_asked_for_unless_the_frames_are_one(
-    rig, monkeypatch, frame_id
-):
+def test_without_tf2_ros_extrinsics_are_required_for_different_frames(rig, monkeypatch, frame_id):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)  # import raises ImportError
     rig.settings.lidar_extrinsics = []
     heard = rig.listen("labelled_points")
@@ -603,7 +599,7 @@ def test_without_tf2_ros_extrinsics_are_asked_for_unless_the_frames_are_one(
 # Messages.
 
 
-def test_a_cloud_arrives_as_it_was_and_is_not_copied_into_the_message():
+def test_a_cloud_becomes_a_message_without_a_copy():
     cloud = clouds.organised_cloud(
         np.full((HEIGHT, WIDTH), 2000, np.uint16),
         *(frame().rgb, frame().labels, frame().confidence, frame().geometry, MODEL),
@@ -633,7 +629,7 @@ def test_a_cloud_arrives_as_it_was_and_is_not_copied_into_the_message():
     ),
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_any_message_makes_a_message_that_can_be_sent_or_an_error(
+def test_any_cloud_is_labelled_or_raises_cloud_error(
     width, point_step, surplus, is_bigendian, fields
 ):
     message = PointCloud2(
@@ -654,7 +650,7 @@ def test_any_message_makes_a_message_that_can_be_sent_or_an_error(
     assert deserialize_message(sent, PointCloud2).width == width
 
 
-def test_nothing_is_said_of_clouds_that_fail_because_the_process_ends(rig):
+def test_clouds_that_fail_during_shutdown_are_not_logged(rig):
     rig.listen("points")
     rig.clouds.stop()
     rig.context.try_shutdown()

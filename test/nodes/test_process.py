@@ -115,7 +115,7 @@ def test_signals_during_the_clean_up_are_ignored(start, first, then):
         "/segmentation/mask",  # the node is being configured
     ],
 )
-def test_so_does_a_signal_before_the_model_is_loaded(start, line):
+def test_a_signal_before_the_model_is_loaded_ends_it_with_0(start, line):
     process = start("--log-level", "rcl:=debug")
     process.wait_for(line)
     process.send(signal.SIGINT)
@@ -132,7 +132,7 @@ def test_so_does_a_signal_before_the_model_is_loaded(start, line):
         ("RuntimeError", "RuntimeError"),
     ],
 )
-def test_a_ctrl_c_during_the_imports_is_no_traceback_and_any_other_error_is(error, said):
+def test_only_ctrl_c_during_the_imports_has_no_traceback(error, said):
     command = f"import sfseg_ros.nodes; raise {error}"
     ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert ended.returncode != 0
@@ -149,12 +149,12 @@ def test_compressed_images_follow_the_remapped_topic(start):
     process.wait_for("waiting for images on /camera/image_raw/compressed")
 
 
-def test_a_topic_that_was_remapped_with_compressed_at_its_end_is_understood(start):
+def test_a_remapped_topic_may_end_in_compressed(start):
     process = start("-r", "image:=/camera/compressed", "-p", "image_transport:=compressed")
     process.wait_for("waiting for images on /camera/compressed\n")
 
 
-def test_a_missing_model_is_one_line_and_the_node_stays(start):
+def test_a_missing_model_is_one_line_and_the_node_continues(start):
     process = start("-p", "model_dir:=/no/such/model")
     process.wait_for("cannot load the model: model '/no/such/model'")
     process.send(signal.SIGINT)
@@ -244,9 +244,7 @@ def _loop(scores):
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_model_that_never_finishes_is_one_line_and_does_not_hold_up_the_end(
-    start, endless_model, backend
-):
+def test_an_endless_load_is_one_line_and_does_not_delay_the_end(start, endless_model, backend):
     pytest.importorskip(backend)
     options = ("-p", f"model_dir:={endless_model()}", "-p", f"backend:={backend}")
     process = start(*options, "-p", "load_timeout_s:=3.0")
@@ -268,7 +266,7 @@ def test_a_signal_during_an_endless_warm_up_ends_it(start, endless_model):
     assert "Traceback" not in process.output
 
 
-def test_a_frame_that_never_finishes_does_not_hold_up_the_end(start, endless_model, monkeypatch):
+def test_an_endless_frame_does_not_delay_the_end(start, endless_model, monkeypatch):
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     code = "from sfseg_ros.nodes import segmentation_node as n; n.END_S = 2.0; n.main()"
     folder = endless_model(bright=True)

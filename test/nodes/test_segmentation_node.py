@@ -45,7 +45,7 @@ def test_each_output_has_the_size_and_the_header_of_its_image(bench):
     assert node._cameras[0].times.percentiles("latency") is not None
 
 
-def test_the_mask_also_comes_as_a_file_that_loses_nothing(bench):
+def test_the_compressed_mask_is_lossless(bench):
     bench.started(outputs=["mask"])
     masks = bench.listen("/segmentation/mask")
     files = bench.listen("/segmentation/mask/compressed", CompressedImage)
@@ -58,7 +58,7 @@ def test_the_mask_also_comes_as_a_file_that_loses_nothing(bench):
     assert not overlays, "the overlay is not among the outputs"
 
 
-def test_compressed_images_come_in_below_the_image_topic(bench):
+def test_compressed_images_arrive_on_the_topic_below_image(bench):
     bench.started(image_transport="compressed")
     masks = bench.listen("/segmentation/mask")
     message = CompressedImage(format="jpeg")
@@ -95,7 +95,7 @@ def garbage(bench):
     return [Image(), wrong_length, unknown, no_size, small_step]
 
 
-def test_garbage_is_counted_and_the_next_good_frame_goes_through(bench):
+def test_an_invalid_message_is_counted_and_the_next_frame_segmented(bench):
     node = bench.started()
     masks = bench.listen("/segmentation/mask")
     camera = bench.camera()
@@ -121,7 +121,7 @@ def test_a_truncated_jpeg_is_counted(bench):
     bench.wait_until(lambda: bench.counts(node)["rejected"] == 1, "the frame is rejected")
 
 
-def test_a_hostile_picture_is_counted_and_the_next_good_frame_goes_through(bench):
+def test_a_hostile_picture_is_counted_and_the_next_frame_segmented(bench):
     node = bench.started(image_transport="compressed")
     masks = bench.listen("/segmentation/mask")
     camera = bench.compressed_camera()
@@ -138,7 +138,7 @@ def test_a_hostile_picture_is_counted_and_the_next_good_frame_goes_through(bench
     bench.wait_until(lambda: masks, "a mask after the hostile pictures")
 
 
-def test_a_failing_network_costs_frames_and_not_the_node(bench):
+def test_a_failing_network_rejects_frames_but_does_not_end_the_node(bench):
     node = bench.started()
     bench.listen("/segmentation/mask")
     camera = bench.camera()
@@ -152,7 +152,7 @@ def test_a_failing_network_costs_frames_and_not_the_node(bench):
     assert node.state_label == "active"
 
 
-def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
+def test_surplus_frames_are_replaced_and_the_counts_add_up(bench):
     node = bench.started()
     masks = bench.listen("/segmentation/mask")
     segment = node._segmenter.segment_batch
@@ -179,7 +179,7 @@ def test_more_frames_than_it_can_do_are_replaced_and_the_counts_add_up(bench):
     assert stamps == sorted(set(stamps)), "masks in the order of their images, each once"
 
 
-def test_without_a_listener_frames_are_checked_but_not_segmented(bench):
+def test_without_a_subscriber_frames_are_checked_but_not_segmented(bench):
     node = bench.started()
     node._segmenter.segment_batch = pytest.fail
     camera = bench.camera()
@@ -192,7 +192,7 @@ def test_without_a_listener_frames_are_checked_but_not_segmented(bench):
 @pytest.mark.parametrize(
     ("topic", "wanted"), [("mask", False), ("overlay", False), ("confidence", True)]
 )
-def test_confidence_is_computed_only_when_somebody_listens_to_it(bench, topic, wanted):
+def test_confidence_is_computed_only_for_a_subscriber(bench, topic, wanted):
     node = bench.started()
     segment, asked = node._segmenter.segment_batch, []
 
@@ -239,9 +239,7 @@ class Painter:
         ("overlay/compressed", False, ["overlay"]),
     ],
 )
-def test_a_backend_paints_what_somebody_listens_to_and_that_is_published(
-    bench, topic, confidence, to_paint
-):
+def test_pictures_that_a_backend_painted_are_published(bench, topic, confidence, to_paint):
     node = bench.started(confidence_threshold=0.2)
     painter = node._segmenter._device = Painter(node._segmenter.backend)
     kind = CompressedImage if topic.endswith("compressed") else Image
@@ -275,7 +273,7 @@ def test_pixels_below_the_confidence_threshold_become_unlabelled(bench):
     assert (pixels(masks[1]) == 255).all()
 
 
-def test_the_overlay_can_be_changed_while_frames_flow(bench):
+def test_the_overlay_can_be_changed_while_frames_arrive(bench):
     node = bench.started(overlay_alpha=1.0)
     overlays = bench.listen("/segmentation/overlay")
     camera = bench.camera()
@@ -289,7 +287,7 @@ def test_the_overlay_can_be_changed_while_frames_flow(bench):
     assert not np.array_equal(pixels(overlays[0]), rgb)
 
 
-def test_who_comes_late_still_gets_the_label_map(bench):
+def test_late_subscribers_get_the_label_map(bench):
     bench.started()
     heard = bench.listen("/segmentation/label_map", String, latched_qos())
     bench.wait_until(lambda: heard, "the label map")
@@ -322,7 +320,7 @@ def test_diagnostics_come_each_second_and_add_up(bench):
     assert status["name"] == "segmentation: frames"
 
 
-def test_with_simulated_time_the_age_is_that_of_the_simulation(bench):
+def test_ages_are_in_simulated_time(bench):
     node = bench.started(use_sim_time=True)
     bench.listen("/segmentation/mask")
     clock = bench.tester.create_publisher(Clock, "/clock", 1)
@@ -342,7 +340,7 @@ def test_with_simulated_time_the_age_is_that_of_the_simulation(bench):
     assert float(status["latency_p50_ms"]) == 7000
 
 
-def test_a_loss_that_cannot_be_is_not_counted(bench):
+def test_an_impossible_loss_is_not_counted(bench):
     node = bench.start(autostart=False)
     for change in (2, 2**31, -1, 3):
         node._cameras[0]._on_message_lost(SimpleNamespace(total_count_change=change))
