@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `ros2 launch` does, without ros2cli, on an install prefix made for the test."""
+"""Runs launch files as `ros2 launch` does, without ros2cli, in an install prefix for the test."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
     PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
 sys.exit(service.run())
 """
-# Stands where setup.py installs the console script.
+# Replaces the console script that setup.py installs.
 EXECUTABLE = """#!{python}
 import os, sys
 print("profile:", os.environ.get("{variable}"), flush=True)
@@ -71,8 +71,8 @@ def launch_environment(prefix: Path) -> dict[str, str]:
 
 @pytest.fixture
 def launched(launch_environment: dict[str, str]) -> Iterator[Callable[..., str]]:
-    """Launch a file of launch/, collect what it prints, return it. With `until`: Ctrl-C as soon as
-    that has been printed; else it must end by itself. Both with status 0."""
+    """Launch a file of launch/ and return its output. With `until`, send Ctrl-C when this text has
+    been printed; otherwise the launch must end by itself. It must exit with `status`."""
     processes: list[subprocess.Popen[str]] = []
 
     def launched(
@@ -88,7 +88,7 @@ def launched(launch_environment: dict[str, str]) -> Iterator[Callable[..., str]]
             start_new_session=True,
         )
         processes.append(process)
-        # What was to be printed may never come.
+        # The expected text may never be printed.
         limit = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
         limit.start()
         assert process.stdout is not None
@@ -96,7 +96,7 @@ def launched(launch_environment: dict[str, str]) -> Iterator[Callable[..., str]]
         for line in process.stdout:
             lines.append(line)
             if until and until in line:
-                os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
+                os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
                 lines.extend(process.stdout)
         returned = process.wait()
         limit.cancel()

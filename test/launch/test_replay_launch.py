@@ -34,7 +34,7 @@ def test_it_plays_the_bag_records_the_outputs_and_ends(launched, tiny_model, tmp
         counts = {t.name: t.count for t in reader.topics()}
     assert 0 < counts["/test/segmentation/mask"] <= images
     assert counts["/test/segmentation/overlay"] > 0
-    # The first masks may come before the first calibration is heard.
+    # The first masks may be published before the first calibration arrives.
     assert counts["/test/segmentation/mask"] - counts["/test/segmentation/camera_info"] <= 2
     assert counts["/test/segmentation/label_map"] == 1
     assert counts["/diagnostics"] > 0

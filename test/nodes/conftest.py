@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real node on real rclpy: one executor for it, one for the test's own side of the topics."""
+"""A real node on real rclpy: one executor for the node, one for the test's side of the topics."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ else:
     from sfseg_ros.tools.processes import unused_domain
 
 WAIT_S = 30.0
-"""Longest wait for anything; a loaded machine needs seconds where an idle one needs none."""
+"""Maximum wait for any condition: a loaded machine may need seconds."""
 
 
 class Bench:
-    """A node under test, a second node that plays camera and listener, a thread for each."""
+    """A node under test and a second node as its camera and subscriber, each with a thread."""
 
     @staticmethod
     def wait_until(condition: Callable[[], Any], what: str) -> Any:
-        """The first true value of `condition()`."""
+        """Wait for `condition()` to be true; return its value."""
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
             if value := condition():
@@ -55,7 +55,7 @@ class Bench:
 
     @staticmethod
     def rgb_image(rgb: np.ndarray, stamp_s: int = 7) -> Image:
-        """An rgb8 message of uint8 (H, W, 3) with a stamp that can be recognised."""
+        """An rgb8 message of uint8 (H, W, 3) with the given stamp."""
         message = Image(
             height=rgb.shape[0], width=rgb.shape[1], encoding="rgb8", step=rgb.shape[1] * 3
         )
@@ -91,15 +91,15 @@ class Bench:
         self._spin(self.tester)
 
     def log(self) -> str:
-        """What the node has logged. From /rosout: a stream that is captured, as by pytest's capfd,
-        cannot be read again and again without losing what is written meanwhile."""
+        """The log of the node, from /rosout: reading pytest's capfd repeatedly loses lines that are
+        written at the same time."""
         return "\n".join(self._log)
 
     def start(self, **parameters: Any) -> SegmentationNode:
         """A node with the tiny model on ONNX Runtime; active unless `autostart` is False."""
         values = {
             "model_dir": str(self._model),
-            "file_roots": [str(self._model.parent)],  # of all temporary folders of the tests
+            "file_roots": [str(self._model.parent)],  # contains all temporary folders
             "backend": "onnxruntime",
         } | parameters
         node = SegmentationNode(
@@ -117,7 +117,7 @@ class Bench:
         return node
 
     def listen(self, topic: str, kind: Any = None, qos: Any = 10) -> list[Any]:
-        """What arrives on `topic`, from when publisher and subscription know each other."""
+        """The list that receives the messages of `topic`; the publisher is matched already."""
         heard: list[Any] = []
         self.tester.create_subscription(kind or Image, topic, heard.append, qos)
         self.wait_until(lambda: self.tester.count_publishers(topic), f"{topic} is published")
@@ -149,7 +149,7 @@ class Bench:
         return future.result()
 
     def set_parameter(self, name: str, value: Any) -> Any:
-        """The result of setting a parameter of the node under test, as any other node would."""
+        """Set a parameter of the node under test, as another node would; return the result."""
         parameter = Parameter(name, value=value).to_parameter_msg()
         request = SetParameters.Request(parameters=[parameter])
         return self.call(SetParameters, "set_parameters", request).results[0]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Player and recorder as the processes that they are, on real rclpy: what one sends, the other
-writes, and nothing but the stamp differs."""
+"""Player and recorder as processes on real rclpy: the recorder writes the messages of the player,
+and only their stamps differ."""
 
 import json
 import signal
@@ -101,7 +101,7 @@ def test_the_recorder_gets_every_message_with_all_stamps_shifted_by_one_constant
             assert after.cdr[12:] == before.cdr[12:]
             stamp_ns = stamp_of_cdr(after.cdr)
             assert stamp_ns == timeline.played_ns(stamp_of_cdr(before.cdr)) > before_ns
-            assert 0 <= after.log_ns - stamp_ns < NS_PER_S // 2  # real time, and just now
+            assert 0 <= after.log_ns - stamp_ns < NS_PER_S // 2  # real time, current stamps
 
 
 def test_the_rate_stretches_the_times_between_stamps(tmp_path, bag, environment):
@@ -134,14 +134,14 @@ def test_a_loop_plays_until_interrupted_with_increasing_stamps(tmp_path, bag, en
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_even_as_a_background_job_of_a_shell(tmp_path, bag, environment, number):
     """A shell without job control, as in a script, starts `command &` with SIGINT ignored."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits what is ignored
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit ignored signals
     try:
         options = [str(bag), "--loop", "--listeners", "0"]
         with process("bag_player", options, tmp_path / "player.log", environment) as player:
             signal.signal(signal.SIGINT, handler)
             wait_for_line(player, f"played {IMAGES} images")
             player.popen.send_signal(number)
-            player.popen.send_signal(number)  # impatient: no traceback of the clean-up
+            player.popen.send_signal(number)  # again: the cleanup must not leave a traceback
             assert player.popen.wait(10) == 130
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -196,7 +196,7 @@ def interrupted(*arguments: object) -> None:
 
 
 def shut_down(*arguments: object) -> None:
-    rclpy.shutdown()  # as rclpy's own signal handler
+    rclpy.shutdown()  # as rclpy's signal handler does
     raise RuntimeError("the given context is not valid")
 
 
@@ -235,7 +235,7 @@ def test_the_recorder_refuses_a_message_type_that_is_not_installed(tmp_path, env
     kind = "stereo_msgs/msg/DisparityImage"
     broken = tmp_path / "packages" / "stereo_msgs"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("")  # hides the real one, if there is one
+    (broken / "__init__.py").write_text("")  # hides an installed package
     path = f"{broken.parent}:{environment['PYTHONPATH']}"
     with recorder(tmp_path, environment | {"PYTHONPATH": path}, "--topic", "/d", kind) as recording:
         assert recording.popen.wait(20) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several cameras, their geometry, and what they may each say for themselves."""
+"""Several cameras, their geometry, and their own parameters."""
 
 import json
 import sys
@@ -54,7 +54,7 @@ def test_waiting_frames_of_several_cameras_form_one_batch(bench):
 
     def watched(frames, confidence, **options):
         batches.append(len(frames))
-        if len(batches) == 1:  # while the first is under way, two more arrive
+        if len(batches) == 1:  # while the first is in work, two more arrive
             for camera in cameras[1:]:
                 camera.publish(image)
             bench.wait_until(
@@ -163,7 +163,7 @@ def test_a_camera_may_override_a_parameter(bench):
 
 
 def test_it_starts_with_its_own_dumped_parameters(bench, tmp_path):
-    """`ros2 param dump` writes null for what has no value, which the parser reads as a text."""
+    """`ros2 param dump` writes null for an unset parameter, and the parser reads it as text."""
     file = tmp_path / "dump.yaml"
     own = dict.fromkeys(CAMERA_FIELDS) | {"max_rate": 5.0}
     document = {"/**": {"ros__parameters": {"cameras": ["front"], "front": own}}}
@@ -306,7 +306,7 @@ def test_calibrations_may_arrive_while_the_worker_searches_them(bench):
 
 
 def test_subscriptions_share_no_callback_group_with_the_node(bench):
-    """Humble's executor leaves the group locked where the two come at the same time."""
+    """Humble's executor leaves a group locked if a transition destroys a subscription of it."""
     node = bench.started()
     for subscription in node._cameras[0]._subscriptions:
         assert subscription.callback_group is not node.default_callback_group
@@ -346,7 +346,7 @@ def test_latencies_are_published_once_a_second(bench):
 
 
 def test_nav2s_semantic_layer_gets_matching_messages(bench):
-    """Same size, same stamp, uint8, latched names, each for a late joiner."""
+    """Same size, same stamp, uint8, latched names, also for a late subscriber."""
     bench.started(class_groups="")
     masks = bench.listen("/segmentation/mask", qos=input_qos())
     confidences = bench.listen("/segmentation/confidence", qos=input_qos())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be changed while frames flow: parameters, services, the model."""
+"""Changes while frames arrive: parameters, services, the model."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ from sfseg_ros.nodes.middleware import latched_qos
 
 @pytest.fixture
 def other_model(tiny_model, tmp_path):
-    """The tiny model under another name, with red and blue exchanged in name and colour."""
+    """The tiny model under another name, with name and colour of red and blue swapped."""
     folder = tmp_path / "other"
     shutil.copytree(tiny_model, folder)
     path = folder / "manifest.yaml"
@@ -39,14 +39,14 @@ def other_model(tiny_model, tmp_path):
 
 @pytest.fixture
 def flow(bench):
-    """Frames at 50 Hz for as long as the test runs, and the masks of them."""
+    """Frames at 50 Hz for the duration of the test, and their masks."""
 
     class Flow:
         def __init__(self, masks):
             self.masks = masks
 
         def go_on(self):
-            """At least three masks more."""
+            """Wait for at least three more masks."""
             bound = len(self.masks) + 3
             bench.wait_until(lambda: len(self.masks) >= bound, "masks flow")
 
@@ -130,8 +130,7 @@ def test_a_model_that_fails_to_load_is_reported_and_the_parameter_is_restored(
 
 @pytest.fixture
 def hold(monkeypatch):
-    """`hold(folder)`: the model in it does not open until `go_on` is set, and where `fails` it does
-    not open at all."""
+    """`hold(folder)`: its model opens only after `go_on` is set, or not at all with `fails`."""
 
     class Held:
         def __init__(self, folder, fails=False):
@@ -177,7 +176,7 @@ def test_a_model_requested_while_a_bad_one_loads_is_loaded_next(
 
 
 def test_a_parameter_set_while_topics_are_created_keeps_its_value(bench):
-    """rclpy declares `qos_overrides` in the thread that makes the topic, and asks the node."""
+    """rclpy declares `qos_overrides` in the thread that creates the topic, which calls the node."""
     node = bench.started(cameras=["a", "b", "c", "d"])
     ended = threading.Event()
 
@@ -397,7 +396,7 @@ def test_a_path_outside_the_roots_is_refused_without_details(bench, flow, tmp_pa
 
 def test_a_path_outside_the_roots_is_refused_at_configure(bench, tmp_path):
     node = bench.start(autostart=False, model_dir="sfnet_lite_r18_camvid", file_roots=[""])
-    assert bench.set_parameter("model_dir", str(tmp_path)).successful  # nothing is loaded yet
+    assert bench.set_parameter("model_dir", str(tmp_path)).successful  # no model is loaded yet
     node.trigger_configure()
     assert node.state_label == "unconfigured"
     bench.wait_until(lambda: "may not be read" in bench.log(), "the reason")

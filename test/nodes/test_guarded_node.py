@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and requests that rclpy's own callbacks do not survive."""
+"""Messages and requests that make rclpy's own callbacks raise."""
 
 import pytest
 from builtin_interfaces.msg import Time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of the README against a running node: what one has, the other has."""
+"""The tables of the documentation and a running node have the same topics and services."""
 
 from importlib.util import find_spec
 
@@ -9,12 +9,12 @@ from sensor_msgs.msg import CompressedImage, PointCloud2
 
 from sfseg_ros.nodes import interface
 
-# What every lifecycle node has.
+# Topics of every lifecycle node.
 OF_RCLPY = ("/parameter_events", "/rosout", "/clock", "/segmentation/transition_event")
 
 
 def shown(rows):
-    """Resolved name -> type, as `ros2 topic list -t` has them."""
+    """Types by resolved name, as in `ros2 topic list -t`."""
     table = {}
     for row in rows:
         kind = row.type.split(",")[0]
@@ -28,7 +28,7 @@ def shown(rows):
 
 @pytest.fixture
 def on_the_graph(bench):
-    """What the node under test has: a function of the name of a method of rclpy's Node."""
+    """`on_the_graph("publisher")`: types of the publishers of the node under test, by topic."""
 
     def on_the_graph(what):
         found = getattr(bench.tester, f"get_{what}_names_and_types_by_node")("segmentation", "/")
@@ -52,7 +52,7 @@ def test_the_node_subscribes_to_the_topics_of_the_table(bench, on_the_graph, tra
         camera, image = bench.camera(), bench.rgb_image(bench.three_stripes())
 
     def same():
-        camera.publish(image)  # with a frame it looks for listeners to clouds
+        camera.publish(image)  # each frame makes it look for subscribers of clouds
         return on_the_graph("subscriber") == expected
 
     bench.wait_until(same, "the same topics")

@@ -193,7 +193,7 @@ def test_loading_continues_after_the_end_of_a_build(bench, change, monkeypatch):
 
 
 def lose_the_device(node):
-    """What a backend does whose GPU is gone."""
+    """Make the backend raise as if its GPU were gone."""
 
     def lost(rgb, confidence):
         error = BackendError("cuEventSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS")
@@ -238,7 +238,7 @@ def test_a_device_that_is_soon_lost_again_leaves_the_node_unconfigured(bench, st
     )[-1]
     assert status["level"] == "2"
     assert state() == "unconfigured"
-    assert change(CONFIGURE)  # whoever mended it may try again
+    assert change(CONFIGURE)  # a new attempt is allowed
     assert change(ACTIVATE)
 
 
@@ -339,7 +339,7 @@ def test_a_waiting_deactivation_or_shutdown_cancels_the_build_for_another_model(
     reload.start()
     assert building.wait(20)
     call(GetState, "get_state", GetState.Request())
-    assert not node.is_ending()  # what else is asked for ends nothing
+    assert not node.is_ending()  # other requests cancel nothing
     request = ChangeState.Request(transition=transition)
     assert call(ChangeState, "change_state", request).success
     assert state() == end
@@ -421,7 +421,7 @@ def test_many_transitions_under_load_leave_it_usable(bench, change, state):
 
 
 def test_the_executor_survives_topics_destroyed_by_a_transition(monkeypatch):
-    """Half destroyed, the topic's events are listed and gone; Jazzy's executor raises then."""
+    """While a topic is being destroyed, its events are listed but gone; Jazzy's executor raises."""
     context = rclpy.Context()
     context.init(args=None, domain_id=unused_domain())
     node = rclpy.create_node("node", context=context)
@@ -434,7 +434,7 @@ def test_the_executor_survives_topics_destroyed_by_a_transition(monkeypatch):
         try:
             rclpy_spin(node, executor)
         except InvalidHandle:
-            node.destroy_publisher(publisher)  # the transition goes on
+            node.destroy_publisher(publisher)  # the transition continues
             node.create_timer(0.01, context.try_shutdown)
             raise
 

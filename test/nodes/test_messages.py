@@ -60,8 +60,8 @@ def test_an_array_with_gaps_is_sent_without_them(header):
 
 
 def test_messages_of_this_distribution_have_the_attribute_of_the_fast_path():
-    """image_from_array goes around the setter: with field checks (always in Humble) that looks at
-    each byte in Python, without (Jazzy) it copies even an array.array."""
+    """image_from_array bypasses the setter, which checks each byte in Python (always in Humble) or
+    copies even an array.array (Jazzy)."""
     message = Image()
     message._data = memoryview(b"1234")
     assert message.data is message._data

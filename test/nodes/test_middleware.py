@@ -19,7 +19,7 @@ needs_fast_dds = pytest.mark.skipif(
 
 @pytest.fixture
 def no_profile(monkeypatch, tmp_path):
-    """As in a terminal in which nobody has set a profile."""
+    """An environment without a profile."""
     for variable in PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)

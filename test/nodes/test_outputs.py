@@ -101,7 +101,7 @@ def test_camera_info_is_published_if_there_is_a_calibration():
 
 
 def test_latencies_published_after_cleanup_are_dropped(bench):
-    """The timer of the diagnostics does not know when a transition destroys what it publishes."""
+    """The timer of the diagnostics may fire while a transition destroys the publishers."""
     latencies = LatencyPublishers(bench.tester, "")
     latencies.destroy()
     latencies.publish(FrameTimes())

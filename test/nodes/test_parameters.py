@@ -22,7 +22,7 @@ FIELDS = tuple(NODE_FIELDS.values())
 
 
 def values_of(section):
-    """Arrays as the node has them."""
+    """The section with its lists as tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
@@ -167,7 +167,7 @@ def test_a_cameras_own_values_override_those_of_the_node():
     assert settings.camera("rear").fit == "crop"
     with pytest.raises(ParameterError, match="^rear.horizon is 2.0, expected 0 to 0.95"):
         changed_settings(settings, [Parameter("rear.horizon", value=2.0)], configured=True)
-    for unset in ("null", "None"):  # as `ros2 param dump` and `load` have it
+    for unset in ("null", "None"):  # as `ros2 param dump` and `load` write it
         again = changed_settings(settings, [Parameter("rear.max_rate", value=unset)], True)
         assert again.camera("rear").max_rate == 10.0
     late = Parameter("rear.image_transport", value="compressed")

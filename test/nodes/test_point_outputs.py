@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth images and lidar clouds through real topics; masks are handed over as the node does."""
+"""Depth images and lidar clouds over real topics; the test hands over masks as the node does."""
 
 import contextlib
 import math
@@ -114,7 +114,7 @@ def array_from(message):
 
 
 class Rig:
-    """CloudOutputs on a node, and a second node that is sensors and listener."""
+    """CloudOutputs on a node, and a second node with the sensors and the subscribers."""
 
     def __init__(self):
         self.context = rclpy.Context()
@@ -152,7 +152,7 @@ class Rig:
             time.sleep(0.005)
 
     def listen(self, output):
-        """Messages of `/segmentation/front/<output>`; returns once the input is subscribed to."""
+        """The list that receives `/segmentation/front/<output>`; the input is subscribed to."""
         heard = []
         topic = f"/segmentation/front/{output}"
         self.tester.create_subscription(PointCloud2, topic, heard.append, 10)
@@ -203,7 +203,7 @@ def rig(monkeypatch):
 @pytest.mark.parametrize("mask_first", [True, False])
 @pytest.mark.parametrize("view", [{}, {"output_size": (12, 20)}, {"horizon": 0.5}])
 def test_the_cloud_has_the_size_and_the_header_of_the_mask(rig, mask_first, view):
-    """What Nav2's semantic_segmentation_layer joins and indexes by."""
+    """Nav2's semantic_segmentation_layer joins by the header and indexes by the size."""
     heard = rig.listen("points")
     depth_camera = rig.depth_camera()
     mask = frame(**view)
@@ -287,7 +287,7 @@ def test_inputs_are_subscribed_to_only_while_outputs_have_subscribers(rig):
     assert not rig.clouds.wanted(CLOUDS)
     assert subscribed() == [0, 0]
     for output, expected in (("points", [1, 0]), ("labelled_points", [0, 1])):
-        for _ in range(2):  # a listener that leaves and comes again
+        for _ in range(2):  # a subscriber that leaves and returns
             rig.listen(output)
             rig.wait_until(lambda e=expected: subscribed() == e, "the input is subscribed to")
             assert rig.clouds.wanted(CLOUDS)
@@ -491,7 +491,7 @@ def test_clouds_continue_after_a_jump_back_in_time(rig):
 
 
 class FakeTf2:
-    """tf2_ros is not on PyPI; this has the part of its interface that is used."""
+    """The part of tf2_ros that the node uses; tf2_ros itself is not on PyPI."""
 
     class TransformException(Exception):  # noqa: N818
         pass

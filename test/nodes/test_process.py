@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node as a process: how it starts, ends and refuses to start."""
+"""The node as a process: start, end, and errors at start."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ WAIT_S = 60
 
 
 class Process:
-    """A running node and what it wrote so far."""
+    """A running node and its output so far."""
 
     def __init__(self, *arguments, program=("-m", "sfseg_ros.nodes.segmentation_node")):
         self.domain = unused_domain()
@@ -94,7 +94,7 @@ def test_a_signal_ends_it_with_0_and_without_a_traceback(start, number):
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("then", [signal.SIGINT, signal.SIGTERM])
 def test_signals_during_the_clean_up_are_ignored(start, first, then):
-    """A terminal, or systemd, sends one to the node, and ros2 launch sends it another."""
+    """A terminal or systemd sends one signal to the node, and ros2 launch sends another."""
     process = start()
     process.wait_for("waiting for images on /image")
     begin = time.monotonic()
@@ -111,7 +111,7 @@ def test_signals_during_the_clean_up_are_ignored(start, first, then):
 @pytest.mark.parametrize(
     "line",
     [
-        "segmentation",  # the first one about the node, long before the model
+        "segmentation",  # the first line of the node, long before the model
         "/segmentation/mask",  # the node is being configured
     ],
 )

@@ -208,7 +208,7 @@ def test_confidence_is_computed_only_for_a_subscriber(bench, topic, wanted):
 
 
 class Painter:
-    """A backend that applies the label rules and paints in colours of its own."""
+    """A backend that applies the label rules and paints in recognisable colours."""
 
     COLOURS = {"color_mask": 77, "overlay": 99}  # noqa: RUF012
 
@@ -247,11 +247,11 @@ def test_pictures_that_a_backend_painted_are_published(bench, topic, confidence,
     camera = bench.camera()
     camera.publish(bench.rgb_image(bench.three_stripes(64, 96)))  # the network's own size
     bench.wait_until(lambda: len(heard) == 1, topic)
-    assert painter.asked == [(confidence, 0.2, to_paint)]  # a threshold needs nothing else
+    assert painter.asked == [(confidence, 0.2, to_paint)]  # the backend applies the threshold
     colour = Painter.COLOURS.get(to_paint[0] if to_paint else "")
     if colour is not None and kind is Image:
         assert (pixels(heard[0]) == colour).all()
-    camera.publish(bench.rgb_image(bench.three_stripes(128, 192)))  # the processor's to paint
+    camera.publish(bench.rgb_image(bench.three_stripes(128, 192)))  # painted on the processor
     bench.wait_until(lambda: len(heard) == 2, topic)
     assert painter.asked[1:] == [(confidence, 0.2, [])]
     if colour is not None and kind is Image:
@@ -263,7 +263,7 @@ def test_pixels_below_the_confidence_threshold_become_unlabelled(bench):
     node = bench.started()
     masks = bench.listen("/segmentation/mask")
     camera = bench.camera()
-    image = bench.rgb_image(np.full((96, 128, 3), 128, np.uint8))  # grey: no colour is near
+    image = bench.rgb_image(np.full((96, 128, 3), 128, np.uint8))  # grey: far from every colour
     camera.publish(image)
     bench.wait_until(lambda: len(masks) == 1, "a mask")
     assert 255 not in pixels(masks[0])

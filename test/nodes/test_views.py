@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""config/sfseg.rviz and config/foxglove.json show topics that the node has."""
+"""config/sfseg.rviz and config/foxglove.json show only topics of the node."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def rviz_topics():
 
 
 def foxglove_topics():
-    """Everything that looks like a topic, without the path to a field of its messages."""
+    """All texts that look like a topic, without the path to a field of its messages."""
     texts = []
 
     def collect(value):
