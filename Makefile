@@ -1,4 +1,4 @@
-# sfseg_ros: `make demo` and `make test` are the two commands of the README; `make help` lists the rest.
+# sfseg_ros: `make demo` and `make test` are the main commands; `make help` lists the rest.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,13 +8,13 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON := $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VERSION := $(shell "$(PYTHON)" -c 'import sys; print("py%d.%d" % sys.version_info[:2])' 2>/dev/null)
-# One environment per Python, all below .venv/, so that testing 3.10 does not undo 3.12.
+# One environment per Python version, all below .venv/, so that a test with 3.10 keeps the environment of 3.12.
 VENV := .venv/$(VERSION)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMPS := $(VENV)/stamps
 
-# demo: your own bag, video or folder; the image topic of a bag with several; where the result goes.
+# Options of `make demo`: bag, video or folder; image topic, if the bag has several; folder for the result.
 INPUT :=
 TOPIC :=
 OUTPUT := demo_output
@@ -23,7 +23,7 @@ BACKEND := auto
 ARGS :=
 export INPUT TOPIC OUTPUT MODEL BACKEND
 
-# With a ROS installation sourced, its rclpy would come before the pinned one; these commands bring their own.
+# These commands use the pinned rclpy; the one of a sourced ROS installation would precede it.
 ifdef ROS_DISTRO
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
@@ -34,23 +34,23 @@ endif
 help:
 	@echo "make demo                      play the recorded drive through the node; prints the report's path"
 	@echo "make demo INPUT=<path>         the same with your bag, video file or image folder (TOPIC=/a/topic to choose)"
-	@echo "make test                      all quick tests (downloads PyTorch and TensorRT-RTX)"
-	@echo "make test-runtime              the tests that need no PyTorch"
-	@echo "make test-slow test-render     minutes of tests; the renderer's (Python 3.11)"
-	@echo "make tables zoo                every network beside the papers' figures; each one trained, exported and run (an hour)"
-	@echo "make soak MINUTES=30           everything that goes wrong on a robot, against the real node, in figures"
-	@echo "make gpu                       every GPU test and benchmark in ten minutes, as JSON (benchmarks/README.md)"
-	@echo "make lock                      lock requirements/*.in with hashes, after a change (ARGS=--upgrade: newer ones)"
+	@echo "make test                      run all quick tests (downloads PyTorch and TensorRT-RTX)"
+	@echo "make test-runtime              run the tests that need no PyTorch"
+	@echo "make test-slow test-render     the tests that take minutes; the tests of the renderer (Python 3.11)"
+	@echo "make tables zoo                compare every network with the papers' tables; train, export and run each (an hour)"
+	@echo "make soak MINUTES=30           stress test: overload the node, mix in malformed messages, count every frame"
+	@echo "make gpu                       run every GPU test and benchmark in ten minutes; writes JSON (benchmarks/README.md)"
+	@echo "make lock                      lock requirements/*.in with hashes, after a change (ARGS=--upgrade: newest versions)"
 	@echo "make lint format               ruff and mypy"
-	@echo "make docs                      the documentation as a site in build/docs; refreshes its generated tables"
-	@echo "make colcon pip-install        build and install in the two ways that need no ROS, and try the result"
+	@echo "make docs                      refresh the generated tables and build the documentation in build/docs"
+	@echo "make colcon pip-install        install with colcon and with pip, without ROS, and try the result"
 	@echo "make clean                     remove environments, builds and caches (not demo_output/)"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12); here: $(PYTHON)"
 
 TORCH = $(shell grep '^torch==' requirements/training.in)
 
 # --- environments -----------------------------------------------------------------------------------------------------
-# A stamp is written after pip has succeeded, so an interrupted installation is simply continued by the next run.
+# A stamp is written after pip has succeeded, so the next run continues an interrupted installation.
 $(STAMPS)/venv:
 	@if [ -z "$(VERSION)" ]; then \
 	  echo "no Python 3.10, 3.11 or 3.12 found (PYTHON='$(PYTHON)'); on Debian/Ubuntu: sudo apt install python3 python3-venv" >&2; \
@@ -63,15 +63,15 @@ $(STAMPS)/venv:
 	@"$(PYTHON)" -m venv --clear "$(VENV)"
 	@mkdir -p "$(STAMPS)" && touch "$@"
 
-# requirements/*.in says what we choose, requirements/*.txt locks it with everything below it, each file by its hash
-# (`make lock`). --no-deps: a lock is complete, but for what it leaves out on purpose.
+# requirements/*.in lists the chosen versions; requirements/*.txt, made by `make lock`, locks them and all their dependencies
+# by hash. --no-deps: a lock is complete, except for the packages that it leaves out on purpose.
 $(STAMPS)/%: requirements/%.txt | $(STAMPS)/venv
 	@echo "--- installing $< into $(VENV)"
 	@$(PIP) install --progress-bar on --no-deps --require-hashes -r $<
 	@! grep -q '^# needs torch' $< || $(PIP) install --progress-bar on $(TORCH)
 	@touch "$@"
 
-# The compiled routine for the processor; without a C compiler this says so and the slower way is taken.
+# Compile the routine for the CPU; without a C compiler this prints a message, and the slower routine is used.
 KERNELS := sfseg_ros/kernels
 $(KERNELS)/_cpu_tail.abi3.so: $(KERNELS)/cpu_tail.c $(KERNELS)/cpu_tail_body.h setup.py | $(STAMPS)/runtime
 	@$(PY) setup.py --quiet build_ext --inplace
@@ -92,31 +92,31 @@ test-runtime: environment $(STAMPS)/test
 test-slow: environment $(STAMPS)/tensorrt
 	$(PY) -m pytest -m slow $(ARGS)
 
-# Blender's wheel wants an older numpy, hence an environment of its own; the other tests' fixtures need more than it has.
+# Blender's wheel needs an older numpy, so it has its own environment, without what the other tests' fixtures need.
 test-render:
 	@$(MAKE) --no-print-directory VENV=$(VENV)-render $(VENV)-render/stamps/render
 	$(VENV)-render/bin/python -m pytest -m render --confcutdir=test/training/rendered_town test/training/rendered_town $(ARGS)
 
-# Every network of training/networks: trains, exports, agrees with torch, becomes an engine. ARGS="-k eseg" for some.
+# Train and export every network of training/networks, compare it with torch, build its engine. ARGS="-k eseg" selects some.
 zoo: $(STAMPS)/tensorrt
 	$(PY) -m pytest -m "slow or not slow" test/training/test_every_network.py $(ARGS)
 
 tables: $(STAMPS)/training
 	@$(PY) -m training.papers.tables
 
-# One camera on `image`; CAMERAS="front rear left right" takes several. Status 1 where anything is lost or leaks.
+# One camera on `image`, or CAMERAS="front rear left right". Exit status 1 if a frame is unaccounted for or something leaks.
 MINUTES := 30
 CAMERAS :=
 soak: $(STAMPS)/runtime
 	$(PY) -m benchmarks.soak --minutes $(MINUTES) --cameras $(CAMERAS) --output build/soak/soak.json $(ARGS)
 
-# On a bare machine PYTHON has torch and no environment can be made, so it is used as it is. ARGS=--rehearse needs no GPU.
+# PYTHON must have torch: a GPU machine without network cannot make an environment. ARGS=--rehearse needs no GPU.
 gpu:
 	@"$(PYTHON)" -m benchmarks.gpu $(ARGS)
 
-# After a change of requirements/*.in, or to update what they leave open: then `make test`, and commit both files.
-# Not locked: torch, because its wheel and the NVIDIA packages below it depend on the machine; OpenVINO's telemetry, which
-# it runs without.
+# Run this after a change of requirements/*.in, or to update the versions that they leave open; then run `make test` and
+# commit both files. Not locked: torch, whose wheel and NVIDIA dependencies depend on the machine, and OpenVINO's telemetry,
+# which OpenVINO runs without.
 UNLOCKED := openvino-telemetry torch triton cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-runtime nvidia-cudnn-cu13 \
 	nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
 	nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
@@ -140,7 +140,7 @@ format: $(STAMPS)/lint
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format .
 
-# Both in environments of their own, so that what is tried is what was installed and not the source tree beside it.
+# colcon and pip-install use their own environments, so that they try the installed package and not the source tree.
 colcon: $(STAMPS)/runtime
 	@$(MAKE) --no-print-directory VENV=$(VENV)-colcon $(VENV)-colcon/stamps/colcon
 	rm -rf build/colcon
@@ -152,7 +152,7 @@ colcon: $(STAMPS)/runtime
 	  "$$python" -c 'import sfseg_ros; print(sfseg_ros.__file__)' | grep install/sfseg_ros; \
 	  test -f "$$AMENT_PREFIX_PATH/share/sfseg_ros/config/fastdds_large_images.xml"
 
-# A plain `pip install .` has help and names the extra that a command needs; with the extra `demo`, the demo runs.
+# After a plain `pip install .`, help works and each command names the extra that it needs; with the extra `demo`, the demo runs.
 pip-install:
 	rm -rf $(VENV)-pip build/lib build/bdist.* build/pip
 	@$(MAKE) --no-print-directory VENV=$(VENV)-pip $(VENV)-pip/stamps/venv
@@ -168,7 +168,7 @@ pip-install:
 	@drive="$$PWD/test/data/town_drive"; bin="$$PWD/$(VENV)-pip/bin"; cd build/pip; \
 	  "$$bin/sfseg" demo --input "$$drive" --max-seconds 2 --output out $${MODEL:+--model "$$MODEL"}
 
-# The site in build/docs, after its generated tables (topics, parameters, commands, measurements) have been refreshed.
+# Refresh the generated tables (topics, parameters, commands, measurements), then build the site in build/docs.
 docs: $(STAMPS)/docs
 	$(PY) -m sfseg_ros.nodes.parameter_text > config/segmentation.yaml
 	$(PY) -m docs.generate

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed: metadata that agree, and every file that the node looks for."""
+"""The installed package: consistent metadata, and every file that the node needs."""
 
 import ast
 import re
@@ -13,13 +13,13 @@ import setuptools
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
-# Python's name of a package where it is not the name of the ROS package.
+# ROS package of a Python module, if the names differ.
 STANDARD = {*sys.stdlib_module_names, "sfseg_ros"}
 DEPENDENCY_OF_MODULE = {
     **{"cv2": "python3-opencv", "numpy": "python3-numpy", "yaml": "python3-yaml"},
     **{name: f"python3-{name}" for name in ("hypothesis", "pytest", "setuptools")},
 }
-# No rosdep key, or asked for only where it is installed: the README says how to get them.
+# Modules without a rosdep key, or used only if installed; docs/ says how to install them.
 OPTIONAL = {
     *("ament_index_python", "av", "backports", "cuda", "cv_bridge", "onnx", "onnxruntime"),
     *("openvino", "rosbags", "tensorrt"),
@@ -37,7 +37,7 @@ def declared(monkeypatch):
 
 
 def python_files(*folders: str) -> list[Path]:
-    """Python files below these folders of the repository, or below all that hold any."""
+    """Python files below these folders of the repository; by default below all that have any."""
     names = folders or ("sfseg_ros", "launch", "training", "test", "benchmarks")
     return [ROOT / "setup.py", *(f for name in names for f in sorted((ROOT / name).rglob("*.py")))]
 
@@ -61,7 +61,7 @@ def test_it_is_an_ament_python_package_of_format_3():
 
 
 def dependencies_of(files: list[Path]) -> set[str]:
-    """The rosdep keys of what these files import."""
+    """The rosdep keys of the modules that these files import."""
     imported = set()
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):

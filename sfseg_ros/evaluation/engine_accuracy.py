@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a precision costs in labels: a candidate against the fp32 network in ONNX Runtime, on
-pictures, and against their true labels where there are some.
+"""Measure what a precision costs: compare a candidate's labels with those of the fp32 network in
+ONNX Runtime, and with ground truth if the pictures have it.
 
-The candidate is an engine where there is a GPU. Where there is none it is the graph that the engine
-was built of, with its rounding (`precision.emulated`): that says what the types cost, and nothing
-about the library's own arithmetic, its kernels or ours.
+With a GPU the candidate is the engine. Without one it is the engine's graph with emulated rounding
+(`precision.emulated`), which measures the cost of the types but not of TensorRT's or our kernels.
 """
 
 import time
@@ -27,18 +26,21 @@ from sfseg_ros.recordings.pictures import LabelledPicture
 Labeller = Callable[[Uint8Array], Uint8Array]
 
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.995, "bf16": 0.99, "int8": 0.98, "fp8": 0.98}
-"""Least share of pixels with the label of fp32. A broken engine (wrong scale, flow in half
-precision, swapped axis) loses tens of percent; a sound one differs along the borders of classes,
+"""Minimum share of pixels with the label of fp32. A broken engine (wrong scale, flow in half
+precision, swapped axis) loses tens of percent; a sound one differs at the borders of classes,
 where two scores are nearly equal. On CamVid's test pictures the shipped model's graph keeps 99.98 %
-in fp16, 99.83 % in bf16, 99.4 % in int8 and 99.2 % in fp8; the thresholds leave about three times
-as many pixels to other models."""
+in fp16, 99.83 % in bf16, 99.4 % in int8 and 99.2 % in fp8; the thresholds allow other models
+about three times that loss."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`pixel_agreement`: share of pixels with equal labels. `miou_of_fp32`: mIoU of the candidate
-    with the labels of fp32 as the truth. `miou` and `miou_fp32`: against true labels, None where
-    the pictures have none. All from 0 to 1."""
+    """Agreement of a candidate with fp32 and with ground truth, each from 0 to 1.
+
+    `pixel_agreement`: share of pixels with equal labels. `miou_of_fp32`: mIoU of the candidate with
+    the labels of fp32 as ground truth. `miou`, `miou_fp32`: mIoU of candidate and fp32 with the
+    pictures' ground truth, None without one.
+    """
 
     pictures: int
     pixel_agreement: float
@@ -47,7 +49,7 @@ class Accuracy:
     miou_fp32: float | None
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The result as text, one fact a line."""
         lost = 100 * (1 - self.pixel_agreement)
         rows = [
             f"{self.pictures} pictures",
@@ -68,7 +70,7 @@ class Accuracy:
 
 
 def labeller_of(model: ModelProto) -> Labeller:
-    """The graph in ONNX Runtime on the processor; a typed one is emulated."""
+    """Return a labeller that runs the graph in ONNX Runtime on the CPU and emulates typed nodes."""
     session = session_of(emulated(model), literal=True)
     return lambda rgb: np.asarray(run(session, rgb)[0], np.uint8)
 
@@ -81,8 +83,11 @@ def measure(
     size: tuple[int, int],
     say: Callable[[str], None] = lambda _: None,
 ) -> Accuracy:
-    """Both on every picture at the network `size` (height, width). Raises BackendError where there
-    are none or labels are no classes, BagError where truth is wrong."""
+    """Compare both labellers on every picture at the network's `size` (height, width).
+
+    Raises BackendError if there is no picture or a label is no class, BagError if the ground truth
+    does not fit.
+    """
     classes = len(manifest.classes)
     between = ConfusionMatrix(classes)
     matrices = (ConfusionMatrix(classes), ConfusionMatrix(classes))

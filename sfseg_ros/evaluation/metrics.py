@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one definition of mIoU: training, evaluation and bag reports all count with it."""
+"""The confusion matrix and mIoU, used by training, evaluation and reports alike."""
 
 import numpy as np
 import numpy.typing as npt
 
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class) over any number of label images.
+    """Count (true class, predicted class) pairs over any number of label images.
 
     A pixel whose truth is `ignore` does not count. A prediction outside the classes (255,
     unlabelled) is wrong: a false negative of the true class and a false positive of none.
@@ -19,26 +19,28 @@ class ConfusionMatrix:
             raise ValueError(f"ignore is {ignore}, which is a class of {num_classes}")
         self.num_classes = num_classes
         self.ignore = ignore
-        # One extra column takes the predictions that are no class.
+        # An extra column counts predictions outside the classes.
         self._counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
     @property
     def matrix(self) -> npt.NDArray[np.int64]:
-        """int64 (C, C), a copy: row is the truth, column the prediction. Unlabelled predictions
-        are in no column."""
+        """A copy of the counts, int64 (C, C): rows are true classes, columns predicted ones.
+
+        Unlabelled predictions are in no column.
+        """
         return self._counts[:, :-1].copy()
 
     @property
     def truth_pixels(self) -> npt.NDArray[np.int64]:
-        """int64 (C,): pixels of each true class, those predicted as unlabelled included."""
+        """Pixels of each true class, int64 (C,), including those predicted as unlabelled."""
         total: npt.NDArray[np.int64] = self._counts.sum(axis=1)
         return total
 
     def update(self, labels: npt.NDArray[np.integer], truth: npt.NDArray[np.integer]) -> None:
         """Count one prediction against its truth: integer arrays of equal shape, any rank.
 
-        Raises ValueError where the shapes differ or the truth holds a value that is neither a
-        class nor `ignore` (raw ids, most likely).
+        Raises ValueError if the shapes differ, or if the truth holds a value that is neither a
+        class nor `ignore` (most likely a raw id).
         """
         if labels.shape != truth.shape:
             raise ValueError(f"labels have shape {labels.shape}, truth {truth.shape}: not the same")
@@ -58,14 +60,14 @@ class ConfusionMatrix:
         self._counts += counts.reshape(self._counts.shape)
 
     def merge(self, other: "ConfusionMatrix") -> None:
-        """Add the counts of `other`, of the same number of classes."""
+        """Add the counts of `other`, which must have the same number of classes."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"cannot merge {other.num_classes} classes into {self.num_classes}")
         self._counts += other._counts
 
     def iou(self) -> npt.NDArray[np.float64]:
-        """float64 (C,): TP / (TP + FP + FN) from 0 to 1; NaN where a class is neither in the truth
-        nor predicted."""
+        """IoU of each class, float64 (C,): TP / (TP + FP + FN), 0 to 1; NaN for a class that is
+        neither in the truth nor predicted."""
         hits = self._counts.diagonal().astype(np.float64)
         union = self.truth_pixels + self._counts[:, :-1].sum(axis=0) - hits
         iou = np.full(self.num_classes, np.nan)
@@ -73,12 +75,12 @@ class ConfusionMatrix:
         return iou
 
     def miou(self) -> float:
-        """Mean of the IoUs that are not NaN; NaN when nothing was counted."""
+        """Mean of the IoUs that are not NaN; NaN if nothing was counted."""
         iou = self.iou()
         present = iou[~np.isnan(iou)]
         return float(present.mean()) if present.size else float("nan")
 
     def pixel_accuracy(self) -> float:
-        """Correct pixels / counted pixels, 0 to 1; NaN when nothing was counted."""
+        """Correct pixels / counted pixels, 0 to 1; NaN if nothing was counted."""
         total = int(self._counts.sum())
         return float(self._counts.diagonal().sum()) / total if total else float("nan")

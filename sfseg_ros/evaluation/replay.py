@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a replay left behind: joins the played images with the recorded masks (and the true labels,
-where there are some), counts, and draws. `report.py` shows the result.
+"""Evaluate a replay: join the played images with the recorded masks and the ground truth, count,
+and draw overlays. `report.py` shows the result.
 """
 
 import itertools
@@ -34,10 +34,10 @@ MAX_PANEL_WIDTH = 960
 
 @dataclass(frozen=True)
 class Playback:
-    """What was played, when, and where the recorder put the answers.
+    """What was played, when, and which bag holds the recorded masks.
 
-    A frame recorded at `t` (by `clock`, "header" or "log") was played with the stamp
-    `timeline.played_ns(t)`; `frames_played` of them left the player.
+    A frame recorded at time `t` (of `clock`, "header" or "log") was played with the stamp
+    `timeline.played_ns(t)`. `frames_played` is the number of frames that the player sent.
     """
 
     input_bag: Path
@@ -52,8 +52,11 @@ class Playback:
 
 @dataclass(frozen=True)
 class Frame:
-    """One played frame. `labels` is None where no mask came back, `truth` where there is none;
-    `latency_ms` is the mask's arrival at the recorder minus the image's stamp."""
+    """One played frame.
+
+    `labels` is None if no mask came back, `truth` if the frame has no ground truth. `latency_ms` is
+    the mask's arrival at the recorder minus the image's stamp.
+    """
 
     index: int
     seconds: float
@@ -65,7 +68,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of one frame, uint8 (H, W, 3) RGB of equal size; `truth` is None without truth."""
+    """Pictures of one frame, uint8 (H, W, 3) RGB of equal size; `truth` may be None."""
 
     title: str
     rgb: RgbImage
@@ -76,9 +79,11 @@ class Sample:
 
 @dataclass
 class ReplayResult:
-    """Numbers and pictures of one replay. Times in seconds since the first image, milliseconds
-    where the name says so; `confusion` is None without ground truth. `damage` counts images, masks
-    and truths."""
+    """Numbers and pictures of one replay.
+
+    `seconds` and `latency_ms` have one entry per mask; `seconds` counts from the first image.
+    `confusion` is None without ground truth. `damage` counts unreadable images, masks and truths.
+    """
 
     frames_played: int
     image_size: tuple[int, int] = (0, 0)
@@ -93,17 +98,20 @@ class ReplayResult:
 
     @property
     def masks(self) -> int:
+        """Number of masks that came back."""
         return len(self.latency_ms)
 
     def latency_percentile(self, percent: float) -> float:
-        """Milliseconds; NaN where no mask came back."""
+        """The percentile (0 to 100) of the latency in milliseconds; NaN if no mask came back."""
         return float(np.percentile(self.latency_ms, percent)) if self.latency_ms else float("nan")
 
 
 def read_replay(playback: Playback, damage: Damage) -> Iterator[Frame]:
-    """The played frames in order, each with its mask and its truth. What cannot be read is counted
-    in `damage`; a frame whose image is damaged comes not at all: the node rejected it too, and
-    `Frame.rgb` must be an image."""
+    """Yield the played frames in order, each with its mask and its ground truth.
+
+    Unreadable messages are counted in `damage`. A frame with an unreadable image is left out, as
+    the node rejected it too.
+    """
 
     def labels_of(message: Message | None) -> LabelImage | None:
         if message is None:
@@ -151,7 +159,7 @@ def read_replay(playback: Playback, damage: Damage) -> Iterator[Frame]:
 
 
 class _AtTime:
-    """The message of a rising sequence at a given time; asked for rising times only."""
+    """Finds messages by their exact time; both the messages and the requests rise in time."""
 
     def __init__(self, timed: Iterator[tuple[int, Message]]) -> None:
         self._timed = timed
@@ -164,8 +172,7 @@ class _AtTime:
 
 
 def last_diagnostics(output_bag: Path, topic: str = "/diagnostics") -> dict[str, str]:
-    """The node's last word about itself: keys and values of its newest status that can be read,
-    empty if none."""
+    """Keys and values of the node's newest readable status in /diagnostics; empty if none."""
     status: dict[str, str] = {}
     with open_recording(output_bag) as reader:
         for message in undamaged(reader.messages([topic]), Damage()):
@@ -226,7 +233,7 @@ def _summarise_frames(
             sample_at = [index for index in sample_at if index > frame.index]
             result.samples.append(_sample(frame, blended, palette, ""))
         if accuracy is not None and (worst is None or accuracy < worst[0]):
-            note = f"worst frame: {accuracy:.0%} of the pixels right"
+            note = f"worst frame: {accuracy:.0%} of the pixels correct"
             worst = accuracy, _sample(frame, blended, palette, note)
     if worst is not None:
         result.samples.append(worst[1])
@@ -234,7 +241,7 @@ def _summarise_frames(
 
 
 def _check_size(frame: Frame) -> None:
-    """Raise BagError if the mask has not the size of its image."""
+    """Raise BagError if mask and image differ in size."""
     if frame.labels is not None and frame.labels.shape != frame.rgb.shape[:2]:
         raise BagError(
             f"mask of {frame.labels.shape} for an image of {frame.rgb.shape[:2]}: "
@@ -243,7 +250,7 @@ def _check_size(frame: Frame) -> None:
 
 
 def _check_damage(playback: Playback, result: ReplayResult, decoded: int) -> None:
-    """Raises BagError where damage left no image, no mask, or no truth."""
+    """Raise BagError if damage left no image, no mask, or no ground truth."""
     damaged = result.damage.counts
     if not decoded and damaged[playback.image_topic.name]:
         raise BagError(f"{playback.input_bag}: no image can be read; {result.damage}")
@@ -256,12 +263,12 @@ def _check_damage(playback: Playback, result: ReplayResult, decoded: int) -> Non
 
 
 def _sample_indices(frames: int) -> list[int]:
-    """Evenly spaced indices, away from the very ends."""
+    """Evenly spaced indices that avoid the first and the last frame."""
     return sorted({int((k + 0.5) * frames / SAMPLES) for k in range(SAMPLES)})
 
 
 def _count(frame: Frame, confusion: ConfusionMatrix | None) -> float | None:
-    """Add the frame to the matrix; returns its share of right pixels, None without truth."""
+    """Add the frame to the matrix; returns its share of correct pixels, or None without truth."""
     if confusion is None or frame.truth is None or frame.labels is None:
         return None
     try:
@@ -285,7 +292,7 @@ def _sample(frame: Frame, blended: RgbImage, palette: RgbImage, note: str) -> Sa
 
 
 def _scaled(rgb: RgbImage) -> RgbImage:
-    """At most MAX_PANEL_WIDTH wide."""
+    """The image, scaled down to a width of MAX_PANEL_WIDTH if it is wider."""
     height, width = rgb.shape[:2]
     if width <= MAX_PANEL_WIDTH:
         return rgb

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one-page HTML report of a replay: a single file that needs nothing but the video beside it.
+"""The HTML report of a replay: one page that loads nothing but the video beside it.
 
-Every number on it was measured in the run that it reports; `replay.py` says how.
+Every number on it comes from the run that it reports; see `replay.py`.
 """
 
 import base64
@@ -24,8 +24,8 @@ PLOT_HEIGHT = 212
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows: `counts` are the node's own (its last /diagnostics), `machine` is
-    (name, text) rows, `method` one sentence a line."""
+    """Content of the page. `counts` are the node's own counters from its last /diagnostics,
+    `machine` holds (name, text) rows, `method` one sentence per line."""
 
     title: str
     source: str
@@ -56,7 +56,7 @@ def write_report(report: Report, path: Path) -> Path:
 
 
 def summary_lines(report: Report) -> list[str]:
-    """The numbers of the page for a terminal."""
+    """The numbers of the page as lines for a terminal."""
     result = report.result
     lines = []
     if result.confusion is not None:
@@ -72,7 +72,7 @@ def summary_lines(report: Report) -> list[str]:
 
 
 def frame_counts(report: Report) -> list[tuple[str, int, str]]:
-    """(name, number, what it means) of every way a frame can go."""
+    """(name, number, meaning) of each possible end of a frame."""
     result = report.result
 
     def counted(key: str) -> int:
@@ -87,7 +87,7 @@ def frame_counts(report: Report) -> list[tuple[str, int, str]]:
         ("in", received, f"of {result.frames_played} played, reached the node"),
         ("out", result.masks, "masks arrived at the recorder"),
         ("replaced", counted("frames_replaced"), "a newer image came before their turn"),
-        ("rejected", counted("frames_rejected"), "not an image the node can read"),
+        ("rejected", counted("frames_rejected"), "images that the node cannot read"),
         ("lost", lost, "played, but never reached the node"),
     ]
 
@@ -103,7 +103,7 @@ def _tiles(report: Report) -> str:
     tiles = []
     if result.confusion is not None:
         tiles.append(("mIoU", _percent(result.confusion.miou()), "against the ground truth"))
-        tiles.append(("pixels right", _percent(result.confusion.pixel_accuracy()), ""))
+        tiles.append(("correct pixels", _percent(result.confusion.pixel_accuracy()), ""))
     for percent in (50, 95, 99):
         value = result.latency_percentile(percent)
         tiles.append((f"latency p{percent}", _number(value, "ms"), ""))
@@ -123,13 +123,13 @@ def _warnings(report: Report) -> str:
     counts = {name: value for name, value, _ in frame_counts(report)}
     lines = []
     if not report.counts:
-        lines.append("The node's diagnostics were not recorded: its counters are shown as zero.")
+        lines.append("The node's diagnostics were not recorded, so its counters are shown as zero.")
     if result.masks == 0:
         lines.append("No mask came back. The node's log is in logs/node.log.")
     if counts["replaced"] > 0.2 * max(1, counts["in"]):
         lines.append(
             "More than a fifth of the frames were replaced by newer ones: this machine was slower "
-            "than the camera. The node then answers the newest frame, never an old one."
+            "than the camera. The node then takes the newest frame and never an old one."
         )
     if counts["lost"]:
         lines.append(
@@ -148,7 +148,7 @@ def _video(result: ReplayResult, folder: Path) -> str:
     return (
         "<section><h2>Camera and overlay</h2>"
         f'<video src="{source}" controls autoplay muted loop playsinline></video>'
-        f"<p>Left the camera, right the mask over it. The file: "
+        f"<p>Left: the camera. Right: the mask over it. File: "
         f'<a href="{source}">{source}</a>; the same as {result.pictures} pictures: '
         '<a href="pictures/">pictures/</a>; masks, confidence and label names: '
         '<a href="output_bag/">output_bag/</a>.</p></section>'
@@ -156,7 +156,7 @@ def _video(result: ReplayResult, folder: Path) -> str:
 
 
 def _classes(report: Report) -> str:
-    """Legend, with IoU per class and the class's share of the truth where there is truth."""
+    """The legend; with ground truth also each class's IoU and its share of the truth."""
     confusion = report.result.confusion
     rows = []
     if confusion is not None:
@@ -228,7 +228,7 @@ def latency_plot_svg(seconds: list[float], latency_ms: list[float]) -> str:
         )
     for second, ms in zip(seconds, latency_ms, strict=True):
         parts.append(f'<circle cx="{100 * second / end_s:.2f}%" cy="{y(ms):.1f}" r="2.4"/>')
-    # The label of the higher line keeps its place; the lower one makes room where they are close.
+    # The label of p95 stays at its line; the label of p50 moves down if the two would overlap.
     label_95 = y(p95) + 4
     label_50 = max(y(p50) + 4, label_95 + 14)
     for name, ms, label in (("p95", p95, label_95), ("p50", p50, label_50)):
@@ -249,7 +249,7 @@ def _plot_line(name: str, y: float) -> str:
 
 
 def _nice_step(rough: float) -> float:
-    """1, 2 or 5 times a power of ten, the first that is not below `rough`."""
+    """The smallest of 1, 2 or 5 times a power of ten that is not below `rough`."""
     power = 10.0 ** math.floor(math.log10(max(rough, 1e-9)))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
 

@@ -28,26 +28,25 @@ from sfseg_ros.tools.terminal import check_output, say
 LONGEST_NAME = 60
 """Characters of the input's name in the name of the folder."""
 METHOD = (
-    "The node, the player and the recorder are three processes that talk through ROS 2 (rclpy, "
-    "Fast DDS with config/fastdds_large_images.xml) on this machine; nothing is called directly.",
-    "The player publishes each recorded image in real time with all stamps shifted by one "
-    "constant, so that the drive happens now.",
-    "Latency: arrival of ~/mask at the recorder minus the stamp in its header, which is the "
-    "moment at which the image was due to be published; all masks count, none is left out as "
-    "warm-up. Frames without a mask (replaced, lost) have no latency.",
-    "In, replaced and rejected are the node's own counters from its last /diagnostics; out is "
-    "what the recorder got; lost is the larger of played minus in and what the middleware "
-    "reported as lost.",
-    "Overlays and colours were drawn afterwards from the recorded masks, not during the run.",
+    "The node, the player and the recorder are three processes on this machine that communicate "
+    "through ROS 2 only (rclpy, Fast DDS with config/fastdds_large_images.xml).",
+    "The player publishes the recorded images in real time and shifts all stamps by one constant, "
+    "so that the drive happens now.",
+    "Latency: arrival of ~/mask at the recorder minus the stamp in its header, which is the time "
+    "at which the image was due to be published. All masks count, the first ones included. Frames "
+    "without a mask (replaced, lost) have no latency.",
+    "In, replaced and rejected are the node's counters from its last /diagnostics. Out is the "
+    "number of masks in the recording. Lost is the larger of two numbers: played minus in, and "
+    "the frames that the middleware reported as lost.",
+    "Overlays and colours were drawn after the run from the recorded masks.",
 )
 METHOD_OF_SIZE = (
-    "The node was told the network's size for this camera (parameter network_size), as on a robot "
-    "whose camera is known; else the first frame waits until the model is compiled for it."
+    "The node got the network size for this camera at its start (parameter network_size), as on a "
+    "robot with a known camera. Otherwise the first frame waits until the model is compiled."
 )
 METHOD_OF_MIOU = (
-    "mIoU: intersection over union per class from one confusion matrix over all pixels of all "
-    "frames that got a mask, mean over the classes that occur; pixels without a true class do "
-    "not count."
+    "mIoU: one confusion matrix counts all pixels of all frames with a mask; mIoU is the mean "
+    "intersection over union of the classes that occur. Pixels without a true class do not count."
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a measurement was made on: a number without it means nothing."""
+"""Facts about this machine, which every measurement records."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def machine_facts() -> list[tuple[str, str]]:
-    """Processor, software versions, commit and time, for the report."""
+    """Return (name, text) rows: processor, software versions, commit and time."""
     cores = len(os.sched_getaffinity(0))
     libraries = [
         f"{name} {version}"
@@ -45,7 +45,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Short hash of the source tree, marked where files were changed; None without git."""
+    """Commit of the source tree, with "-dirty" if files are changed; None without git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     if shutil.which("git") is None:
         return None

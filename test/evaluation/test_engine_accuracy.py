@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted when a candidate is compared with fp32."""
+"""Comparing a candidate with fp32: what is counted."""
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ SIZE = (64, 96)
 
 
 def halves(left: int, right: int):
-    """A labeller that says `left` for the left half and `right` for the right."""
+    """A labeller that returns `left` for the left half of the image and `right` for the other."""
     labels = np.full((1, *SIZE), left, np.uint8)
     labels[..., SIZE[1] // 2 :] = right
     return lambda rgb: labels
@@ -33,7 +33,7 @@ def test_agreement_and_miou_are_counted_over_all_pixels(tiny_manifest):
     assert "mIoU lost: not measured" in found.lines()[-1]
 
 
-def test_true_labels_are_compared_at_the_pictures_size(tiny_manifest):
+def test_labels_are_compared_with_truth_at_the_pictures_size(tiny_manifest):
     truth = np.zeros((128, 192), np.uint8)
     truth[:, 96:] = 1
     truth[0] = 255
@@ -52,17 +52,19 @@ def test_true_labels_are_compared_at_the_pictures_size(tiny_manifest):
         (halves(0, 1), halves(0, 1), np.full(SIZE, 77, np.uint8), "truth of p: truth holds 77"),
     ],
 )
-def test_what_does_not_fit_is_one_error(tiny_manifest, reference, candidate, truth, words):
+def test_labels_or_truth_that_do_not_fit_are_an_error(
+    tiny_manifest, reference, candidate, truth, words
+):
     with pytest.raises(SfsegError, match=words):
         measure(reference, candidate, [picture(truth)], tiny_manifest, SIZE)
 
 
-def test_nothing_to_compare_on_is_an_error(tiny_manifest):
+def test_no_picture_is_an_error(tiny_manifest):
     with pytest.raises(BackendError, match="no pictures"):
         measure(halves(0, 1), halves(0, 1), [], tiny_manifest, SIZE)
 
 
-def test_the_labeller_is_the_network(tiny_manifest):
+def test_the_labeller_returns_the_networks_labels(tiny_manifest):
     labeller = labeller_of(plain_model(onnx.load(tiny_manifest.onnx_path)))
     rgb = np.zeros((1, *SIZE, 3), np.uint8)
     rgb[..., 1] = 255

@@ -20,7 +20,7 @@ def predictions_with_truth(draw):
 
 
 def slow_iou(labels, truth, index):
-    """The definition, one pixel at a time; None where the class is in neither."""
+    """IoU by definition, one pixel at a time; None for a class in neither truth nor prediction."""
     hits = misses = false_alarms = 0
     for label, true in zip(labels.flat, truth.flat, strict=True):
         if true == 255:
@@ -69,7 +69,7 @@ def test_rows_are_truth_and_columns_are_predictions():
     assert confusion.matrix.dtype == np.int64
 
 
-def test_an_unlabelled_prediction_is_a_miss_of_the_truth_and_in_no_column():
+def test_an_unlabelled_prediction_is_a_false_negative_and_in_no_column():
     confusion = ConfusionMatrix(2)
     confusion.update(np.array([0, 255], np.uint8), np.array([0, 0], np.uint8))
     np.testing.assert_array_equal(confusion.matrix, [[1, 0], [0, 0]])
@@ -78,7 +78,7 @@ def test_an_unlabelled_prediction_is_a_miss_of_the_truth_and_in_no_column():
     assert confusion.pixel_accuracy() == 0.5
 
 
-def test_ignored_pixels_count_nowhere():
+def test_ignored_pixels_do_not_count():
     confusion = ConfusionMatrix(2)
     confusion.update(np.array([0, 1], np.uint8), np.array([255, 255], np.uint8))
     assert confusion.matrix.sum() == 0
@@ -90,7 +90,7 @@ def test_the_matrix_is_a_copy():
     assert confusion.matrix.sum() == 0
 
 
-def test_an_unmapped_truth_value_is_refused_and_named():
+def test_a_truth_value_that_is_no_class_is_refused_and_named():
     confusion = ConfusionMatrix(2)
     with pytest.raises(ValueError, match="truth holds 7: expected 0 to 1 or 255"):
         confusion.update(np.zeros(2, np.uint8), np.array([0, 7], np.uint8))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The join of played images, masks and truth by their times, with gaps in each."""
+"""Joining played images, masks and truth by time, with gaps in each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +26,7 @@ def png(value: int, shape: tuple[int, ...] = (6, 9)) -> bytes:
 
 
 def write_bag(path: Path, rows: list[tuple[str, int, int, bytes]]) -> Path:
-    """Rows are (topic, stamp, log time, PNG); a PNG that is a bytearray is written as the message
-    itself."""
+    """Write rows of (topic, stamp, log time, PNG); a bytearray is written as the whole message."""
     topics = [TopicToWrite(name, COMPRESSED_IMAGE) for name in sorted({row[0] for row in rows})]
     with BagWriter(path, topics) as writer:
         for topic, stamp_ns, log_ns, data in rows:
@@ -37,7 +36,7 @@ def write_bag(path: Path, rows: list[tuple[str, int, int, bytes]]) -> Path:
 
 
 def playback(tmp_path: Path, images: list, truths: list, masks: list, played: int) -> Playback:
-    """Each list has (frame number, PNG); masks also their latency in ms."""
+    """Build a playback from lists of (frame number, PNG); masks also have a latency in ms."""
     times = {k: FIRST_NS + k * PERIOD_NS for k in range(100)}
     timeline = Timeline(FIRST_NS, START_NS)
     inputs = [(CAMERA, times[k], times[k], data) for k, data in images]
@@ -68,7 +67,7 @@ def rgb_png(value: int) -> bytes:
     return png(value, (6, 9, 3))
 
 
-def test_each_image_meets_its_own_mask_and_truth_and_gaps_stay_gaps(tmp_path):
+def test_each_image_gets_its_own_mask_and_truth_or_none(tmp_path):
     run = playback(
         tmp_path,
         images=[(k, rgb_png(k)) for k in range(6)],
@@ -111,7 +110,7 @@ def test_only_frames_with_mask_and_truth_count_for_miou(tmp_path, manifest):
         "frame_00002.jpg",
         "frame_00003.jpg",
     ]
-    assert result.samples[-1].title == "frame 3, 0.3 s, worst frame: 0% of the pixels right"
+    assert result.samples[-1].title == "frame 3, 0.3 s, worst frame: 0% of the pixels correct"
 
 
 def test_an_unreadable_image_is_counted_and_left_out(tmp_path, manifest):
@@ -122,11 +121,11 @@ def test_an_unreadable_image_is_counted_and_left_out(tmp_path, manifest):
     assert (result.masks, result.damage.count, result.confusion) == (2, 1, None)
 
 
-# The length of the picture says more than there is; a stamp in the far future must not be believed.
+# The picture's length exceeds the message, and the stamp lies in the far future.
 GARBAGE = bytearray(b"\0\1\0\0" + b"\x7f" * 30)
 
 
-def test_damaged_messages_are_counted_and_the_others_still_evaluated(tmp_path, manifest):
+def test_damaged_messages_are_counted_and_the_others_are_evaluated(tmp_path, manifest):
     run = playback(
         tmp_path,
         images=[(0, rgb_png(0)), (1, GARBAGE), (2, rgb_png(2)), (3, rgb_png(3)), (4, rgb_png(4))],
@@ -144,7 +143,7 @@ def test_damaged_messages_are_counted_and_the_others_still_evaluated(tmp_path, m
 
 @pytest.mark.parametrize("what", ["image", "truth", "mask"])
 @pytest.mark.parametrize("damaged", [GARBAGE, b"no picture"])
-def test_where_damage_leaves_nothing_one_line_says_what_is_wrong(tmp_path, manifest, what, damaged):
+def test_if_damage_leaves_nothing_one_line_says_what_is_wrong(tmp_path, manifest, what, damaged):
     run = playback(
         tmp_path,
         images=[(k, damaged if what == "image" else rgb_png(k)) for k in range(2)],
@@ -157,7 +156,7 @@ def test_where_damage_leaves_nothing_one_line_says_what_is_wrong(tmp_path, manif
     assert "\n" not in str(e.value)
 
 
-def test_damaged_diagnostics_are_passed_over(tmp_path):
+def test_damaged_diagnostics_are_ignored(tmp_path):
     with BagWriter(
         tmp_path / "out", [TopicToWrite("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")]
     ) as writer:
@@ -165,7 +164,7 @@ def test_damaged_diagnostics_are_passed_over(tmp_path):
     assert last_diagnostics(tmp_path / "out") == {}
 
 
-def test_truth_of_other_classes_is_refused_with_the_frame(tmp_path, manifest):
+def test_truth_with_other_classes_is_refused_and_names_the_frame(tmp_path, manifest):
     run = playback(tmp_path, [(0, rgb_png(0))], [(0, png(7))], [(0, png(0), 1.0)], played=1)
     with pytest.raises(BagError, match="frame 0 does not fit: truth holds 7"):
         summarise(run, manifest, tmp_path / "report")
@@ -177,7 +176,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path, manifest):
         summarise(run, manifest, tmp_path / "report")
 
 
-def test_no_mask_at_all_gives_an_empty_result_without_video(tmp_path, manifest):
+def test_without_masks_the_result_is_empty_and_has_no_video(tmp_path, manifest):
     run = playback(tmp_path, [(0, rgb_png(0))], [], [(50, png(0), 1.0)], played=1)
     result = summarise(run, manifest, tmp_path / "report")
     assert (result.masks, result.video, result.samples) == (0, None, [])
@@ -186,7 +185,7 @@ def test_no_mask_at_all_gives_an_empty_result_without_video(tmp_path, manifest):
 
 
 @pytest.mark.parametrize("limit", [3000, 30_000])
-def test_a_full_disk_leaves_no_half_of_video_or_pictures(tmp_path, manifest, full_disk, limit):
+def test_a_full_disk_leaves_no_partial_video_or_pictures(tmp_path, manifest, full_disk, limit):
     """The first limit is too small for a picture, the second only for the video."""
     noise = np.random.default_rng(0).integers(0, 256, (9, 96, 128, 3), np.uint8)
     run = playback(

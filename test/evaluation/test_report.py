@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: well-formed, self-contained, and every number where it belongs."""
+"""The report page: well-formed, self-contained, with every number in its place."""
 
 import re
 from dataclasses import replace
@@ -27,7 +27,7 @@ VOID = {"meta", "img", "line", "circle"}
 
 
 class WellFormed(HTMLParser):
-    """Fails on a tag that closes what is not open; collects attributes that load something."""
+    """Fails on a closing tag without an opening one; collects the attributes that load files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def report(tmp_path: Path, tiny_manifest: Manifest) -> Report:
     )
 
 
-def test_the_page_is_well_formed_and_loads_nothing_but_what_lies_beside_it(tmp_path, report):
+def test_the_page_is_well_formed_and_loads_only_files_beside_it(tmp_path, report):
     page = write_report(report, tmp_path / "report.html").read_text(encoding="utf-8")
     checked = WellFormed()
     checked.feed(page)
@@ -91,7 +91,7 @@ def test_the_page_is_well_formed_and_loads_nothing_but_what_lies_beside_it(tmp_p
     assert "<chip>" not in page
 
 
-def test_the_page_gives_miou_iou_latency_and_counts(tmp_path, report):
+def test_the_page_shows_miou_iou_latency_and_counts(tmp_path, report):
     text = re.sub(r"<[^>]+>", " ", write_report(report, tmp_path / "report.html").read_text())
     text = " ".join(text.split())
     assert "mIoU 58.3 %" in text  # (2/3 + 1/2) / 2
@@ -103,7 +103,7 @@ def test_the_page_gives_miou_iou_latency_and_counts(tmp_path, report):
     assert "More than a fifth of the frames were replaced" in text
 
 
-def test_frames_that_were_played_but_never_came_are_lost(report):
+def test_frames_that_were_played_but_did_not_arrive_are_lost(report):
     counts = {name: value for name, value, _ in frame_counts(report)}
     assert counts == {"in": 18, "out": 3, "replaced": 9, "rejected": 6, "lost": 2}
 
@@ -116,7 +116,7 @@ def test_without_ground_truth_no_miou_is_shown(tmp_path, report):
     assert not any("mIoU" in line for line in summary_lines(without))
 
 
-def test_a_replay_without_any_mask_still_has_a_page_that_says_where_to_look(tmp_path, report):
+def test_a_replay_without_masks_has_a_page_that_names_the_log(tmp_path, report):
     empty = replace(report, result=ReplayResult(frames_played=5), counts={})
     page = write_report(empty, tmp_path / "report.html").read_text()
     assert "No mask came back" in page
@@ -141,9 +141,7 @@ def test_text_wraps_anywhere_so_that_no_name_widens_the_page(tmp_path, report):
     assert '<meta name="viewport" content="width=device-width' in page
 
 
-def test_damage_is_told_on_the_page_and_in_the_terminal_and_only_where_there_is_some(
-    tmp_path, report
-):
+def test_damage_is_reported_on_the_page_and_in_the_terminal_if_there_is_any(tmp_path, report):
     assert "damage" not in " ".join(summary_lines(report))
     damage = Damage()
     damage.add("/camera", BagError("9 bytes that are no <Image>"))
@@ -155,7 +153,7 @@ def test_damage_is_told_on_the_page_and_in_the_terminal_and_only_where_there_is_
     assert line.replace("<Image>", "&lt;Image&gt;") in page
 
 
-def test_a_full_disk_leaves_no_half_of_the_page(tmp_path, report, full_disk):
+def test_a_full_disk_leaves_no_partial_page(tmp_path, report, full_disk):
     with full_disk(1000), pytest.raises(OSError, match="File too large"):
         write_report(report, tmp_path / "report.html")
     assert [p.name for p in tmp_path.glob("*") if p.suffix in (".html", ".part")] == []

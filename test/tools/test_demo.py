@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as a user starts it: three processes on real rclpy, a model whose answer is known."""
+"""The demo as a user starts it: three processes on real rclpy, with a model of known answers."""
 
 import os
 import re
@@ -34,12 +34,12 @@ PALETTE_RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 
 
 def bands_of(index: int) -> np.ndarray:
-    """uint8 (64, 96): three vertical bands of red, green and blue that move with the index."""
+    """Three vertical bands of classes 0, 1 and 2, uint8 (64, 96), that move with the index."""
     return np.tile(np.roll(np.repeat(np.arange(3, dtype=np.uint8), 32), 4 * index), (SIZE[0], 1))
 
 
 def truth_of(index: int) -> np.ndarray:
-    """The bands, 255 where the network's upsampling may place the edge between two of them."""
+    """The bands, with 255 where the network's upsampling may place an edge between two bands."""
     labels = bands_of(index)
     near_an_edge = np.roll(labels, 4, axis=1) != np.roll(labels, -4, axis=1)
     near_an_edge[:, :4] = near_an_edge[:, -4:] = True
@@ -82,7 +82,7 @@ def truth_bag(tmp_path: Path) -> Path:
     return tmp_path / "drive"
 
 
-def test_a_drive_with_ground_truth_leaves_bag_video_pictures_and_a_report(
+def test_a_drive_with_ground_truth_gives_a_bag_a_video_pictures_and_a_report(
     tmp_path, truth_bag, tiny_model
 ):
     done = run_demo(tmp_path, "--input", truth_bag, "--model", tiny_model)
@@ -118,7 +118,7 @@ def test_a_drive_with_ground_truth_leaves_bag_video_pictures_and_a_report(
         assert "Traceback" not in log.read_text()
 
 
-def test_a_folder_of_pictures_is_segmented_whole_and_claims_no_miou(tmp_path, tiny_model):
+def test_every_picture_of_a_folder_is_segmented_and_no_miou_is_reported(tmp_path, tiny_model):
     folder = tmp_path / "my pictures"
     folder.mkdir()
     for index in range(4):
@@ -147,7 +147,7 @@ def write_video(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["n" * 240 + ".mp4", "caf\udce9.mp4", "line\nbreak.mp4", "2024-01-01T10:20:30.mp4"]
 )
-def test_a_video_of_an_odd_name_is_played_and_the_last_line_is_the_report(
+def test_a_video_with_an_odd_name_is_played_and_the_last_line_is_the_report(
     tmp_path, tiny_model, monkeypatch, name
 ):
     """Names of great length, not in UTF-8, with a line break, and like a URL (given relative)."""
@@ -166,7 +166,7 @@ ODD_FOLDERS = ["a #b: 'c' \"d\"", "x:=y", "caf\udce9", "line\nbreak"]
 
 
 @pytest.mark.parametrize("name", ODD_FOLDERS)
-def test_a_model_in_a_folder_of_an_odd_name_is_found_or_refused_in_one_line(
+def test_a_model_in_an_oddly_named_folder_is_found_or_refused_in_one_line(
     tmp_path, truth_bag, tiny_model, name
 ):
     """ROS reads parameters as YAML, in which `#` begins a comment."""
@@ -203,9 +203,7 @@ def write_raw_bag(path: Path, names: list[str]) -> Path:
     return path
 
 
-def test_a_bag_of_two_raw_cameras_without_stamps_needs_a_choice_and_then_plays(
-    tmp_path, tiny_model
-):
+def test_a_bag_of_two_raw_cameras_without_stamps_needs_a_topic_and_then_plays(tmp_path, tiny_model):
     bag = write_raw_bag(tmp_path / "two", ["/left/image", "/right/image"])
     asked = run_demo(tmp_path, "--input", bag, "--model", tiny_model)
     assert asked.returncode == 1
@@ -281,7 +279,7 @@ def test_a_killed_demo_leaves_no_process_behind(tmp_path, truth_bag, tiny_model)
         ),
     ],
 )
-def test_what_cannot_work_ends_in_one_line(tmp_path, truth_bag, tiny_model, arguments, message):
+def test_an_error_is_one_line(tmp_path, truth_bag, tiny_model, arguments, message):
     standard = ["--input", truth_bag, "--model", tiny_model]
     done = run_demo(tmp_path, *standard, *arguments)
     assert done.returncode == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sfseg engine` as somebody would try it: the real TensorRT-RTX, models that it has not seen."""
+"""`sfseg engine` with the real TensorRT-RTX, on random models."""
 
 import importlib.util
 import json
@@ -155,7 +155,7 @@ def test_wild_networks_build_in_every_precision_and_form(
 
 
 @needs_rtx
-def test_the_second_time_it_is_there(sfseg, make_random_model):
+def test_a_second_build_finds_the_engine(sfseg, make_random_model):
     model = make_random_model(0)
     _, first, _ = build(sfseg, model, "--size", SIZE)
     status, second, err = build(sfseg, model, "--size", SIZE)
@@ -167,7 +167,7 @@ def test_the_second_time_it_is_there(sfseg, make_random_model):
 
 @needs_rtx
 @pytest.mark.slow
-def test_each_choice_is_an_engine_of_its_own(sfseg, make_random_model):
+def test_each_combination_of_options_is_its_own_engine(sfseg, make_random_model):
     model = make_random_model(0)
     paths = set()
     for choice in (
@@ -189,7 +189,7 @@ def test_each_choice_is_an_engine_of_its_own(sfseg, make_random_model):
 
 
 @needs_rtx
-def test_a_change_of_the_kernels_or_of_the_model_is_another_engine(
+def test_changed_kernels_or_a_changed_model_need_a_new_engine(
     sfseg, make_random_model, monkeypatch
 ):
     model = make_random_model(0)
@@ -217,7 +217,7 @@ def test_a_change_of_the_kernels_or_of_the_model_is_another_engine(
 
 
 @needs_rtx
-def test_two_processes_build_it_once(make_random_model, cache):
+def test_two_processes_build_an_engine_once(make_random_model, cache):
     model = make_random_model(2)
     command = [sys.executable, "-m", "sfseg_ros.tools", "engine", "build", str(model.directory)]
     command += ["--library", "tensorrt_rtx", "--size", SIZE]
@@ -240,7 +240,7 @@ def test_two_processes_build_it_once(make_random_model, cache):
 @needs_rtx
 @pytest.mark.parametrize("suffix", [".engine", ".json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
-def test_damage_is_said_and_built_again(sfseg, make_random_model, suffix, damage):
+def test_a_damaged_engine_is_reported_and_built_again(sfseg, make_random_model, suffix, damage):
     model = make_random_model(0)
     _, out, _ = build(sfseg, model, "--size", SIZE)
     path = Path(out.splitlines()[-1]).with_suffix(suffix)
@@ -263,8 +263,8 @@ def test_damage_is_said_and_built_again(sfseg, make_random_model, suffix, damage
 
 
 @needs_rtx
-def test_an_engine_of_garbage_with_a_right_hash_is_malformed(sfseg, make_random_model, pictures):
-    """What the hash cannot see, a builder's bug for one, the library does."""
+def test_garbage_with_a_valid_hash_is_a_malformed_engine(sfseg, make_random_model, pictures):
+    """The library detects what the hash cannot, such as a bug of the builder."""
     model = make_random_model(0)
     request = EngineRequest(((64, 96),) * 3, library="tensorrt_rtx")
     key = engines.engine_key(model, request)
@@ -274,7 +274,7 @@ def test_an_engine_of_garbage_with_a_right_hash_is_malformed(sfseg, make_random_
     assert "finds the engine malformed" in only_line(err)
 
 
-def test_a_damaged_model_directory_is_one_line(sfseg, make_random_model, tmp_path):
+def test_a_damaged_model_directory_is_an_error_of_one_line(sfseg, make_random_model, tmp_path):
     model = make_random_model(1)
     model.onnx_path.write_bytes(model.onnx_path.read_bytes()[:-100])
     for command in ("build", "info", "verify"):
@@ -288,7 +288,7 @@ def test_a_damaged_model_directory_is_one_line(sfseg, make_random_model, tmp_pat
 
 
 @needs_rtx
-def test_an_onnx_file_that_is_none_is_one_line(sfseg, make_random_model):
+def test_an_invalid_onnx_file_is_an_error_of_one_line(sfseg, make_random_model):
     model = make_random_model(3)
     model.onnx_path.write_bytes(b"\x08\x07" + b"no onnx" * 100)
     save_manifest(replace(model, onnx_sha256=sha256_of_file(model.onnx_path)))
@@ -298,7 +298,9 @@ def test_an_onnx_file_that_is_none_is_one_line(sfseg, make_random_model):
 
 
 @needs_rtx
-def test_a_file_without_the_functions_builds_with_plugins_only(sfseg, make_random_model, pictures):
+def test_a_model_without_function_bodies_builds_with_plugins_only(
+    sfseg, make_random_model, pictures
+):
     model = make_random_model(5)
     file = onnx.load(model.onnx_path)
     del file.functions[:]
@@ -319,7 +321,7 @@ def test_a_file_without_the_functions_builds_with_plugins_only(sfseg, make_rando
 
 @needs_rtx
 @no_gpu
-def test_verify_claims_no_more_than_it_did(sfseg, make_random_model, pictures):
+def test_verify_says_what_it_did_not_check(sfseg, make_random_model, pictures):
     model = make_random_model(0)
     build(sfseg, model, "--size", SIZE)
     status, out, _ = sfseg("verify", model.directory, "--images", pictures)
@@ -350,7 +352,7 @@ def test_below_the_threshold_an_engine_is_refused_and_stays_so(sfseg, make_rando
 
 
 @needs_rtx
-def test_true_labels_give_the_miou_that_is_lost(sfseg, make_random_model, pictures, tmp_path):
+def test_with_ground_truth_the_lost_miou_is_reported(sfseg, make_random_model, pictures, tmp_path):
     model = make_random_model(0)
     truth = tmp_path / "truth"
     truth.mkdir()
@@ -365,7 +367,7 @@ def test_true_labels_give_the_miou_that_is_lost(sfseg, make_random_model, pictur
 
 @needs_rtx
 @no_gpu
-def test_the_recorded_drives_truth_is_for_its_own_classes_only(sfseg, make_random_model):
+def test_the_drives_truth_is_used_only_for_a_model_with_its_classes(sfseg, make_random_model):
     model = make_random_model(0)
     build(sfseg, model, "--size", SIZE)
     status, out, err = sfseg("verify", model.directory, "--pictures", "1", "--min-agreement", "0")
@@ -375,7 +377,7 @@ def test_the_recorded_drives_truth_is_for_its_own_classes_only(sfseg, make_rando
 
 @needs_rtx
 @no_gpu
-def test_wrong_pictures_are_no_engines_fault(sfseg, make_random_model, pictures, tmp_path):
+def test_invalid_pictures_do_not_refuse_an_engine(sfseg, make_random_model, pictures, tmp_path):
     model = make_random_model(0)
     for form in ("--plugins", "--portable"):
         build(sfseg, model, "--size", SIZE, form)
@@ -429,7 +431,9 @@ def test_int8_whose_measurement_was_interrupted_is_not_used(
 
 
 @needs_rtx
-def test_what_is_not_used_any_more_is_said_and_removed(sfseg, make_random_model, monkeypatch):
+def test_engines_that_are_no_longer_used_are_named_and_removed(
+    sfseg, make_random_model, monkeypatch
+):
     model = make_random_model(0)
     with monkeypatch.context() as patch:
         patch.setattr(engines, "RECIPE", 0)
@@ -458,8 +462,8 @@ def test_what_is_not_used_any_more_is_said_and_removed(sfseg, make_random_model,
     assert (status, used.exists()) == (0, False)
 
 
-def test_an_engine_whose_library_is_not_here_stays(sfseg, make_random_model, monkeypatch):
-    """Nobody can tell whether it fits; --all removes it, too."""
+def test_an_engine_of_a_missing_library_stays(sfseg, make_random_model, monkeypatch):
+    """Without the library there is no telling whether the engine is used; --all removes it."""
     model = make_random_model(0)
     key = EngineKey(
         *(model.onnx_sha256, "fp16", ((1, 64, 96, 3),) * 3, "TensorRT 10.3.0", "NVIDIA Orin, 8.7"),
@@ -477,10 +481,10 @@ def test_an_engine_whose_library_is_not_here_stays(sfseg, make_random_model, mon
     assert not stored.path.exists()
 
 
-# --- words --------------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------
 
 
-def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path):
+def test_ctrl_c_during_the_start_prints_no_traceback(tmp_path):
     (tmp_path / "numpy.py").write_text("import signal; signal.raise_signal(signal.SIGINT)\n")
     for command, status, said in (
         (["-m", "sfseg_ros.tools", "engine", "list"], 130, "sfseg engine list: interrupted\n"),
@@ -498,8 +502,8 @@ def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path):
 
 @needs_rtx
 @pytest.mark.parametrize("stderr", ["a closed pipe", "closed", "full"])
-def test_a_build_goes_on_where_nobody_reads_its_progress(make_random_model, cache, stderr):
-    """And its exit status is about the engine."""
+def test_a_build_continues_if_its_progress_cannot_be_written(make_random_model, cache, stderr):
+    """The exit status tells only whether the engine was built."""
     model = make_random_model(0)
     command = [sys.executable, "-m", "sfseg_ros.tools", "engine", "build", str(model.directory)]
     command += ["--library", "tensorrt_rtx", "--size", SIZE]
@@ -527,7 +531,7 @@ def test_a_build_goes_on_where_nobody_reads_its_progress(make_random_model, cach
 
 
 @needs_rtx
-def test_a_build_whose_result_nobody_reads_is_no_success(make_random_model, cache):
+def test_a_build_whose_result_cannot_be_printed_fails(make_random_model, cache):
     model = make_random_model(0)
     reader, writer = os.pipe()
     os.close(reader)
@@ -547,7 +551,9 @@ def test_a_build_whose_result_nobody_reads_is_no_success(make_random_model, cach
     os.close(writer)
 
 
-def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_model, monkeypatch):
+def test_without_a_library_the_error_names_both_ways_to_install_one(
+    sfseg, make_random_model, monkeypatch
+):
     model = make_random_model(0)
     for name in LIBRARIES:
         monkeypatch.setitem(sys.modules, name, None)
@@ -561,8 +567,8 @@ def test_without_a_library_both_ways_to_get_one_are_said(sfseg, make_random_mode
     assert "pip install tensorrt-rtx-cu13" in err
 
 
-def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictures):
-    """A robot has no need of it; the tool's modules must not either."""
+def test_without_onnx_runtime_only_comparisons_fail(make_random_model, pictures):
+    """A robot does not need ONNX Runtime, so no module of the tool may import it at the top."""
     model = make_random_model(0)
     script = "import sys; sys.modules['onnxruntime'] = None\n"
     script += "from sfseg_ros.tools.command_line import main\nsys.exit(main(sys.argv[1:]))"
@@ -597,7 +603,7 @@ def test_without_onnx_runtime_all_but_comparisons_works(make_random_model, pictu
     ],
 )
 @needs_rtx
-def test_wrong_wishes_are_one_line(sfseg, make_random_model, arguments, words):
+def test_impossible_options_are_an_error_of_one_line(sfseg, make_random_model, arguments, words):
     status, _, err = build(sfseg, make_random_model(0), *arguments)
     assert status == 1
     assert words in only_line(err)
@@ -617,14 +623,14 @@ def test_wrong_wishes_are_one_line(sfseg, make_random_model, arguments, words):
         ["--library", "x"],
     ],
 )
-def test_wrong_arguments_show_the_usage(arguments, capsys):
+def test_invalid_arguments_show_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["engine", "build", "m", *arguments])
     assert caught.value.code == 2
     assert "usage: sfseg engine build" in capsys.readouterr().err
 
 
-def test_where_there_is_no_engine_the_next_command_is_said(sfseg, make_random_model):
+def test_without_an_engine_the_error_names_the_next_command(sfseg, make_random_model):
     model = make_random_model(0)
     for command in ("info", "verify"):
         status, _, err = sfseg(command, model.directory)

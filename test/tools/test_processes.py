@@ -22,7 +22,7 @@ input()
 
 
 @pytest.mark.skipif(find_spec("rclpy") is None, reason="needs rclpy")
-def test_a_domain_in_which_somebody_is_is_not_taken(monkeypatch):
+def test_a_domain_in_use_is_not_taken(monkeypatch):
     monkeypatch.setattr(random, "sample", lambda domains, number: [57, 58])
     assert processes.unused_domain() == 57
     with subprocess.Popen(
@@ -68,7 +68,7 @@ with process("bag_recorder", [sys.argv[1] + "/bag", *topic], log, ros_environmen
 
 
 @pytest.mark.skipif(find_spec("rclpy") is None, reason="needs rclpy")
-def test_a_killed_parent_takes_its_nodes_with_it_and_their_bag_is_whole(tmp_path):
+def test_the_nodes_of_a_killed_parent_end_and_complete_their_bag(tmp_path):
     """The recorder ends in order: the kernel sends it SIGTERM, not SIGKILL."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -82,7 +82,7 @@ def test_a_killed_parent_takes_its_nodes_with_it_and_their_bag_is_whole(tmp_path
     assert (tmp_path / "bag" / "metadata.yaml").is_file()
 
 
-def test_a_child_whose_parent_has_ended_before_does_not_start(tmp_path):
+def test_a_child_whose_parent_has_ended_does_not_start(tmp_path):
     (tmp_path / "started.py").write_text("open('here', 'w')\n")
     command = [sys.executable, "-m", "sfseg_ros.tools.end_with_parent"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).resolve().parents[2]}"}

@@ -29,7 +29,9 @@ def segment(*arguments):
     return main(["segment", *map(str, arguments), "--backend", "onnxruntime", "--threads", "1"])
 
 
-def test_a_folder_becomes_labels_colours_and_overlays(tiny_model, pictures, tmp_path, capsys):
+def test_a_folder_of_pictures_gives_labels_colours_and_overlays(
+    tiny_model, pictures, tmp_path, capsys
+):
     output = tmp_path / "out"
     assert segment(tiny_model, pictures, "-o", output) == 0
     assert {p.relative_to(output).as_posix() for p in output.rglob("*.*")} == {
@@ -46,13 +48,15 @@ def test_a_folder_becomes_labels_colours_and_overlays(tiny_model, pictures, tmp_
     assert lines[-1] == str(output)
 
 
-def test_one_image_at_a_given_network_size(tiny_model, pictures, tmp_path):
+def test_one_image_is_segmented_at_a_given_network_size(tiny_model, pictures, tmp_path):
     arguments = (pictures / "b.png", "-o", tmp_path / "out", "--network-size", "32x64")
     assert segment(tiny_model, *arguments) == 0
     assert (tmp_path / "out" / "labels" / "b.png").is_file()
 
 
-def test_a_damaged_image_is_named_and_the_others_are_done(tiny_model, pictures, tmp_path, capsys):
+def test_a_damaged_image_is_named_and_the_others_are_segmented(
+    tiny_model, pictures, tmp_path, capsys
+):
     (pictures / "a.JPG").write_bytes(b"\xff\xd8\xff")
     assert segment(tiny_model, pictures, "-o", tmp_path / "out") == 1
     assert (tmp_path / "out" / "labels" / "b.png").is_file()
@@ -68,9 +72,7 @@ def test_a_damaged_image_is_named_and_the_others_are_done(tiny_model, pictures, 
         (lambda folder: folder.parent / "empty", "empty: no image; expected files"),
     ],
 )
-def test_nothing_to_do_is_an_error_of_one_line(
-    tiny_model, pictures, tmp_path, capsys, make, message
-):
+def test_no_image_is_an_error_of_one_line(tiny_model, pictures, tmp_path, capsys, make, message):
     (tmp_path / "empty").mkdir()
     assert segment(tiny_model, make(pictures), "-o", tmp_path / "out") == 1
     error = capsys.readouterr().err
@@ -78,9 +80,7 @@ def test_nothing_to_do_is_an_error_of_one_line(
     assert error.count("\n") == 1
 
 
-def test_two_images_that_would_overwrite_each_other_are_refused(
-    tiny_model, pictures, tmp_path, capsys
-):
+def test_two_images_with_the_same_output_are_refused(tiny_model, pictures, tmp_path, capsys):
     (pictures / "b.jpg").write_bytes((pictures / "b.png").read_bytes())
     assert segment(tiny_model, pictures, "-o", tmp_path / "out") == 1
     assert "two images are named b" in capsys.readouterr().err
@@ -128,6 +128,6 @@ def test_an_unknown_model_is_an_error_of_one_line(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("size", ["32", "axb", "32x32x32"])
-def test_a_network_size_that_is_none_is_a_usage_error(tiny_model, pictures, size):
+def test_an_invalid_network_size_is_a_usage_error(tiny_model, pictures, size):
     with pytest.raises(SystemExit):
         segment(tiny_model, pictures, "-o", "out", "--network-size", size)
