@@ -21,7 +21,7 @@ DEPENDENCY_OF_MODULE = {
 }
 # Modules without a rosdep key, or used only if installed; docs/ says how to install them.
 OPTIONAL = {
-    *("ament_index_python", "av", "backports", "cuda", "cv_bridge", "onnx", "onnxruntime"),
+    *("ament_index_python", "av", "backports", "cuda", "cv_bridge", "lz4", "onnx", "onnxruntime"),
     *("openvino", "rosbags", "tensorrt"),
 }
 
