@@ -35,7 +35,7 @@ from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.kernels.overlay import overlay_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
-from training.networks import operators
+from training import operators
 
 ROUNDS = 200
 COPY_BYTES = 2**30

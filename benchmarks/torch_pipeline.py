@@ -29,7 +29,7 @@ from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
 from training.backbones.resnet import ResNet
 from training.networks import sfnet_lite
-from training.networks.normalisation import IMAGENET
+from training.normalisation import IMAGENET
 
 Uint8Array = npt.NDArray[np.uint8]
 STRIDE = sfnet_lite.SFNetLite.output_stride
@@ -121,7 +121,7 @@ def kernel_operators(device: Device) -> tuple[Any, Any]:
     """(gated_flow_fusion, upsample_argmax) as operators that torch.compile takes for one node.
 
     gated_flow_fusion(high, low, flow, gate, align_corners) and upsample_argmax(scores, classes),
-    whose scores may have padded channels, as `training/networks/operators.py`
+    whose scores may have padded channels, as `training/operators.py`
     has them; maps are channels last.
     """
 

@@ -38,20 +38,20 @@ def imported_modules(path: Path, root: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{module}.{alias.name}"
 
 
-def room_of(module: str) -> str | None:
-    """Return the room of a dotted name below sfseg_ros, or None for other modules."""
+def room_of(module: str, package: str = "sfseg_ros") -> str | None:
+    """Return the room of a dotted name below a package, or None for other modules."""
     parts = module.split(".")
-    return parts[1] if parts[0] == "sfseg_ros" and len(parts) > 1 else None
+    return parts[1] if parts[0] == package and len(parts) > 1 else None
 
 
-def room_graph(root: Path) -> Graph:
-    """Return the rooms of sfseg_ros below `root` and the rooms that each of them imports."""
+def room_graph(root: Path, package: str = "sfseg_ros") -> Graph:
+    """Return the rooms of a package below `root` and the rooms that each of them imports."""
     graph: dict[str, set[str]] = {}
-    for path in sorted((root / "sfseg_ros").rglob("*.py")):
-        room = room_of(".".join(path.relative_to(root).with_suffix("").parts))
+    for path in sorted((root / package).rglob("*.py")):
+        room = room_of(".".join(path.relative_to(root).with_suffix("").parts), package)
         if room is None or room == "__init__":
             continue
-        imported = {room_of(module) for _, module in imported_modules(path, root)}
+        imported = {room_of(module, package) for _, module in imported_modules(path, root)}
         graph.setdefault(room, set()).update(filter(None, imported - {room}))
     return graph
 

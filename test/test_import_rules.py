@@ -85,8 +85,9 @@ def test_every_row_names_rooms_that_exist():
 
 
 def test_folders_form_no_circle():
-    """Subfolders and the files beside the folders count as folders of their own."""
+    """The files beside the folders count as folders, and so do subfolders of sfseg_ros."""
     assert folder_graph.circles(folder_graph.folders(ROOT, "sfseg_ros")) == []
+    assert folder_graph.circles(folder_graph.room_graph(ROOT, "training")) == []
 
 
 def test_a_circle_of_folders_is_found(tmp_path):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.networks.normalisation import images_from_rgb
+from training.normalisation import images_from_rgb
 from training.recipe import Distillation, Recipe, built_network, load_recipe
 
 

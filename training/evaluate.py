@@ -20,7 +20,7 @@ from sfseg_ros.segmenter import Segmenter, open_segmenter
 from training import checkpoint
 from training.data.dataset import SegmentationDataset
 from training.data_roots import DataRootAction, validation_pictures
-from training.networks.normalisation import images_from_rgb
+from training.normalisation import images_from_rgb
 from training.recipe import built_network, load_recipe
 
 

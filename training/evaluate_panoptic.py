@@ -28,8 +28,8 @@ from training.data.panoptic_folder import INSTANCE_STEP, PanopticFolder
 from training.data.rendered_town import rendered_town_panoptic
 from training.data.transforms import PADDING_RGB
 from training.networks.knet import KNet, merge
-from training.networks.normalisation import images_from_rgb
-from training.networks.operators import resize
+from training.normalisation import images_from_rgb
+from training.operators import resize
 from training.panoptic_quality import quality_of_files, write_ids
 from training.recipe import built_network, load_recipe
 

@@ -30,9 +30,9 @@ from training.data.dataset import DataError
 from training.data_roots import DataRootAction, validation_pictures
 from training.exported_weights import note_lost_parameters
 from training.model_card import model_card
-from training.networks.normalisation import images_from_rgb
-from training.networks.operators import upsample_argmax
+from training.normalisation import images_from_rgb
 from training.onnx_functions import DOMAIN, OPSET, functions
+from training.operators import upsample_argmax
 from training.recipe import Recipe, built_network, load_recipe
 
 MIN_SIZE = (64, 64)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfseg_ros.model.manifest import UNLABELLED
-from training.networks.operators import resize
+from training.operators import resize
 
 
 def ohem_cross_entropy(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Standard-ONNX bodies of the operators of the domain `sfseg`, as model-local functions.
 
-They say the same as `training/networks/operators.py`. A runtime that has a kernel for an operator
+They say the same as `training/operators.py`. A runtime that has a kernel for an operator
 takes the node; every other runtime inlines the body (docs/adr/0020).
 """
 

@@ -30,7 +30,7 @@ from training.data_roots import DataRootAction, DataRoots
 from training.distillation import distillation_loss, opened_teacher
 from training.evaluate import evaluate, report
 from training.exported_weights import fit_norms
-from training.networks.normalisation import images_from_rgb
+from training.normalisation import images_from_rgb
 from training.recipe import Recipe, built_network, load_recipe, training_data, validation_data
 from training.weights import load_matching, read_state, refuse_another_network
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FlowWarp: a feature map sampled where a flow points.
 
-Paper: SFNet (ECCV 2020) equation 3; `training/networks/operators.py` is the same in PyTorch.
+Paper: SFNet (ECCV 2020) equation 3; `training/operators.py` is the same in PyTorch.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GatedFlowFusion: SFNet-Lite's two warps, their gate and their sum in one pass (GD-FAM).
 
-Paper: SFNet-Lite (IJCV) equation 6; `training/networks/operators.py` is the same in PyTorch.
+Paper: SFNet-Lite (IJCV) equation 6; `training/operators.py` is the same in PyTorch.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """UpsampleArgmax: labels and confidence at full size from class scores at the output stride.
 
-The scores are upsampled bilinearly, corner-aligned, as `training/networks/operators.py` does; at
+The scores are upsampled bilinearly, corner-aligned, as `training/operators.py` does; at
 full size they never exist in memory.
 """
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from training.export import DeployedModel, onnx_from_network
 from training.losses import deeply_supervised
 from training.networks.knet import KNet
-from training.networks.normalisation import images_from_rgb
+from training.normalisation import images_from_rgb
 from training.papers import tables
 from training.papers.published import Published
 

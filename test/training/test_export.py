@@ -17,9 +17,9 @@ from sfseg_ros.model.manifest import load_manifest
 from training import export
 from training.export import DeployedModel, halved_weights, manifest_of, onnx_from_network
 from training.model_card import model_card
-from training.networks.operators import flow_warp, gated_flow_fusion, upsample_argmax
 from training.networks.sfnet_lite import SFNetLite, sfnet_lite_r18
 from training.onnx_functions import DOMAIN, OPSET, functions
+from training.operators import flow_warp, gated_flow_fusion, upsample_argmax
 from training.recipe import Recipe
 from training.recipes.sfnet_lite import camvid_r18, camvid_r18_paper
 

@@ -18,8 +18,8 @@ from training.backbones.efficientnet import EfficientNet
 from training.export import DeployedModel
 from training.exported_weights import fit_norms, weights_of_model
 from training.networks.eseg import ESeg, eseg_lite_s
-from training.networks.normalisation import images_from_rgb
 from training.networks.stdc_seg import stdc1_seg
+from training.normalisation import images_from_rgb
 from training.recipe import Recipe
 from training.recipes.sfnet_lite import camvid_r18
 

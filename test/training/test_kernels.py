@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfseg_ros.kernels import host_emulation
-from training.networks import operators
+from training import operators
 
 pytestmark = pytest.mark.usefixtures("cxx_compiler")
 SIZES = st.integers(1, 24)

@@ -22,7 +22,7 @@ from training.backbones.efficientnet import (
     Stage,
     scaled_channels,
 )
-from training.networks.normalisation import Normalisation
+from training.normalisation import Normalisation
 
 NORM_EPSILON = 1e-3
 BYTES_AROUND_ZERO = Normalisation(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)

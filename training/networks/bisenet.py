@@ -18,7 +18,7 @@ from training.backbones.resnet import ResNet
 from training.backbones.xception import Xception39
 from training.networks.heads import score_head
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import resize
+from training.operators import resize
 
 CHANNELS = 128
 

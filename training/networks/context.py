@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import adaptive_average_pools, resize
+from training.operators import adaptive_average_pools, resize
 
 
 class PyramidPooling(nn.Module):

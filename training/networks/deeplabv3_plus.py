@@ -19,7 +19,7 @@ from training.backbones.efficientnet import EfficientNet
 from training.backbones.resnet import ResNet, Stem
 from training.networks.context import ASPP
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import resize
+from training.operators import resize
 
 # Paper: section 4, "256 filters" in ASPP and decoder, and 48 channels of the low-level map.
 CHANNELS = 256

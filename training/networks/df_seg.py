@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.backbones.dfnet import DFNet, df1, df2
 from training.networks.context import PyramidPooling
-from training.networks.operators import resize
+from training.operators import resize
 from training.weights import renamed
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from training.backbones import initialise_convolutions
 from training.backbones.xception import stage, stem
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import resize
+from training.operators import resize
 
 Decoder = Literal["none", "HL", "HL+LL"]
 

@@ -21,7 +21,7 @@ from training.backbones import Backbone
 from training.backbones.efficientnet import EfficientNet
 from training.backbones.efficientnet_lite import EfficientNetLite
 from training.backbones.resnet import ResNet
-from training.networks.operators import resize
+from training.operators import resize
 
 Pyramid = Literal["bifpn", "fpn"]
 PYRAMIDS = {"bifpn": "BiFPN", "fpn": "FPN"}

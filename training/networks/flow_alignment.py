@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.operators import flow_warp, resize
+from training.operators import flow_warp, resize
 
 Upsampling = Literal["bilinear", "nearest", "deconvolution"]
 Matching = Literal["concatenation", "correlation"]

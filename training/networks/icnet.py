@@ -13,7 +13,7 @@ from torch.nn.functional import relu
 
 from training.backbones.resnet import ResNet
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import adaptive_average_pools, resize
+from training.operators import adaptive_average_pools, resize
 
 CHANNELS = 128
 BINS = (1, 2, 3, 6)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.operators import resize
 from training.networks.sfnet import SFNet, sfnet_r18, sfnet_stdc1, sfnet_stdc2
+from training.operators import resize
 
 MIN_THING_SCORE = 0.3
 MIN_VISIBLE = 0.6  # share of a mask that no better one covers

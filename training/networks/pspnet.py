@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training.backbones.resnet import ResNet, Stem
 from training.networks.context import PyramidPooling as SFNetPyramidPooling
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import adaptive_average_pools, resize
+from training.operators import adaptive_average_pools, resize
 from training.weights import renamed
 
 Head = Literal["paper", "sfnet"]

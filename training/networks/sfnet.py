@@ -34,7 +34,7 @@ from training.networks.context import PyramidPooling
 from training.networks.flow_alignment import BilinearAddition, FlowAlignment
 from training.networks.heads import lateral, score_head, supervision_head
 from training.networks.layers import conv_bn_relu
-from training.networks.operators import resize
+from training.operators import resize
 from training.weights import renamed
 
 DEEPEST = 5  # the papers' number of the last map, at stride 2^5

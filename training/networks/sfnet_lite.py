@@ -20,8 +20,8 @@ from training.backbones.resnet import ResNet, Stem
 from training.backbones.stdc import stdc1, stdc2
 from training.networks.context import PyramidPooling
 from training.networks.heads import lateral, score_head
-from training.networks.operators import flow_warp, gated_flow_fusion, resize
 from training.networks.sfnet import DEAD_STDC_LAYERS, TRUNK_AND_CONTEXT
+from training.operators import flow_warp, gated_flow_fusion, resize
 from training.weights import renamed
 
 Gate = Literal["attention", "convolution", "none"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.backbones.stdc import ConvBatchNormReLU, STDCNet, stdc1, stdc2
 from training.losses import ohem_cross_entropy
-from training.networks.operators import resize
+from training.operators import resize
 from training.weights import renamed
 
 

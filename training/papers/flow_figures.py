@@ -30,9 +30,9 @@ from training import checkpoint
 from training.data.dataset import DataError
 from training.data.reading import read_label_ids
 from training.networks.flow_alignment import FlowAlignment
-from training.networks.normalisation import images_from_rgb
-from training.networks.operators import flow_warp, resize
 from training.networks.sfnet_lite import GatedDualFlowAlignment
+from training.normalisation import images_from_rgb
+from training.operators import flow_warp, resize
 from training.recipe import built_network, load_recipe
 
 Rgb = NDArray[np.uint8]

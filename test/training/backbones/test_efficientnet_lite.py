@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfseg_ros.recordings.pictures import sampled_pictures
 from training.backbones.efficientnet_lite import EfficientNetLite, SameConv2d
-from training.networks.normalisation import images_from_rgb
+from training.normalisation import images_from_rgb
 from training.weights import load_matching, read_state
 
 DRIVE = Path(__file__).resolve().parents[2] / "data" / "town_drive"

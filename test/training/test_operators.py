@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from training.networks.operators import (
+from training.operators import (
     _pooling_matrix,
     flow_warp,
     gated_flow_fusion,
