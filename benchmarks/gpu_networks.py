@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,6 +41,7 @@ from benchmarks.torch_pipeline import (
     kernel_normaliser,
     network_from_onnx,
 )
+from sfseg_ros.backends.cut_graph import model_of
 from sfseg_ros.backends.protocol import Backend, BackendOptions
 from sfseg_ros.backends.tensorrt.engine_store import Shape
 from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
@@ -235,7 +235,7 @@ def engine_way(
     module = library.module
     shape: Any = tuple(rgb.shape)
     request = BuildRequest(shapes=(shape, shape, shape), plugins=plugins, library=library.name)
-    data, _ = engine_from_onnx(typed_model(onnx.load(manifest.onnx_path), "fp16"), request)
+    data, _ = engine_from_onnx(typed_model(model_of(manifest), "fp16"), request)
     if plugins:
         library.register(plugin.creators(module))
     runtime = module.Runtime(module.Logger(module.Logger.WARNING))
@@ -269,7 +269,8 @@ def onnxruntime_way(manifest: Manifest, rgb: Tensor) -> tuple[Work, Tensor]:
             f"onnxruntime {ort.__version__} has {', '.join(ort.get_available_providers())} only"
         )
     session = ort.InferenceSession(
-        str(manifest.onnx_path), providers=[("CUDAExecutionProvider", {"use_tf32": "0"})]
+        model_of(manifest).SerializeToString(),
+        providers=[("CUDAExecutionProvider", {"use_tf32": "0"})],
     )
     if "CUDAExecutionProvider" not in session.get_providers():
         raise RuntimeError("ONNX Runtime could not start its CUDAExecutionProvider: see the log")

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from benchmarks.gpu_device import Report
+from sfseg_ros.backends.cut_graph import model_of
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_builder import (
     BuildRequest,
@@ -161,7 +162,7 @@ def infer(manifest: Manifest, _folder: Path) -> None:
 
 
 def _model(manifest: Manifest) -> onnx.ModelProto:
-    return typed_model(onnx.load(manifest.onnx_path), "fp16")
+    return typed_model(model_of(manifest), "fp16")
 
 
 def _runtime(level: str = "INFO") -> tuple[TensorRt, Any, Any]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.gpu_device import Device, Work
+from sfseg_ros.backends.cut_graph import read_onnx
 from sfseg_ros.geometry import WHOLE_IMAGE, geometry_of
 from sfseg_ros.kernels.camera_image import camera_image_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
@@ -43,7 +44,7 @@ PADDED_CLASSES = 8
 def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
     """The SFNet-Lite that a model.onnx of this repository holds (ResNet-18, plain stem), in eval
     mode: batch norms do no more than add the bias that the export folded into the convolution."""
-    model = onnx.load(path)
+    model = read_onnx(path)
     tensors = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     weights, biases = {}, {}
     for name, value in tensors.items():

@@ -21,6 +21,8 @@ from sfseg_ros.model.manifest import UNLABELLED
 from sfseg_ros.picture_files.decoding import MESSAGE_FORMATS, decode_picture, read_picture
 
 Uint8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating]
 ByteBuffer: TypeAlias = "bytes | bytearray | memoryview | array[int]"
 
 

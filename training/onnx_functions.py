@@ -12,7 +12,8 @@ from typing import Any
 import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, helper
 
-DOMAIN = "sfseg"
+from sfseg_ros.kernels import ONNX_DOMAIN as DOMAIN
+
 OPSET = 18
 PLUGIN_ATTRIBUTE_NAMES = ["plugin_namespace", "plugin_version"]
 

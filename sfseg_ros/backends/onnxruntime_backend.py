@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from sfseg_ros.backends.cut_graph import split_model_of
+from sfseg_ros.backends.cut_graph import check_scores, split_model_of
 from sfseg_ros.backends.processor import thread_count, threads_text
 from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions, check_images
 from sfseg_ros.errors import BackendError, BackendUnavailableError, one_line
@@ -59,6 +59,8 @@ class OnnxRuntimeBackend:
             raise BackendError(f"backend {self.name} is closed: open it again")
         try:
             labels, certainty = self._run(trunk, tail, np.ascontiguousarray(rgb), confidence)
+        except BackendError:
+            raise
         except Exception as error:  # its exceptions share no base class
             raise self._failure(error) from error
         return labels, certainty
@@ -68,6 +70,7 @@ class OnnxRuntimeBackend:
 
     def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
         (scores,) = trunk.run(None, {"image": rgb})
+        check_scores(self._manifest, rgb.shape[1:3], scores.shape)
         if self._compiled is not None:
             return self._compiled.labels_of(scores, self._manifest.output_stride, confidence)
         outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
@@ -134,8 +137,10 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         binding.bind_cpu_input("image", rgb)
         binding.bind_output(trunk.get_outputs()[0].name, CUDA_MEMORY)
         trunk.run_with_iobinding(binding)
+        scores = binding.get_outputs()[0]
+        check_scores(self._manifest, rgb.shape[1:3], scores.shape())
         tail_binding = tail.io_binding()
-        tail_binding.bind_ortvalue_input(tail.get_inputs()[0].name, binding.get_outputs()[0])
+        tail_binding.bind_ortvalue_input(tail.get_inputs()[0].name, scores)
         for output in tail.get_outputs():
             tail_binding.bind_output(output.name, "cpu")
         tail.run_with_iobinding(tail_binding)

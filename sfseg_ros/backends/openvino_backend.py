@@ -18,7 +18,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 import openvino as ov
 from openvino import opset13 as ops
 
-from sfseg_ros.backends.cut_graph import split_model_of
+from sfseg_ros.backends.cut_graph import check_scores, split_model_of
 from sfseg_ros.backends.processor import bf16_is_faster, bf16_unit, thread_count, threads_text
 from sfseg_ros.backends.protocol import DEFAULT_OPTIONS, BackendOptions, check_images
 from sfseg_ros.errors import BackendError, one_line
@@ -118,6 +118,8 @@ class OpenVinoBackend:
     ) -> ov.CompiledModel:
         trunk = model.clone()  # shares the weights
         trunk.reshape([1, *size, 3])
+        sizes = trunk.output(0).partial_shape
+        check_scores(self._manifest, size, [s.get_length() if s.is_static else None for s in sizes])
         return core.compile_model(trunk, "CPU", self._trunk_options)
 
     def _compiled_tail(

@@ -17,3 +17,6 @@ arrays: one function per kernel, with the arguments of the reference of that nam
 Maps are (N, C, H, W) in every signature. In memory they are "linear" (NCHW) or "hwc" (NHWC, dense).
 Storage is float32 or float16, arithmetic always float32.
 """
+
+ONNX_DOMAIN = "sfseg"
+"""Domain of the operators of these kernels in an ONNX file, and namespace of their plugins."""

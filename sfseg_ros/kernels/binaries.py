@@ -6,9 +6,9 @@ a GPU.
 """
 
 import functools
+import glob
 import hashlib
 import importlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +18,7 @@ from typing import Any
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.installed_files import CACHE_VARIABLE, cache_directory
+from sfseg_ros.private_files import make_folders, read_private, write_private
 
 SOURCES = Path(__file__).parent
 # Turing, Ampere, Orin, Ada, Hopper, Blackwell: compute capability without its dot.
@@ -30,11 +31,15 @@ def compiled(architecture: int) -> bytes:
 
     Raises BackendError where there is no compiler, or it refuses.
     """
-    return compiled_path(architecture).read_bytes()
+    return _cached_cubin(architecture)[1]
 
 
 def compiled_path(architecture: int) -> Path:
-    """The file of it in the cache, made where it is missing; as `compiled`."""
+    """The cached file with that cubin; otherwise as `compiled`."""
+    return _cached_cubin(architecture)[0]
+
+
+def _cached_cubin(architecture: int) -> tuple[Path, bytes]:
     _check(architecture)
     name = f"sm_{architecture}.cubin"
     return cached(name, OPTIONS, lambda: compiled_with_log(architecture)[0])
@@ -75,26 +80,37 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def cached(name: str, arguments: Sequence[str], make: Callable[[], bytes]) -> Path:
-    """The file `name` that `make` makes of the sources with these compiler arguments, in the user's
-    cache directory. Several processes may make it at once: the last one's stays."""
+def cached(name: str, arguments: Sequence[str], make: Callable[[], bytes]) -> tuple[Path, bytes]:
+    """Return the path and content of the cached file `name`, which `make` compiles from the sources
+    with these arguments.
+
+    The file's name contains the SHA-256 of its content. A file whose content differs is compiled
+    again. Several processes may compile it at once. Raises BackendError if the cache cannot be
+    written, or if another user could have written the file.
+    """
     key = hashlib.sha256("\0".join((source_digest(), *arguments)).encode()).hexdigest()[:24]
-    path = cache_directory() / "kernels" / key / name
-    if not path.is_file():
+    cache = cache_directory()
+    folder, stem, suffix = cache / "kernels" / key, Path(name).stem, Path(name).suffix
+    try:
+        make_folders(folder, cache)
+        for path in sorted(folder.glob(f"{glob.escape(stem)}-*{suffix}")):
+            content = read_private(path, cache)
+            if path.name == _hashed_name(stem, suffix, content):
+                return path, content
+            path.unlink(missing_ok=True)
         content = make()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # a robot's power is cut without warning
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise BackendError(
-                f"compiled kernels cannot be kept ({error}); set {CACHE_VARIABLE} to a folder that "
-                "can be written"
-            ) from error
-    return path
+        path = folder / _hashed_name(stem, suffix, content)
+        write_private(path, content)
+        return path, content
+    except OSError as error:
+        raise BackendError(
+            f"compiled kernels cannot be kept ({error}); set {CACHE_VARIABLE} to a folder that "
+            "can be written"
+        ) from error
+
+
+def _hashed_name(stem: str, suffix: str, content: bytes) -> str:
+    return f"{stem}-{hashlib.sha256(content).hexdigest()}{suffix}"
 
 
 def _source_files() -> list[Path]:

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import PADDING_GREY, FrameGeometry
-from sfseg_ros.imaging import ENCODINGS, ByteBuffer, Uint8Array, picture_from_buffer
-from sfseg_ros.kernels.flow_warp import Float32Array
+from sfseg_ros.imaging import ENCODINGS, ByteBuffer, Float32Array, Uint8Array, picture_from_buffer
 from sfseg_ros.kernels.launch import (
     ITEM_BYTES,
     LAYOUTS,

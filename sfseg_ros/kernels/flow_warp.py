@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError
+from sfseg_ros.imaging import Float32Array, FloatArray
 from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
     ITEM_BYTES,
@@ -21,9 +22,6 @@ from sfseg_ros.kernels.launch import (
     check_storage,
     elements,
 )
-
-FloatArray = npt.NDArray[np.floating]
-Float32Array = npt.NDArray[np.float32]
 
 LINEAR_CHANNELS = 16
 """Channels that one thread of the linear kernel warps: enough to forget the cost of the position,

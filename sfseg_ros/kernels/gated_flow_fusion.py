@@ -7,7 +7,8 @@ Paper: SFNet-Lite (IJCV) equation 6; `training/operators.py` is the same in PyTo
 import numpy as np
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.kernels.flow_warp import FloatArray, flow_suffix, flow_warp
+from sfseg_ros.imaging import FloatArray
+from sfseg_ros.kernels.flow_warp import flow_suffix, flow_warp
 from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
     ITEM_BYTES,

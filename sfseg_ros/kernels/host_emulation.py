@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import FrameGeometry
-from sfseg_ros.imaging import ByteBuffer, Uint8Array
+from sfseg_ros.imaging import ByteBuffer, FloatArray, Uint8Array
 from sfseg_ros.kernels.binaries import SOURCES, cached
 from sfseg_ros.kernels.camera_image import camera_image_launch
-from sfseg_ros.kernels.flow_warp import FloatArray, flow_warp_launch
+from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
@@ -46,7 +46,8 @@ class HostKernels:
 
     def __init__(self, flags: Sequence[str] = ()) -> None:
         arguments = (*FLAGS, *flags)
-        self._library = ctypes.CDLL(str(cached("host.so", arguments, lambda: _compiled(arguments))))
+        path, _ = cached("host.so", arguments, lambda: _compiled(arguments))
+        self._library = ctypes.CDLL(str(path))
         # The library keeps the index of the running block in global variables.
         self._lock = threading.Lock()
 

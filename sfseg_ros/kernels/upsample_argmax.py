@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sfseg_ros.errors import BackendError
-from sfseg_ros.imaging import Uint8Array
-from sfseg_ros.kernels.flow_warp import Float32Array, FloatArray
+from sfseg_ros.imaging import Float32Array, FloatArray, Uint8Array
 from sfseg_ros.kernels.launch import (
     BLOCK_THREADS,
     ITEM_BYTES,

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backends on an imitated GPU."""
 
+from dataclasses import replace
+
 import numpy as np
+import onnx
 import pytest
 from imitated_cuda import cuda as bare_cuda  # noqa: F401
 from imitated_tensorrt import (
@@ -20,6 +23,19 @@ from sfseg_ros.backends.tensorrt.engine_builder import BuildResult
 from sfseg_ros.backends.tensorrt.library import TensorRt
 from sfseg_ros.errors import BackendError
 from sfseg_ros.kernels import binaries
+
+
+@pytest.fixture
+def written(tmp_path, tiny_manifest):
+    """Returns a manifest whose ONNX file is the tiny model after `edit`."""
+
+    def write(edit):
+        model = onnx.load(tiny_manifest.onnx_path)
+        edit(model)
+        (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+        return replace(tiny_manifest, directory=tmp_path)
+
+    return write
 
 
 @pytest.fixture

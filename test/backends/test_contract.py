@@ -3,11 +3,14 @@
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from imitated_tensorrt import FakeContext
+from onnx import helper, numpy_helper
 
 from sfseg_ros.backends.choice import open_backend
 from sfseg_ros.backends.processor import bf16_unit
@@ -49,6 +52,29 @@ def away_from_edges(labels):
                 np.roll(labels, -distance, axis) == labels
             )
     return inside
+
+
+def pooling_of(model):
+    return next(node for node in model.graph.node if node.op_type == "AveragePool")
+
+
+def scores_at_stride_8(model):
+    for attribute in pooling_of(model).attribute:
+        attribute.ints[:] = [8, 8]
+
+
+def scores_of_the_whole_image(model):
+    node = pooling_of(model)
+    node.op_type = "GlobalAveragePool"
+    del node.attribute[:]
+
+
+def scores_of_a_fixed_size(model):
+    """16x24 for every image: right for one of 64x96 only."""
+    node, sizes = pooling_of(model), numpy_helper.from_array(np.array([1, 3, 16, 24]), "sizes")
+    model.graph.initializer.append(sizes)
+    resize = helper.make_node("Resize", ["planes", "", "", "sizes"], ["blocks"], mode="nearest")
+    node.CopyFrom(resize)
 
 
 @pytest.fixture(scope="class")
@@ -193,6 +219,48 @@ class BackendContract:
             backend.infer(np.zeros(shape, dtype), confidence=True)
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_a_manifest_with_another_number_of_classes_than_the_scores_is_refused(
+        self, tiny_manifest, count
+    ):
+        """Labels without a name would be published."""
+        classes = tuple(SemanticClass(i, f"class {i}", (i, i, i)) for i in range(count))
+        self.check_refused(
+            replace(tiny_manifest, classes=classes), f"scores 3 classes, its manifest names {count}"
+        )
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (scores_at_stride_8, "scores are 8x12 for an image of 64x96, expected 16x24"),
+            (scores_of_the_whole_image, "scores are 1x1 for an image of 64x96, expected 16x24"),
+        ],
+    )
+    def test_scores_at_another_size_than_image_by_stride_are_refused(self, written, edit, message):
+        self.check_refused(written(edit), message)
+
+    def test_a_manifest_with_another_stride_than_the_model_is_refused(self, tiny_manifest):
+        message = "upsamples by 4, its manifest says output stride 8"
+        self.check_refused(replace(tiny_manifest, output_stride=8), message)
+
+    def test_scores_that_fit_one_image_size_only_are_refused_at_another(self, written):
+        manifest = written(scores_of_a_fixed_size)
+        backend = self.opened(manifest)
+        labels, _ = backend.infer(np.zeros((1, 64, 96, 3), np.uint8), confidence=False)
+        assert labels.shape == (1, 64, 96)
+        message = "scores are 16x24 for an image of 64x64, expected 16x16"
+        with pytest.raises(BackendError, match=message):
+            backend.infer(np.zeros((1, 64, 64, 3), np.uint8), confidence=False)
+        backend.close()
+
+    def check_refused(self, manifest, message):
+        with pytest.raises(BackendError, match=message) as caught:
+            self.opened(manifest)
+        assert "\n" not in str(caught.value)
+
+    def opened(self, manifest):
+        return open_backend(self.name, manifest, BackendOptions(self.precision, threads=1))
+
     def test_a_closed_backend_says_so(self, tiny_manifest):
         backend = open_backend(self.name, tiny_manifest, BackendOptions(self.precision, threads=1))
         backend.close()
@@ -260,8 +328,21 @@ class TestTensorRtPretended(BackendContract):
         backend, _ = open_tensorrt_with(partial(network.infer, confidence=True), precision="fp32")
         return backend
 
-    def test_a_closed_backend_says_so(self, backend, tiny_manifest):
-        super().test_a_closed_backend_says_so(tiny_manifest)
+    @pytest.fixture(autouse=True)
+    def _imitated(self, backend):
+        """Every engine that a test opens is imitated too."""
+
+    def test_scores_that_fit_one_image_size_only_are_refused_at_another(self, backend, monkeypatch):
+        """An engine's labels have the size that its scores lead to."""
+        monkeypatch.setattr(
+            FakeContext,
+            "get_tensor_shape",
+            lambda context, name: context.shape if name == "image" else (1, 64, 96),
+        )
+        labels, _ = backend.infer(np.zeros((1, 64, 96, 3), np.uint8), confidence=False)
+        assert labels.shape == (1, 64, 96)
+        with pytest.raises(BackendError, match="refuses labels of .* 1 images of 64x64"):
+            backend.infer(np.zeros((1, 64, 64, 3), np.uint8), confidence=False)
 
 
 def no_cuda_provider():

@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
+from sfseg_ros.backends.choice import BACKENDS, open_backend
 from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.errors import BackendError
 
 
 def operators(model):
     return {node.op_type for node in model.graph.node}
-
-
-@pytest.fixture
-def written(tmp_path, tiny_manifest):
-    """A manifest whose ONNX file is the tiny model after `edit`."""
-
-    def write(edit):
-        model = onnx.load(tiny_manifest.onnx_path)
-        edit(model)
-        onnx.save(model, tmp_path / "model.onnx")
-        return replace(tiny_manifest, directory=tmp_path)
-
-    return write
 
 
 def test_trunk_and_tails_together_are_the_model(tiny_manifest):
@@ -85,6 +76,75 @@ def rename_tail(model):
 def test_a_model_that_breaks_the_contract_is_refused(written, edit, message):
     with pytest.raises(BackendError, match=message):
         split_model_of(written(edit))
+
+
+def external(tensor):
+    """Move the tensor's values to another file, which exists and has the right size."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", "4096")):
+        tensor.external_data.add(key=key, value=value)
+    tensor.ClearField("raw_data")
+
+
+def external_initializer(model):
+    external(model.graph.initializer[0])
+
+
+def external_constant(model):
+    constant = helper.make_node("Constant", [], ["unused"], value=model.graph.initializer[0])
+    external(constant.attribute[0].t)
+    model.graph.node.insert(0, constant)
+
+
+def external_in_a_function(model):
+    constant = helper.make_node("Constant", [], ["unused"], value=model.graph.initializer[0])
+    external(constant.attribute[0].t)
+    model.functions[0].node.insert(0, constant)
+
+
+def external_in_a_branch(model):
+    branch = helper.make_graph([], "branch", [], [], [model.graph.initializer[0]])
+    external(branch.initializer[0])
+    condition = numpy_helper.from_array(np.array(True), "condition")
+    model.graph.initializer.append(condition)
+    both = {"then_branch": branch, "else_branch": branch}
+    model.graph.node.insert(0, helper.make_node("If", ["condition"], ["unused"], **both))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [external_initializer, external_constant, external_in_a_function, external_in_a_branch],
+)
+@pytest.mark.parametrize("backend", [None, *BACKENDS])
+def test_weights_in_another_file_are_refused_by_every_backend(
+    written, tmp_path, request, backend, edit
+):
+    (tmp_path / "weights.bin").write_bytes(bytes(4096))
+    manifest = written(edit)
+    message = r"keeps \w+ in another file \(external data\)"
+    if backend == "tensorrt":
+        request.getfixturevalue("tensorrt_library")(None)
+        request.getfixturevalue("engines")
+    elif backend is not None:
+        pytest.importorskip(backend.split("-")[0])
+    if backend == "onnxruntime-cuda":
+        pytest.skip("opens the model as onnxruntime does, on a GPU")
+    with pytest.raises(BackendError, match=message) as caught:
+        split_model_of(manifest) if backend is None else open_backend(backend, manifest)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_function_reads_onnx_files():
+    """Every other reader would have to refuse external data, too."""
+    root, readers = Path(__file__).parents[2], []
+    for folder in ("sfseg_ros", "training", "benchmarks"):
+        for path in (root / folder).rglob("*.py"):
+            source = path.read_text(encoding="utf-8")
+            if re.search(r"onnx\.load|parse_from_file|read_model\(.*path", source):
+                readers.append(path.name)
+            assert not re.search(r"InferenceSession\(\s*(str\(|\w*path)", source), path
+    assert readers == ["cut_graph.py"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a" * 99])

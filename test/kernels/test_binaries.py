@@ -108,7 +108,7 @@ def test_the_cache_is_keyed_by_source_and_arguments(monkeypatch, tmp_path):
     monkeypatch.setattr(binaries, "source_digest", lambda: "another")
     assert binaries.cached("a.bin", ["-x"], make) != first
     assert made == [0, 1, 2]
-    assert first.read_bytes() == bytes([0])
+    assert first[0].read_bytes() == first[1] == bytes([0])
     assert all(path.suffix == ".bin" for path in tmp_path.rglob("*") if path.is_file())
 
 
@@ -120,7 +120,7 @@ def test_many_may_fill_the_cache_at_once(monkeypatch, tmp_path):
 
     def fill():
         barrier.wait()
-        seen.append(binaries.cached("a.bin", [], lambda: content).read_bytes())
+        seen.append(binaries.cached("a.bin", [], lambda: content)[1])
 
     threads = [threading.Thread(target=fill) for _ in range(8)]
     for thread in threads:
@@ -128,6 +128,41 @@ def test_many_may_fill_the_cache_at_once(monkeypatch, tmp_path):
     for thread in threads:
         thread.join()
     assert seen == [content] * 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"cubi", b"cubin!", b"other"])
+def test_a_damaged_binary_is_compiled_again(monkeypatch, tmp_path, damage):
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
+    made = []
+
+    def make():
+        made.append(1)
+        return b"cubin"
+
+    path, _ = binaries.cached("sm_90.cubin", [], make)
+    path.write_bytes(damage)
+    assert binaries.cached("sm_90.cubin", [], make) == (path, b"cubin")
+    assert path.read_bytes() == b"cubin"
+    assert len(made) == 2
+    assert binaries.cached("sm_90.cubin", [], make) == (path, b"cubin")
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_binary_that_another_user_could_have_written_is_not_used(monkeypatch, tmp_path, place):
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
+    path, _ = binaries.cached("sm_90.cubin", [], lambda: b"cubin")
+    (path if place == "file" else path.parent).chmod(0o777)
+    with pytest.raises(BackendError, match="can be written by other users"):
+        binaries.cached("sm_90.cubin", [], pytest.fail)
+
+
+def test_a_link_to_a_binary_is_not_followed(monkeypatch, tmp_path):
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "cache"))
+    path, _ = binaries.cached("sm_90.cubin", [], lambda: b"cubin")
+    path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    with pytest.raises(BackendError, match="is a symbolic link"):
+        binaries.cached("sm_90.cubin", [], pytest.fail)
 
 
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):

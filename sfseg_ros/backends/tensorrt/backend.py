@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from sfseg_ros.backends.cut_graph import model_of
 from sfseg_ros.backends.protocol import (
     DEFAULT_OPTIONS,
     BackendOptions,
@@ -110,6 +111,7 @@ class TensorRtBackend:
         except BackendError as error:
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         self._log = self._library.logger()
+        model_of(self._manifest)  # an engine that was built before may not fit today's manifest
         only = self._only
         self._plugins = self._our_kernels_run() if only is None else only.key.form == "plugins"
         form = "" if self._plugins else ", no plugins"
@@ -288,7 +290,9 @@ class TensorRtBackend:
             self._library.register(plugin.creators(self._library.module))
         with self._gpu.current():
             plugins = stored.key.form == "plugins"
-            return OpenEngine(self._library, self._log, stored.path, data, plugins)
+            return OpenEngine(
+                self._library, self._log, stored.path, data, plugins, self._options.warn
+            )
 
     def _our_kernels_run(self) -> bool:
         """Whether this machine can compile them and its driver takes them; else the engine is built

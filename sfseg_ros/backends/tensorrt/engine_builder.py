@@ -29,7 +29,9 @@ from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_store import Shape
 from sfseg_ros.backends.tensorrt.library import TensorRt, link_environment, load_tensorrt
 from sfseg_ros.errors import BackendError, SfsegError, one_line
+from sfseg_ros.kernels import ONNX_DOMAIN
 from sfseg_ros.kernels.cuda_memory import gpu_is_there
+from sfseg_ros.private_files import make_folders, read_private, write_private
 
 MODEL, REQUEST, ENGINE, RESULT = "model.onnx", "request.json", "engine", "result.json"
 SCRATCH = "sfseg_engine_"
@@ -93,13 +95,13 @@ def prepare(model: ModelProto, plugins: bool) -> ModelProto:
     if not plugins:
         bodies = {(function.domain, function.name) for function in model.functions}
         for node in model.graph.node:
-            if node.domain == plugin.NAMESPACE and (node.domain, node.op_type) not in bodies:
+            if node.domain == ONNX_DOMAIN and (node.domain, node.op_type) not in bodies:
                 raise BackendError(
                     f"the file lacks the standard-ONNX body of {node.domain}::{node.op_type}, "
                     "which a portable engine needs: export the model again, or build with plugins"
                 )
         return inliner.inline_local_functions(model)
-    taken = [(plugin.NAMESPACE, operator) for operator in plugin.OPERATORS]
+    taken = [(ONNX_DOMAIN, operator) for operator in plugin.OPERATORS]
     prepared = inliner.inline_selected_functions(model, taken, exclude=True)
     del prepared.functions[:]
     tails = [node for node in prepared.graph.node if node.op_type == "UpsampleArgmax"]
@@ -339,7 +341,7 @@ def _config(library: TensorRt, builder: Any, request: BuildRequest) -> Any:
                 )
     if request.timing_cache and not library.is_rtx:
         path = Path(request.timing_cache)
-        known_times = path.read_bytes() if path.is_file() else b""
+        known_times = read_private(path, path.parents[1]) if path.is_file() else b""
         cache = config.create_timing_cache(known_times)
         # One that another version or GPU wrote is refused, or does not fit: begin a new one.
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -348,15 +350,13 @@ def _config(library: TensorRt, builder: Any, request: BuildRequest) -> Any:
 
 
 def _save_timing_cache(config: Any, name: str) -> None:
-    """Whole or not at all; where two builders write it, the last one's measurements stay."""
+    """Write the measurements; if two builders write them, the last one's stay."""
     cache = config.get_timing_cache() if name else None
     if cache is None:
         return
     path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(cache.serialize())
-    temporary.replace(path)
+    make_folders(path.parent, path.parents[1])
+    write_private(path, bytes(cache.serialize()))
 
 
 def _monitor(module: Any) -> Any:

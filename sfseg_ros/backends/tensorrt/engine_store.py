@@ -24,6 +24,7 @@ from typing import Any
 
 from sfseg_ros.errors import BackendError
 from sfseg_ros.installed_files import CACHE_VARIABLE, cache_directory
+from sfseg_ros.private_files import FILE_MODE, make_folders, read_private, write_private
 
 FORMAT_VERSION = 1
 LOCK_POLL_S = 0.2
@@ -86,7 +87,7 @@ class StoredEngine:
     def read(self) -> bytes:
         """The engine's bytes. Raises BackendError where they are not those that were built."""
         try:
-            data = self.path.read_bytes()
+            data = read_private(self.path, _cache_of(self.path))
         except OSError as error:
             raise BackendError(f"{self.path}: cannot be read ({error.strerror})") from error
         if len(data) != self.size:
@@ -180,7 +181,7 @@ class EngineStore:
                 raise BackendError(f"{stored.path}: was built again meanwhile")
             new = dataclasses.replace(current, about=current.about | about)
             with _explained(stored.path):
-                _write_atomically(stored.path.with_suffix(".json"), _json_of(new))
+                write_private(stored.path.with_suffix(".json"), _json_of(new))
             return new
 
     def remove(self, path: Path) -> int:
@@ -204,8 +205,8 @@ class EngineStore:
             for left in path.parent.glob(f".{path.stem}.*"):
                 left.unlink()  # of a builder that was killed while it wrote
             path.with_suffix(".json").unlink(missing_ok=True)
-            _write_atomically(path, engine)
-            _write_atomically(path.with_suffix(".json"), _json_of(stored))
+            write_private(path, engine)
+            write_private(path.with_suffix(".json"), _json_of(stored))
         return stored
 
 
@@ -218,7 +219,7 @@ def load_json(path: Path) -> StoredEngine:
     if not path.is_file():
         raise BackendError(f"{path}: missing, only its JSON is there")
     try:
-        document = json.loads(json_path.read_bytes())
+        document = json.loads(read_private(json_path, _cache_of(path)))
     except FileNotFoundError:
         raise BackendError(f"{path}: half written or foreign, it has no JSON beside it") from None
     except OSError as error:
@@ -260,29 +261,14 @@ def _digest_of(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _cache_of(path: Path) -> Path:
+    """The cache folder of a file at engines/<model>/<file>."""
+    return path.parents[2]
+
+
 def _folder_name(model: str) -> str:
     """The model's name as the name of one folder."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", model).lstrip(".")[:100] or "_"
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """All of it or nothing, also where the power fails: written beside, then renamed."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{path.suffix[1:]}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # a full disk should not stay full of it
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextlib.contextmanager
@@ -305,8 +291,8 @@ def _locked(
 ) -> Iterator[None]:
     """Hold the lock file. It stays: removing it would let two processes hold one each."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_folders(path.parent, _cache_of(path))
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
         raise BackendError(
             f"{path}: cannot be written ({error.strerror}); set {CACHE_VARIABLE} to a folder of "

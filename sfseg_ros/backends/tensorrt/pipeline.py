@@ -6,7 +6,6 @@ The rules of TensorRT's execution API are those of its headers from 10.3 to 11, 
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.library import TensorRt
-from sfseg_ros.errors import BackendError
+from sfseg_ros.errors import BackendError, one_line
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import CameraBytes, Uint8Array
 from sfseg_ros.kernels.camera_image import camera_image_launch
@@ -29,6 +28,7 @@ from sfseg_ros.kernels.cuda_memory import (
 from sfseg_ros.kernels.launch import Launch
 from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
 from sfseg_ros.model.published_labels import NO_RULES, PAINTED_IMAGES, LabelRules
+from sfseg_ros.private_files import read_private, write_private
 
 IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
 SOURCE = "source"
@@ -41,9 +41,15 @@ class OpenEngine:
     """A deserialised engine. Its context is current in the thread that makes one."""
 
     def __init__(
-        self, library: TensorRt, log: Any, path: Path, data: bytes, has_plugins: bool
+        self,
+        library: TensorRt,
+        log: Any,
+        path: Path,
+        data: bytes,
+        has_plugins: bool,
+        warn: Callable[[str], None],
     ) -> None:
-        self.library, self.log, self.has_plugins = library, log, has_plugins
+        self.library, self.log, self.has_plugins, self._warn = library, log, has_plugins, warn
         self._runtime = library.module.Runtime(log)
         self.engine = self._runtime.deserialize_cuda_engine(data)
         plugin.raise_noted()
@@ -94,20 +100,20 @@ class OpenEngine:
         data = bytes(self._cache.serialize())
         if len(data) != self._cache_size:
             self._cache_size = len(data)
-            # With the process's number: two may write. EngineStore removes what one left behind.
-            temporary = self._cache_path.with_name(
-                f".{self._cache_path.stem}.{os.getpid()}.runtime_cache"
-            )
             with contextlib.suppress(OSError):  # a cache: the next start compiles again
-                temporary.write_bytes(data)
-                temporary.replace(self._cache_path)
+                write_private(self._cache_path, data)
 
     def _runtime_cache(self, config: Any) -> Any:
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            with contextlib.suppress(OSError):
-                # It refuses what is damaged or from another machine, and is empty then.
-                self._cache.deserialize(self._cache_path.read_bytes())
+            try:
+                found = read_private(self._cache_path, self._cache_path.parents[2])
+            except FileNotFoundError:
+                pass
+            except (OSError, BackendError) as error:
+                self._warn(f"{one_line(error)}; TensorRT-RTX compiles its kernels again")
+            else:  # it refuses what is damaged or from another machine, and is empty then
+                self._cache.deserialize(found)
         return self._cache
 
     def _check_contract(self, path: Path) -> None:

@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sfseg_ros.errors import BackendError, one_line
-from sfseg_ros.kernels import cuda_memory
+from sfseg_ros.kernels import ONNX_DOMAIN, cuda_memory
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch, Shape
 from sfseg_ros.kernels.upsample_argmax import launch_with_label_rules, upsample_argmax_launch
 
-NAMESPACE, VERSION = "sfseg", "1"
+VERSION = "1"
 # Of an input or output, by the library's names: (type, format).
 TensorKind = tuple[str, str]
 
@@ -310,7 +310,7 @@ class Plugin:
         self.trt, self.operator, self.attribute = trt, operator, attribute
         self.plugin_name, self.plugin_namespace, self.plugin_version = (
             operator.name,
-            NAMESPACE,
+            ONNX_DOMAIN,
             VERSION,
         )
         self.num_outputs = operator.outputs
@@ -417,7 +417,7 @@ class Creator:
     def __init__(self, trt: Any, operator: Operator) -> None:
         trt.IPluginCreatorV3One.__init__(self)
         self.trt, self.operator = trt, operator
-        self.name, self.plugin_namespace, self.plugin_version = operator.name, NAMESPACE, VERSION
+        self.name, self.plugin_namespace, self.plugin_version = operator.name, ONNX_DOMAIN, VERSION
         self.field = trt.PluginField(
             operator.attribute, np.array([], np.int32), trt.PluginFieldType.INT32
         )

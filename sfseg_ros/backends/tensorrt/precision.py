@@ -22,12 +22,11 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from sfseg_ros.errors import BackendError, one_line
-
-Float32Array = npt.NDArray[np.float32]
+from sfseg_ros.imaging import Float32Array
+from sfseg_ros.kernels import ONNX_DOMAIN
 
 ENGINE_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED_PRECISIONS = ("int8", "fp8")
-DOMAIN = "sfseg"
 RECIPE = 2
 """Part of an engine's key: raise it when the same file and precision give another graph."""
 
@@ -97,7 +96,7 @@ def plain_model(model: ModelProto) -> ModelProto:
             f"the file's graph is of opset {opset}, its function {other.name} of {_opset(other)}: "
             "export the model again with one opset"
         )
-    others = [(f.domain, f.name) for f in model.functions if f.domain != DOMAIN]
+    others = [(f.domain, f.name) for f in model.functions if f.domain != ONNX_DOMAIN]
     if others:
         plain = inliner.inline_selected_functions(model, others)
     else:
@@ -187,7 +186,7 @@ def element_types(model: ModelProto) -> dict[str, int]:
             types[value.name] = value.type.tensor_type.elem_type
         new = {}
         for node in model.graph.node:
-            if node.domain != DOMAIN or node.output[0] in types:
+            if node.domain != ONNX_DOMAIN or node.output[0] in types:
                 continue
             if node.op_type == "UpsampleArgmax":
                 new.update(dict.fromkeys(node.output, int(TensorProto.UINT8)))
@@ -230,7 +229,7 @@ class _Halver:
 
     def _is_half(self, node: NodeProto) -> bool:
         first_is_half = bool(node.input) and self._types.get(node.input[0]) == self._half
-        if node.domain == DOMAIN:
+        if node.domain == ONNX_DOMAIN:
             return first_is_half and self._half == TensorProto.FLOAT16
         if self._half == TensorProto.BFLOAT16 and node.op_type in _NOT_BF16:
             return False
@@ -246,7 +245,7 @@ class _Halver:
 
     def _typed_inputs(self, node: NodeProto) -> list[int]:
         """The inputs that are fp32 or half and must have the type in which the node computes."""
-        if node.domain == DOMAIN:
+        if node.domain == ONNX_DOMAIN:
             # Flow and gate in the features' type; the node computes coordinates in fp32 anyway.
             indices = list(range(len(node.input)))
         elif node.op_type == "QuantizeLinear":
@@ -317,7 +316,7 @@ def _sensitive_convs(model: ModelProto) -> set[str]:
     producer = {output: node for node in model.graph.node for output in node.output}
     found = set()
     for node in model.graph.node:
-        if node.domain != DOMAIN:
+        if node.domain != ONNX_DOMAIN:
             continue
         first = {"FlowWarp": 1, "GatedFlowFusion": 2, "UpsampleArgmax": 0}.get(node.op_type, 0)
         pending, seen = list(node.input[first:]), set()
@@ -329,7 +328,7 @@ def _sensitive_convs(model: ModelProto) -> set[str]:
             seen.add(name)
             if before.op_type in ("Conv", "ConvTranspose"):
                 found.add(before.output[0])
-            elif before.domain != DOMAIN:
+            elif before.domain != ONNX_DOMAIN:
                 pending += before.input
     return found
 

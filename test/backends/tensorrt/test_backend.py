@@ -963,6 +963,14 @@ def test_rtx_finds_the_kernels_that_it_compiled_the_last_time(open_tensorrt, tmp
     assert module.engines[0].contexts[0].config.cache.accepted is False
     assert path.read_bytes().startswith(b"cache")
     backend.close()
+    path.chmod(0o666)
+    said = []
+    backend, module = open_tensorrt(rtx=True, warn=said.append)
+    check(backend, pictures(1, 64, 96))
+    assert module.engines[0].contexts[0].config.cache.accepted is None
+    assert len(said) == 1
+    assert "can be written by other users" in said[0]
+    backend.close()
     backend, module = open_tensorrt(rtx=True)
     check(backend, pictures(1, 64, 96))
     assert module.engines[0].contexts[0].config.cache.accepted is True

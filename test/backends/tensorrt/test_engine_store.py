@@ -201,6 +201,35 @@ def test_half_an_engine_is_none(tmp_path, suffix):
     check_repair(store)
 
 
+@pytest.mark.parametrize("suffix", [".engine", ".json"])
+@pytest.mark.parametrize("way", ["writable", "link"])
+def test_an_engine_that_another_user_could_have_written_is_built_again(tmp_path, suffix, way):
+    store = EngineStore(tmp_path / "cache")
+    file = put(store).with_suffix(suffix)
+    if way == "writable":
+        file.chmod(0o666)
+    else:
+        file.symlink_to(file.rename(tmp_path / "elsewhere"))
+    assert engine_or_reason(store) is None
+    said = []
+    _, data = store.get_or_build("tiny", KEY, lambda: (b"new", {}), said.append)
+    assert data == b"new"
+    assert len(said) == 1
+    assert "other users" in said[0] or "symbolic link" in said[0]
+    assert engine_or_reason(store) == b"new"
+
+
+@pytest.mark.parametrize("level", ["cache", "engines", "model"])
+def test_a_folder_that_another_user_can_write_holds_no_engines(tmp_path, level):
+    store = EngineStore(tmp_path / "cache")
+    model = put(store).parent
+    folder = {"cache": tmp_path / "cache", "engines": store.folder, "model": model}[level]
+    folder.chmod(0o777)
+    assert engine_or_reason(store) is None
+    with pytest.raises(BackendError, match="can be written by other users"):
+        store.get_or_build("tiny", KEY, never)
+
+
 def test_a_failed_build_leaves_what_was_there(tmp_path):
     store = EngineStore(tmp_path)
     put(store)
@@ -282,7 +311,7 @@ def slow(path, data):
     print("writing", flush=True)
     time.sleep(60)
 
-engine_store._write_atomically = slow
+engine_store.write_private = slow
 engine_store.EngineStore(Path({folder!r})).get_or_build("tiny", KEY, lambda: (b"x" * 5000, {{}}))
 """
 

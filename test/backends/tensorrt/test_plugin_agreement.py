@@ -20,7 +20,7 @@ from onnx import ModelProto, helper
 from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.backends.tensorrt.engine_builder import prepare
 from sfseg_ros.backends.tensorrt.precision import typed_model
-from sfseg_ros.kernels import cuda_memory, host_emulation
+from sfseg_ros.kernels import ONNX_DOMAIN, cuda_memory, host_emulation
 from sfseg_ros.recordings.pictures import sampled_pictures
 
 FOLDER = Path(__file__).resolve().parent
@@ -61,7 +61,7 @@ class Engine:
         """Labels and confidence, with features in the format `form`."""
         values = {"image": image}
         for node in self.model.graph.node:
-            if node.domain == plugin.NAMESPACE:
+            if node.domain == ONNX_DOMAIN:
                 values |= self.between(values, list(node.input))
                 values |= zip(node.output, self.by_plugin(node, values, form))
         return values["labels"], values["confidence"]
