@@ -32,7 +32,10 @@ BACKEND_LIBRARIES = {
 # rooms of lower rows only.
 ROWS = [
     ["errors", "allocator"],
-    ["deadline", "frames", "installed_files", "picture_files", "whole_files", "yaml_files"],
+    [
+        *("deadline", "frames", "installed_files", "picture_files", "private_files"),
+        *("whole_files", "yaml_files"),
+    ],
     ["model"],
     ["imaging"],
     ["geometry"],
