@@ -21,7 +21,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from sfseg_ros.errors import ManifestError
+from sfseg_ros.backends.cut_graph import read_onnx
+from sfseg_ros.errors import SfsegError
 from sfseg_ros.model.manifest import load_manifest
 
 PREFIX = "network."
@@ -56,11 +57,9 @@ def weights_of_model(network: nn.Module, directory: Path) -> Weights:
         SystemExit: no model directory, or a tensor of the network is not in it.
     """
     try:
-        model = onnx.load(load_manifest(directory).onnx_path)
-    except (ManifestError, OSError) as error:
+        model = read_onnx(load_manifest(directory).onnx_path)
+    except (SfsegError, OSError) as error:
         raise SystemExit(str(error)) from None
-    except Exception as error:  # protobuf raises its own type for a damaged file
-        raise SystemExit(f"{directory}: model.onnx cannot be read ({error})") from None
     own = network.state_dict()
     found = _named(model, own)
     order = _Order(network)

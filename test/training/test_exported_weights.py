@@ -146,7 +146,7 @@ def test_a_damaged_file_or_note_is_one_line(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load(exported.directory / "model.onnx")
-    monkeypatch.setattr(onnx, "load", lambda _: model)
+    monkeypatch.setattr("training.exported_weights.read_onnx", lambda _: model)
     if not model.metadata_props:
         pytest.skip("the exporter has folded no parameter of this network")
     model.metadata_props[0].value = "[1.0,"
