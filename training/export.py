@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from sfseg_ros.errors import ManifestError
+from sfseg_ros.kernels import ONNX_DOMAIN
 from sfseg_ros.model.manifest import Manifest, SemanticClass, save_manifest
 from training import checkpoint
 from training.data.dataset import DataError
@@ -31,7 +32,7 @@ from training.data_roots import DataRootAction, validation_pictures
 from training.exported_weights import note_lost_parameters
 from training.model_card import model_card
 from training.normalisation import images_from_rgb
-from training.onnx_functions import DOMAIN, OPSET, functions
+from training.onnx_functions import OPSET, functions
 from training.operators import upsample_argmax
 from training.recipe import Recipe, built_network, load_recipe
 
@@ -121,7 +122,7 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     )
     assert program is not None
     model = program.model_proto
-    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    used = {node.op_type for node in model.graph.node if node.domain == ONNX_DOMAIN}
     if "UpsampleArgmax" not in used:
         # What PyTorch does, silently, where torch.export.export(strict=False) fails: in its other
         # way of tracing torch.onnx.is_in_onnx_export() is False.
@@ -132,8 +133,8 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     del model.functions[:]
     bodies = functions(int(network.output_stride))  # type: ignore[arg-type]
     model.functions.extend(_needed(bodies, used))
-    if not any(opset.domain == DOMAIN for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    if not any(opset.domain == ONNX_DOMAIN for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(ONNX_DOMAIN, 1))
     _name_dimensions(model)
     for (
         node
@@ -155,7 +156,7 @@ def _needed(bodies: list[onnx.FunctionProto], used: set[str]) -> list[onnx.Funct
     while pending:
         name = pending.pop()
         needed.add(name)
-        pending += [n.op_type for n in by_name[name].node if n.domain == DOMAIN]
+        pending += [n.op_type for n in by_name[name].node if n.domain == ONNX_DOMAIN]
     return [body for body in bodies if body.name in needed]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, helper
 
-from sfseg_ros.kernels import ONNX_DOMAIN as DOMAIN
+from sfseg_ros.kernels import ONNX_DOMAIN
 
 OPSET = 18
 PLUGIN_ATTRIBUTE_NAMES = ["plugin_namespace", "plugin_version"]
@@ -99,7 +99,12 @@ def gated_flow_fusion() -> FunctionProto:
 
 def _warp_node(inputs: list[str], output: str) -> NodeProto:
     node = helper.make_node(
-        "FlowWarp", inputs, [output], domain=DOMAIN, plugin_namespace=DOMAIN, plugin_version="1"
+        "FlowWarp",
+        inputs,
+        [output],
+        domain=ONNX_DOMAIN,
+        plugin_namespace=ONNX_DOMAIN,
+        plugin_version="1",
     )
     node.attribute.append(_reference("align_corners", onnx.AttributeProto.INT))
     return node
@@ -137,9 +142,9 @@ def upsample_argmax(stride: int) -> FunctionProto:
 def _function(
     name: str, inputs: list[str], outputs: list[str], nodes: list[NodeProto], attributes: list[str]
 ) -> FunctionProto:
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ONNX_DOMAIN, 1)]
     return helper.make_function(
-        DOMAIN, name, inputs, outputs, nodes, opsets, attributes + PLUGIN_ATTRIBUTE_NAMES
+        ONNX_DOMAIN, name, inputs, outputs, nodes, opsets, attributes + PLUGIN_ATTRIBUTE_NAMES
     )
 
 

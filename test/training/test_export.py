@@ -13,12 +13,13 @@ import torch
 from onnx import TensorProto, helper
 
 from sfseg_ros.errors import ManifestError
+from sfseg_ros.kernels import ONNX_DOMAIN
 from sfseg_ros.model.manifest import load_manifest
 from training import export
 from training.export import DeployedModel, halved_weights, manifest_of, onnx_from_network
 from training.model_card import model_card
 from training.networks.sfnet_lite import SFNetLite, sfnet_lite_r18
-from training.onnx_functions import DOMAIN, OPSET, functions
+from training.onnx_functions import OPSET, functions
 from training.operators import flow_warp, gated_flow_fusion, upsample_argmax
 from training.recipe import Recipe
 from training.recipes.sfnet_lite import camvid_r18, camvid_r18_paper
@@ -96,7 +97,7 @@ def test_the_graph_is_small_and_its_norms_are_folded(model: onnx.ModelProto) -> 
 
 
 def test_sfseg_nodes_name_the_plugin_and_have_bodies(model: onnx.ModelProto) -> None:
-    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    nodes = [node for node in model.graph.node if node.domain == ONNX_DOMAIN]
     assert [node.op_type for node in nodes] == ["GatedFlowFusion", "UpsampleArgmax"]
     for node in nodes:
         attributes = {a.name: a for a in node.attribute}
@@ -127,7 +128,7 @@ def run_function(
     """One node of the domain with its body, run by ONNX Runtime."""
     outputs = {"UpsampleArgmax": ["a", "b"]}.get(name, ["a"])
     names = [f"in{i}" for i in range(len(inputs))]
-    node = helper.make_node(name, names, outputs, domain=DOMAIN, **attributes)
+    node = helper.make_node(name, names, outputs, domain=ONNX_DOMAIN, **attributes)
     kind = TensorProto.UINT8 if name == "UpsampleArgmax" else TensorProto.FLOAT
     graph = helper.make_graph(
         [node],
@@ -138,7 +139,7 @@ def run_function(
         ],
         [helper.make_tensor_value_info(n, kind, None) for n in outputs],
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ONNX_DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, functions=functions(4), ir_version=10)
     return session(model).run(None, {n: t.numpy() for n, t in zip(names, inputs)})
 
