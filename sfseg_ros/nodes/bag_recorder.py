@@ -73,7 +73,7 @@ class BagRecorder(Node):
         if self.error is not None:
             raise BagError(f"{self._writer.path}: writing failed ({self.error})") from self.error
 
-    def say_when_ready(self, wait_for: Sequence[str]) -> None:
+    def print_when_ready(self, wait_for: Sequence[str]) -> None:
         """Print READY when every topic of `wait_for` has a publisher."""
 
         def check() -> None:
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with BagWriter(args.output, topics) as writer:
             recorder = BagRecorder(topics, writer)
             try:
-                recorder.say_when_ready(args.wait_for)
+                recorder.print_when_ready(args.wait_for)
                 rclpy.spin(recorder)
             except (KeyboardInterrupt, ExternalShutdownException):
                 pass

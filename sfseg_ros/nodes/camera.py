@@ -90,7 +90,7 @@ class Camera:
         self._publishers: CameraPublishers | None = None
         self._frame_error = ""
         self._broken = False
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._throttle = LogThrottle()
 
     def apply(self, settings: Settings) -> None:
@@ -116,7 +116,7 @@ class Camera:
         assert self._publishers is not None
         return self._publishers
 
-    def say_labels(self, manifest: Manifest, mapping: LabelMapping) -> None:
+    def publish_labels(self, manifest: Manifest, mapping: LabelMapping) -> None:
         """Publish what the labels mean from the next mask on."""
         if self._publishers is not None:
             threshold = self.node_parameters.confidence_threshold
@@ -127,7 +127,7 @@ class Camera:
         transport = self.parameters.image_transport
         self.publishers.clouds.start()
         self.heard_ns = time.monotonic_ns()
-        self._said.clear()
+        self._warned.clear()
         self._throttle.clear()
         self._topic = image_topic(self._node, f"{self._prefix}image", transport)
         kind = CompressedImage if transport == "compressed" else Image
@@ -253,6 +253,6 @@ class Camera:
 
     def warn_once(self, text: str) -> None:
         """Warn about this once per activation."""
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             self._node.get_logger().warning(text)

@@ -2,7 +2,7 @@
 """The path of a camera frame from its message to the published topics; read it downwards.
 
 1. `receive`: the newest message of each camera waits in its mailbox (executor's thread).
-2. `prepare`: message -> picture, if an output of it has a listener.
+2. `prepare`: message -> picture, if one of its outputs has a subscriber.
 3. `infer`: picture -> network's input -> labels -> published labels -> the image's pixels.
 4. `publish_first`: the mask of each camera, before any other output.
 5. `publish_rest`: the other outputs, the point clouds, a snapshot.
@@ -37,7 +37,7 @@ HAND_OVER_S = 0.0001
 it prepares to wait for the next message, and the worker starts half a millisecond later."""
 
 Outcome = bool | Exception | None
-"""True: segmented. False: no listener. None: too old. An exception: the frame is rejected."""
+"""True: segmented. False: no subscriber. None: too old. An exception: the frame is rejected."""
 
 Frame = TypeVar("Frame")
 NextFrame = TypeVar("NextFrame")
@@ -54,7 +54,7 @@ class ReceivedFrame:
 
 @dataclass(frozen=True)
 class PreparedFrame:
-    """The picture of a frame, and what is to be published of it.
+    """The picture of a frame and the outputs to publish.
 
     `needs`: what the wanted outputs need besides labels, "confidence" and names of PAINTED_IMAGES.
     `begin_ns`, `converted_ns`: monotonic time before and after the message became a picture.
@@ -108,7 +108,7 @@ def segment_frames(
 
 
 def prepare(frame: ReceivedFrame) -> PreparedFrame | Outcome:
-    """Step 2: the frame as a picture, or its outcome if it is too old or has no listener.
+    """Step 2: the frame as a picture, or its outcome if it is too old or has no subscriber.
 
     Raises ImageError.
     """
@@ -170,7 +170,7 @@ def infer(
 
 
 def publish_first(frame: InferredFrame) -> PublishedFrame:
-    """Step 4: publish the first wanted output, which is the mask if it has a listener, and record
+    """Step 4: publish the first wanted output, which is the mask if it has a subscriber, and record
     how long each step took."""
     begin_ns = time.monotonic_ns()
     prepared, result, rules = frame.prepared, frame.result, frame.rules

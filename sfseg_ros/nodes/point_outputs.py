@@ -123,7 +123,7 @@ class CloudOutputs:
         """Unsubscribe, finish the cloud in work, drop those that wait."""
         with self._lock:
             self._active = False
-            self._follow(points=False, labelled=False)
+            self._subscribe_if_wanted(points=False, labelled=False)
         self._worker.stop()
 
     def destroy(self) -> None:
@@ -133,16 +133,16 @@ class CloudOutputs:
             self._node.destroy_publisher(cloud.publisher)
 
     def wanted(self, allowed: Container[str]) -> list[Output]:
-        """The clouds that are in `allowed`, by name, and have a listener.
+        """The clouds that are in `allowed`, by name, and have a subscriber.
 
-        Call this for each frame: it subscribes to the input of a cloud when a listener comes, and
-        unsubscribes when the last one leaves.
+        Call this for each frame: it subscribes to the input of a cloud when a subscriber appears,
+        and unsubscribes when the last one leaves.
         """
         with self._lock:
             if not self._active:
                 return []
             wanted = [cloud.row for cloud in self._topics if cloud.is_wanted(allowed)]
-            self._follow(self._points.row in wanted, self._labelled.row in wanted)
+            self._subscribe_if_wanted(self._points.row in wanted, self._labelled.row in wanted)
             return wanted
 
     @property
@@ -157,7 +157,7 @@ class CloudOutputs:
     def add(self, frame: SegmentedFrame) -> None:
         """Take over a mask; another thread reads its arrays, so they must not change any more.
 
-        A frame without confidence was segmented before the clouds had a listener and is left out.
+        A frame without confidence was segmented before the clouds had a subscriber and is left out.
         """
         with self._lock:
             settings, model = self._settings(), frame.camera
@@ -195,11 +195,11 @@ class CloudOutputs:
 
     # With the lock held.
 
-    def _follow(self, points: bool, labelled: bool) -> None:
+    def _subscribe_if_wanted(self, points: bool, labelled: bool) -> None:
         """Subscribe to the inputs of the wanted outputs only."""
-        if not self._points.follow(points):
+        if not self._points.subscribe_if(points):
             self._by_depth.clear()
-        if not self._labelled.follow(labelled):
+        if not self._labelled.subscribe_if(labelled):
             self._by_mask.clear()
         if labelled and not any(self._settings().lidar_extrinsics):
             # Together with the subscription, so that transforms arrive before the first cloud.
@@ -226,7 +226,7 @@ class CloudOutputs:
     def _offer_points(self, pairs: list[tuple[tuple[_Mask, Uint8Array], Image]]) -> None:
         for (mask, rgb), depth in pairs:
             self._points.offer(partial(self._organised, mask, rgb, depth))
-        if self._points.keeps_missing(len(pairs), self._by_depth.unmatched):
+        if self._points.lacks_partners(len(pairs), self._by_depth.unmatched):
             self._warn_seldom(
                 self._points.topic,
                 "unmatched",
@@ -238,7 +238,7 @@ class CloudOutputs:
     def _offer_labelled(self, pairs: list[tuple[PointCloud2, _Mask]]) -> None:
         for cloud, mask in pairs:
             self._labelled.offer(partial(self._labelled_points, cloud, mask))
-        if self._labelled.keeps_missing(len(pairs), self._by_mask.unmatched):
+        if self._labelled.lacks_partners(len(pairs), self._by_mask.unmatched):
             self._warn_seldom(
                 self._labelled.topic,
                 "unmatched",
@@ -264,7 +264,7 @@ class CloudOutputs:
         if self._node.context.ok():  # otherwise Ctrl-C came while it was made
             with self._lock:
                 rejected = job.output.counts(0).rejected
-                text = f"{rejected} so far not made: {one_line(error)}"
+                text = f"{rejected} clouds rejected so far: {one_line(error)}"
                 self._warn_seldom(job.output.topic, "rejected", text)
 
     def _organised(self, mask: _Mask, rgb: Uint8Array, depth: Image) -> tuple[Header, PointCloud]:
@@ -354,7 +354,7 @@ class _CloudTopic:
     def is_wanted(self, allowed: Container[str]) -> bool:
         return self.row.name in allowed and self.publisher.get_subscription_count() > 0
 
-    def follow(self, wanted: bool) -> bool:
+    def subscribe_if(self, wanted: bool) -> bool:
         """Subscribe to the input, or unsubscribe; returns `wanted`."""
         if wanted and self.subscription is None:
             # A sensor message that the middleware loses leaves a mask or cloud unmatched.
@@ -369,7 +369,7 @@ class _CloudTopic:
     def offer(self, make: Callable[[], tuple[Header, PointCloud]]) -> None:
         self._mailbox.offer(_Job(self, make))
 
-    def keeps_missing(self, pairs: int, unmatched: int) -> bool:
+    def lacks_partners(self, pairs: int, unmatched: int) -> bool:
         """Whether at least IN_A_ROW have found no partner since the last pair.
 
         `pairs`: number of new pairs. `unmatched`: number without a partner so far.

@@ -20,7 +20,7 @@ from sfseg_ros.nodes.segmented_frame import SegmentedFrame
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
-except ImportError:  # not part of ros_base; `~/label_map` says the same
+except ImportError:  # not part of ros_base; `~/label_map` has the same content
     LabelInfo = None
 
 

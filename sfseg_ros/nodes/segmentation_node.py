@@ -242,7 +242,7 @@ class SegmentationNode(ResponsiveLifecycleNode):
         """Switch to a model and publish its labels; called between two frames."""
         self._segmenter, self._mapping = segmenter, mapping
         for camera in self._cameras:
-            camera.say_labels(segmenter.manifest, mapping)
+            camera.publish_labels(segmenter.manifest, mapping)
 
     def _exchange_model(self, reload: bool = False) -> str:
         """Apply changes of model_dir, class_groups and confidence_threshold to a loaded model, in a
@@ -287,12 +287,12 @@ class SegmentationNode(ResponsiveLifecycleNode):
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
             with self._settings_lock:
-                self._take_up(changes)
+                self._apply(changes)
         except Exception as error:  # any: an exception in a callback would end the node
             return SetParametersResult(successful=False, reason=one_line(error))
         return SetParametersResult(successful=True)
 
-    def _take_up(self, changes: list[Parameter]) -> None:
+    def _apply(self, changes: list[Parameter]) -> None:
         before, segmenter = self._settings, self._segmenter
         settings = changed_settings(before, changes, self.state_label != "unconfigured")
         new_model = settings.node.model_dir != before.node.model_dir

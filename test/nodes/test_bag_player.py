@@ -206,8 +206,8 @@ def shut_down(*arguments: object) -> None:
         ("start_rclpy", interrupted),
         ("BagRecorder", interrupted),
         ("BagRecorder", shut_down),
-        ("BagRecorder.say_when_ready", interrupted),
-        ("BagRecorder.say_when_ready", shut_down),
+        ("BagRecorder.print_when_ready", interrupted),
+        ("BagRecorder.print_when_ready", shut_down),
     ],
 )
 def test_the_recorder_interrupted_before_it_records_ends_without_a_traceback(

@@ -247,7 +247,7 @@ def test_a_camera_info_of_another_size_rejects_no_frame(bench, info, size):
     def warned():
         calibration.publish(info)  # best effort: the first may be lost
         camera.publish(image)
-        return any(warning in said for said in node._cameras[0]._said)
+        return any(warning in text for text in node._cameras[0]._warned)
 
     bench.wait_until(warned, "a warning")
     bench.wait_until(lambda: masks, "a mask")
@@ -268,7 +268,7 @@ def test_a_region_outside_the_image_is_a_warning_that_names_the_parameter(bench)
         found = [s for s in bench.diagnostics if expected in s["message"]]
         return found and found[-1]
 
-    status = bench.wait_until(diagnosed, "a status that says it")
+    status = bench.wait_until(diagnosed, "a status with the warning")
     assert status["level"] == "1"
     assert "frames rejected, last: " in status["message"]
     assert expected in status["last_error"]

@@ -329,7 +329,7 @@ def test_a_waiting_deactivation_or_shutdown_cancels_the_build_for_another_model(
         building.set()
         while not options.cancelled():
             asked.append(node.state_label)
-            assert len(asked) < 1000, "nobody cancels the build"
+            assert len(asked) < 1000, "the build is not cancelled"
             time.sleep(0.01)
         raise BackendError("the engine's build was cancelled")
 

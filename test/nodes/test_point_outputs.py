@@ -294,8 +294,8 @@ def test_inputs_are_subscribed_to_only_while_outputs_have_subscribers(rig):
             rig.tester.destroy_subscription(
                 next(s for s in rig.tester.subscriptions if s.topic_name.endswith(f"/{output}"))
             )
-            rig.wait_until(lambda: not rig.clouds.wanted(CLOUDS), "nobody listens")
-            rig.wait_until(lambda: subscribed() == [0, 0], "the input is let go")
+            rig.wait_until(lambda: not rig.clouds.wanted(CLOUDS), "no subscriber")
+            rig.wait_until(lambda: subscribed() == [0, 0], "the input is unsubscribed")
 
 
 def test_best_effort_publishers_and_subscribers_match(rig):
@@ -373,8 +373,10 @@ def test_damaged_messages_are_rejected_and_logged_in_one_line(rig):
     rig.add(frame(), header(), MODEL)
     for output in ("points", "labelled_points"):
         rig.wait_until(lambda o=output: rig.counts(o).rejected == 1, "it is counted")
-    rig.wait_until(lambda: len(rig.warnings) == 2, "it is said")
-    assert any("/segmentation/front/points: 1 so far" in text for text in rig.warnings)
+    rig.wait_until(lambda: len(rig.warnings) == 2, "it is logged")
+    assert any(
+        "/segmentation/front/points: 1 clouds rejected so far" in text for text in rig.warnings
+    )
     assert any("point_step" in text and "\n" not in text for text in rig.warnings)
     rig.add(frame(), header(6000), MODEL)
     depth_camera.publish(depth_image(6000))
@@ -400,7 +402,7 @@ def test_one_kind_of_warning_does_not_suppress_another(rig):
     damaged.step = 1
     rig.add(frame(), header(), MODEL)
     rig.depth_camera().publish(damaged)
-    rig.wait_until(lambda: len(rig.warnings) == 1, "the damaged one is said")
+    rig.wait_until(lambda: len(rig.warnings) == 1, "the damaged one is logged")
     for i in range(4 * IN_A_ROW):
         rig.add(frame(), header(6000 + 100 * i), MODEL)
     assert "had no depth image" in rig.warnings[-1]
@@ -466,7 +468,9 @@ def test_stop_releases_everything_and_start_works_again(rig):
     rig.add(frame(), header(), MODEL)
     rig.clouds.stop()
     assert not rig.clouds.wanted(CLOUDS)
-    rig.wait_until(lambda: not rig.node.count_subscribers("/front/depth"), "the input is let go")
+    rig.wait_until(
+        lambda: not rig.node.count_subscribers("/front/depth"), "the input is unsubscribed"
+    )
     assert rig.clouds._by_depth._waiting == []
     rig.clouds.start()
     heard = rig.listen("points")
