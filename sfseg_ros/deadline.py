@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that may never end, such as a library's inference or a read from a dead network drive.
+"""Run work that may never end, such as inference or a read from a dead network drive.
 
-Python cannot stop a thread. `within` runs the work in a daemon thread and leaves it behind when
-the time is over; `exit_process` then ends the process without waiting for that thread.
+Python cannot stop a thread. `within` runs the work in a daemon thread and abandons the thread at
+the deadline. `exit_process` then ends the process without waiting for abandoned threads.
 """
 
 import math
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 POLL_S = 0.05
 HURRY_S = 10.0
-"""Time left for work after `hurry` first returned True."""
+"""Time that work still has after `hurry` first returned True."""
 
 
 class DeadlineError(SfsegError):
-    """Work did not end in time, or was left behind because the process or the node ends."""
+    """Work was abandoned, at its deadline or because the node ends."""
 
 
 def _never() -> bool:
@@ -31,12 +31,12 @@ def _never() -> bool:
 
 
 class _Work(Generic[T]):
-    """One call in a daemon thread, until it ends or is left behind."""
+    """One call in a daemon thread."""
 
     def __init__(self, call: Callable[[], T], discard: Callable[[T], object]) -> None:
         self._call, self._discard = call, discard
         self._lock = threading.Lock()
-        self._left_behind = False
+        self._abandoned = False
         self._result: list[T] = []
         self._error: BaseException | None = None
         self.ended = threading.Event()
@@ -50,18 +50,18 @@ class _Work(Generic[T]):
             self._error = error
         else:
             with self._lock:
-                late = self._left_behind
+                late = self._abandoned
                 if not late:
                     self._result.append(result)
             if late:
                 self._discard(result)
         self.ended.set()
 
-    def leave_behind(self) -> bool:
-        """Give up waiting; False if the work has just ended and its result is there."""
+    def abandon(self) -> bool:
+        """Abandon the thread; return False if the work has just ended and has a result."""
         with self._lock:
-            self._left_behind = not (self._result or self._error)
-            return self._left_behind
+            self._abandoned = not (self._result or self._error)
+            return self._abandoned
 
     def result(self) -> T:
         if self._error is not None:
@@ -69,7 +69,7 @@ class _Work(Generic[T]):
         return self._result[0]
 
 
-_left_behind: list[threading.Thread] = []
+_abandoned: list[threading.Thread] = []
 
 
 def within(
@@ -81,11 +81,11 @@ def within(
     paused: Callable[[], bool] = _never,
     hurry: Callable[[], bool] = _never,
 ) -> T:
-    """Return `call()`, or raise what it raises.
+    """Return `call()`, or raise its exception.
 
-    Raises DeadlineError after `timeout_s`, not counting the time while `paused()` returns True, or
-    HURRY_S after `hurry()` first returned True. `what` begins the message. A result that comes too
-    late is given to `discard`, in the daemon thread.
+    Raises DeadlineError, whose message begins with `what`, after `timeout_s`; time does not count
+    while `paused()` returns True. Also raises it HURRY_S after `hurry()` first returned True. The
+    daemon thread passes a late result to `discard`.
     """
     work = _Work(call, discard)
     left_s, hurry_from_s = timeout_s, math.inf
@@ -95,27 +95,29 @@ def within(
         if hurry():
             hurry_from_s = min(hurry_from_s, now_s)
         over = left_s <= 0 or now_s - hurry_from_s >= HURRY_S
-        if over and work.leave_behind():
-            _left_behind.append(work.thread)
+        if over and work.abandon():
+            _abandoned.append(work.thread)
             reason = f"within {timeout_s:g} s" if left_s <= 0 else "before the end"
             raise DeadlineError(
-                f"{what} did not end {reason}; its thread goes on until the process ends"
+                f"{what} did not end {reason}; its thread runs until the process ends"
             )
     return work.result()
 
 
 def exit_process(status: int = 0) -> None:
-    """End the process now if a thread was left behind that still runs; return otherwise.
+    """End the process at once if an abandoned thread still runs; otherwise return.
 
-    Python's own end would unload libraries below that thread, which then crashes.
+    A normal exit would unload libraries while that thread uses them, and crash.
     """
-    if any(thread.is_alive() for thread in _left_behind):
+    if any(thread.is_alive() for thread in _abandoned):
         _exit_now(status)
 
 
 def exit_after(timeout_s: float, message: str) -> threading.Timer:
-    """Print `message` and end the process with status 1 after `timeout_s`, unless the returned
-    timer is cancelled before."""
+    """Print `message` and end the process with status 1 after `timeout_s`.
+
+    The returned timer can be cancelled.
+    """
 
     def give_up() -> None:
         print(message, file=sys.stderr)

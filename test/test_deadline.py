@@ -12,7 +12,7 @@ from sfseg_ros.deadline import DeadlineError, within
 
 @pytest.fixture
 def blocked():
-    """Work that ends with "late" at the end of the test, or when `go_on` is set."""
+    """Work that returns "late" when `go_on` is set, or at the end of the test."""
 
     class Blocked:
         def __init__(self):
@@ -25,41 +25,41 @@ def blocked():
     work = Blocked()
     yield work
     work.go_on.set()
-    for thread in deadline._left_behind:
+    for thread in deadline._abandoned:
         thread.join(10)
-    deadline._left_behind.clear()
+    deadline._abandoned.clear()
 
 
-def test_a_result_and_an_error_come_through():
+def test_it_returns_the_result_or_raises_the_error():
     assert within(5, lambda: 7, "counting") == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0, "dividing")
 
 
-def test_work_that_does_not_end_is_left_behind(blocked):
+def test_work_that_does_not_end_is_abandoned(blocked):
     begin = time.monotonic()
     with pytest.raises(DeadlineError, match="waiting did not end within 0.2 s"):
         within(0.2, blocked, "waiting")
     assert time.monotonic() - begin < 5
 
 
-def test_a_result_that_comes_too_late_is_discarded(blocked):
+def test_a_late_result_is_discarded(blocked):
     discarded = []
     with pytest.raises(DeadlineError):
         within(0.1, blocked, "waiting", discard=discarded.append)
     blocked.go_on.set()
-    deadline._left_behind[0].join(10)
+    deadline._abandoned[0].join(10)
     assert discarded == ["late"]
 
 
-def test_time_does_not_count_while_it_is_paused(blocked):
+def test_paused_time_does_not_count(blocked):
     begin = time.monotonic()
     threading.Timer(0.6, blocked.go_on.set).start()
     paused = lambda: time.monotonic() - begin < 0.6  # noqa: E731
     assert within(0.3, blocked, "waiting", paused=paused) == "late"
 
 
-def test_an_end_leaves_a_little_time(blocked, monkeypatch):
+def test_hurry_shortens_the_time(blocked, monkeypatch):
     monkeypatch.setattr(deadline, "HURRY_S", 0.2)
     with pytest.raises(DeadlineError, match="waiting did not end before the end"):
         within(60, blocked, "waiting", paused=lambda: True, hurry=lambda: True)
@@ -76,7 +76,7 @@ def test_an_end_leaves_a_little_time(blocked, monkeypatch):
         ("deadline.exit_after(0.2, 'given up').cancel(); time.sleep(0.4)", 0, ""),
     ],
 )
-def test_the_process_ends_although_a_thread_goes_on(ending, status, said):
+def test_the_process_ends_while_an_abandoned_thread_runs(ending, status, said):
     code = f"""
 import time
 from sfseg_ros import deadline
@@ -92,6 +92,6 @@ except deadline.DeadlineError:
     assert time.monotonic() - begin < 30
 
 
-def test_without_a_thread_left_behind_exit_process_returns():
+def test_exit_process_returns_if_no_thread_was_abandoned():
     assert within(5, lambda: 7, "counting") == 7
     deadline.exit_process(3)

@@ -183,8 +183,8 @@ def test_a_parameter_file_that_cannot_be_read_is_one_line_and_exit_code_1(start,
     "name",
     ["x #2", "x: y", "it's", '"', "[a, b]", "1.0", "~", "*a", "back\\slash", "Straße 😀", "a\n b"],
 )
-def test_a_model_folder_with_any_name_is_passed_on(start, tiny_model, tmp_path, name):
-    (tmp_path / "x").symlink_to("/")  # what YAML makes of "x #2"
+def test_a_model_folder_with_any_name_is_found(start, tiny_model, tmp_path, name):
+    (tmp_path / "x").symlink_to("/")  # YAML reads "x #2" as "x"
     folder = shutil.copytree(tiny_model, tmp_path / name)
     wanted = parameter_options({"model_dir": str(folder), "file_roots": [str(tmp_path)]})
     process = start(*wanted)
@@ -193,8 +193,10 @@ def test_a_model_folder_with_any_name_is_passed_on(start, tiny_model, tmp_path, 
 
 @pytest.fixture
 def endless_model(tiny_model, tmp_path):
-    """`endless_model(bright)`: the tiny model, except that a loop over its scores runs 2**62 times;
-    with `bright` only for an image that is not black, so that it survives the warm-up."""
+    """Makes a copy of the tiny model with a loop over its scores that runs 2**62 times.
+
+    With `bright`, the loop runs only for an image that is not black, so the warm-up succeeds.
+    """
 
     def make(bright=False):
         folder = shutil.copytree(tiny_model, tmp_path / "endless")
@@ -248,7 +250,7 @@ def test_an_endless_load_is_one_line_and_does_not_delay_the_end(start, endless_m
     pytest.importorskip(backend)
     options = ("-p", f"model_dir:={endless_model()}", "-p", f"backend:={backend}")
     process = start(*options, "-p", "load_timeout_s:=3.0")
-    process.wait_for("did not end within 3 s; its thread goes on until the process ends")
+    process.wait_for("did not end within 3 s; its thread runs until the process ends")
     begin = time.monotonic()
     process.send(signal.SIGINT)
     assert process.returncode() == 0
@@ -257,7 +259,7 @@ def test_an_endless_load_is_one_line_and_does_not_delay_the_end(start, endless_m
     assert process.output.count("\n") == 1
 
 
-def test_a_signal_during_an_endless_warm_up_ends_it(start, endless_model):
+def test_a_signal_during_an_endless_warm_up_ends_the_process(start, endless_model):
     process = start("-p", f"model_dir:={endless_model()}", "--log-level", "rcl:=debug")
     process.wait_for("/segmentation/mask")
     time.sleep(2)
@@ -283,6 +285,6 @@ def test_an_endless_frame_does_not_delay_the_end(start, endless_model, monkeypat
     assert masks.handle
     process.send(signal.SIGINT)
     assert process.returncode() == 1
-    assert process.output.endswith("segmentation_node: a frame did not end within 2 s\n")
+    assert process.output.endswith("segmentation_node: an inference did not end within 2 s\n")
     camera.destroy_node()
     context.try_shutdown()
