@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where files lie: what is installed beside the code (`models/`, `config/`, `launch/`), and what is
-made on this machine."""
+"""Installed files (`models/`, `config/`, `launch/`), the cache, and which paths peers may name."""
 
 import contextlib
 import os
@@ -19,17 +18,17 @@ DEMO_DRIVE = "test/data/town_drive"
 """Recorded drive with ground truth; only the source tree has it."""
 CACHE_VARIABLE = "SFSEG_CACHE_DIR"
 MIDDLEWARE_PROFILE = "config/fastdds_large_images.xml"
-"""Large images arrive if the processes of camera and node have this profile of Fast DDS."""
+"""Fast DDS profile that camera and node both need so that large images arrive."""
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Environment variables that name a profile: Fast DDS 3 reads the second, older releases (Humble's
-to Jazzy's) the first."""
+"""Environment variables that name a profile. Fast DDS 3 reads the second; older releases (Humble to
+Jazzy) read the first."""
 
 
 def share_folders() -> Iterator[Path]:
-    """Folders that may hold our files: source tree, colcon or ROS prefixes, Python's prefixes.
+    """Yield the folders that may hold our files: source tree, ROS prefixes, Python prefixes.
 
-    Outside a virtual environment pip installs to ~/.local or, on Debian, to /usr/local, and
-    neither is sys.prefix.
+    Outside a virtual environment, pip installs to ~/.local or, on Debian, to /usr/local. Neither
+    of them is sys.prefix.
     """
     yield Path(__file__).resolve().parent.parent
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
@@ -38,31 +37,31 @@ def share_folders() -> Iterator[Path]:
 
 
 def shared_file(relative: str) -> Path | None:
-    """The first existing `relative`, such as "config/fastdds_large_images.xml"; None if none."""
+    """Return the first path of `relative`, such as "config/sfseg.rviz", that exists, or None."""
     return next((p / relative for p in share_folders() if (p / relative).exists()), None)
 
 
 def profile_environment() -> dict[str, str]:
-    """The environment variables that name our middleware profile; none if it is not installed."""
+    """Return the variables that select our middleware profile; empty if it is not installed."""
     profile = shared_file(MIDDLEWARE_PROFILE)
     return dict.fromkeys(PROFILE_VARIABLES, str(profile)) if profile else {}
 
 
 def cache_directory() -> Path:
-    """$SFSEG_CACHE_DIR, else $XDG_CACHE_HOME/sfseg_ros, else ~/.cache/sfseg_ros."""
+    """Return $SFSEG_CACHE_DIR, else $XDG_CACHE_HOME/sfseg_ros, else ~/.cache/sfseg_ros."""
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser()
-    # The XDG specification: a relative path is to be ignored.
+    # The XDG specification says to ignore a relative path.
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sfseg_ros"
 
 
 def find_model(name: str) -> Path:
-    """The model directory for a path, or for the bare name of a folder in `models/`.
+    """Return the model directory for a path, or for the name of a folder in `models/`.
 
     Raises ManifestError that lists the known names.
     """
-    # Path raises for a name that is too long, a folder that is not ours, a user that is unknown.
+    # Path raises for a name that is too long, an unreadable folder and an unknown ~user.
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         path = Path(name).expanduser()
         if name and path.is_dir():
@@ -83,31 +82,35 @@ def _installed_model(name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class FileRoots:
-    """What a parameter may name that other nodes can set: these files and what lies below these
-    folders. Paths are compared as they are written, without `..`: a symbolic link below a root may
-    lead out of it, because whoever made the link could have copied the file.
+    """Files and folders that peers may name in a parameter, with everything below the folders.
+
+    `..` is removed from a path before the comparison. Symbolic links are not followed: a link below
+    a root may lead elsewhere, because its author could have copied the file there as well.
     """
 
     paths: tuple[Path, ...]
 
     @classmethod
     def of(cls, given: Iterable[str]) -> "FileRoots":
-        """The installed models and class groups, and the paths that are `given`."""
+        """Return roots for the installed models and class groups and for the paths `given`."""
         ours = [f / name for f in share_folders() for name in ("models", "config")]
         return cls((*ours, *(_plain(path) for path in given if path)))
 
     def file(self, name: str) -> Path:
-        """The absolute path of `name`. Raises ManifestError if no root allows it."""
+        """Return the absolute path of `name`. Raises ManifestError if no root allows it."""
         path = _plain(name)
         if not self._allow(path):
             raise ManifestError(
-                f"{name}: may not be read, because it lies below none of the node's roots; start "
-                "the node with the parameter file_roots:=[FOLDER]"
+                f"{name}: not below a folder that the node may read; start the node with the "
+                "parameter file_roots:=[FOLDER]"
             )
         return path
 
     def model(self, name: str) -> Path:
-        """As `find_model`, for a model that a root allows. Says nothing of other folders."""
+        """Return what `find_model` does, for a model that a root allows.
+
+        The error for any other path does not reveal whether the path exists.
+        """
         path = _plain(name)
         with contextlib.suppress(OSError, ValueError):
             if self._allow(path) and path.is_dir():
@@ -122,9 +125,9 @@ class FileRoots:
 
 
 def _plain(name: str) -> Path:
-    """An absolute path without `..`, with links as they are."""
+    """Return an absolute path without `..`; symbolic links stay."""
     path = Path(name)
-    with contextlib.suppress(RuntimeError):  # ~user of an unknown user stays, as in a shell
+    with contextlib.suppress(RuntimeError):  # an unknown ~user stays, as in a shell
         path = path.expanduser()
     return Path(os.path.abspath(path))  # noqa: PTH100 (Path.resolve follows links)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to read a YAML file: manifests, class groups, lists of cameras.
+"""Read untrusted YAML files: manifests, class groups, camera lists, metadata of recordings.
 
-A file is hostile until checked, so reading is bounded in bytes, nodes, depth and time. Errors name
-a position in the file and never quote it: the reader of the error may not be allowed to read it.
+`read_yaml` bounds the bytes, values and depth of a file. Its errors give a position in the file and
+never quote it, because the peer that gets the error may not be allowed to read the file.
 """
 
 import os
@@ -14,20 +14,20 @@ import yaml
 
 LARGEST_BYTES = 1_000_000
 MOST_NODES = 20_000
-"""Scalars, lists and mappings of a document; a manifest of 255 classes has about 2,000."""
+"""Maximum number of scalars, lists and mappings; a manifest with 255 classes has about 2,000."""
 DEEPEST = 20
-"""Lists and mappings inside each other."""
+"""Maximum depth of nested lists and mappings."""
 LONGEST_SCALAR = 10_000
-"""Characters without quotes; PyYAML converts a number in base 60 in quadratic time."""
+"""Maximum length of an unquoted scalar; PyYAML converts base-60 numbers in quadratic time."""
 LONGEST_INTEGER = 40
-"""Characters of an integer; Python refuses to print one of more than 4,300 digits."""
+"""Maximum length in characters; Python refuses to print integers of more than 4,300 digits."""
 
-# libyaml parses 100 times as fast as PyYAML's own parser, but some builds of PyYAML lack it.
+# CSafeLoader uses libyaml and is much faster, but some builds of PyYAML lack it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _BoundedLoader(_Loader):  # type: ignore[misc]
-    """PyYAML's safe loader without very long integers."""
+    """PyYAML's safe loader, except that it refuses very long integers."""
 
 
 def _bounded_integer(loader: Any, node: yaml.ScalarNode) -> int:
@@ -40,10 +40,10 @@ _BoundedLoader.add_constructor("tag:yaml.org,2002:int", _bounded_integer)
 
 
 def read_yaml(path: Path) -> Any:
-    """The document of a YAML file: None, bool, int, float, str, date, list or dict.
+    """Return the document of a YAML file: None, bool, int, float, str, date, list or dict.
 
-    Takes a regular file of at most LARGEST_BYTES, without anchors and aliases. Raises ValueError
-    with one line that lacks the path, also if the file cannot be read.
+    The file must be a regular file of at most LARGEST_BYTES without anchors and aliases. Raises
+    ValueError with one line, without the path, if the file is unreadable or not such a document.
     """
     text = _text_of(path)
     try:
@@ -56,26 +56,26 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"not YAML (a control character, number {error.position})") from None
     except _BoundsError as error:
         raise ValueError(str(error)) from None
-    except Exception:  # PyYAML lets ValueError and others through, with the value in the message
+    except Exception:  # PyYAML lets ValueError and others through, which quote the value
         raise ValueError("not YAML (a number or date that does not exist)") from None
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes a list that occurs twice out twice, because `read_yaml` takes no anchors."""
+    """Writes no anchors, which `read_yaml` refuses: a list that occurs twice is written twice."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
 def yaml_text(document: object) -> str:
-    """`document` as the text of a file that `read_yaml` takes, keys in their order."""
+    """Return YAML text that `read_yaml` accepts. Keys keep their order."""
     return yaml.dump(
         document, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, default_flow_style=None
     )
 
 
 class _BoundsError(Exception):
-    """A document that is larger than any of ours."""
+    """The document exceeds a limit of this module."""
 
 
 def _text_of(path: Path) -> str:
@@ -95,7 +95,7 @@ def _text_of(path: Path) -> str:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a FIFO at once, which otherwise waits for a writer."""
+    """Open a file; return at once for a FIFO that has no writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -11,7 +11,7 @@ from sfseg_ros.installed_files import FileRoots, cache_directory, find_model, sh
 
 @pytest.fixture
 def prefix(tmp_path, monkeypatch):
-    """An install prefix, as colcon makes one, with the model `made_up` in it."""
+    """An install prefix like that of colcon, with the model `made_up`."""
     model = tmp_path / "share" / "sfseg_ros" / "models" / "made_up"
     model.mkdir(parents=True)
     (model / "manifest.yaml").touch()
@@ -54,7 +54,7 @@ def test_the_middleware_profile_is_found_in_the_source_tree():
     assert shared_file("config/no_such_file.yaml") is None
 
 
-def test_where_the_cache_lies(monkeypatch, tmp_path):
+def test_the_cache_directory_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path / "chosen"))
     assert cache_directory() == tmp_path / "chosen"
     monkeypatch.delenv("SFSEG_CACHE_DIR")
@@ -66,7 +66,7 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """The folders root/model and secret/model; `root/away` is a link to `secret`."""
+    """Makes the folders root/model and secret/model, and a link from root/away to secret."""
     for name in ("root/model", "secret/model", "rooting"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "root" / "away").symlink_to(tmp_path / "secret")
@@ -98,19 +98,19 @@ def test_a_model_below_a_root_may_be_read(folders, name):
         "",
     ],
 )
-def test_what_lies_elsewhere_is_refused_and_nothing_is_said_of_it(folders, name):
+def test_other_paths_are_refused_without_revealing_whether_they_exist(folders, name):
     roots, name = FileRoots.of(["root"]), name.format(folders)
     for ask in (roots.model, roots.file):
         with pytest.raises(ManifestError) as caught:
             ask(name)
         assert str(caught.value) == (
-            f"{name}: may not be read, because it lies below none of the node's roots; start the "
-            "node with the parameter file_roots:=[FOLDER]"
+            f"{name}: not below a folder that the node may read; start the node with the "
+            "parameter file_roots:=[FOLDER]"
         )
 
 
-def test_a_link_below_a_root_is_the_roots_owners_choice(folders):
-    """The usual `current -> releases/7`: where it leads may change while the node runs."""
+def test_a_symbolic_link_below_a_root_is_followed(folders):
+    """Deployments use `current -> releases/7` and change the link while the node runs."""
     assert FileRoots.of(["root"]).model("root/away/model") == folders / "root/away/model"
 
 

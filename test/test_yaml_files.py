@@ -18,7 +18,7 @@ SECRET = "hunter2"
 
 @pytest.fixture(scope="module", params=["libyaml", "PyYAML alone"])
 def read(request, tmp_path_factory):
-    """Reads a text, with the parser in C and with the one in Python."""
+    """Reads YAML text with libyaml, and with the parser in Python."""
     path = tmp_path_factory.mktemp("yaml") / "file.yaml"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "PyYAML alone":
@@ -66,7 +66,7 @@ def test_a_quoted_text_is_bounded_by_the_file_only(read, quote):
         ("a: 1\n--- \nb: 1", "not YAML at line 2, column 1"),
     ],
 )
-def test_a_hostile_document_is_one_line(read, text, message):
+def test_a_hostile_document_is_an_error_of_one_line(read, text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         read(text)
 
@@ -91,11 +91,11 @@ def test_an_error_never_quotes_the_file(read, text):
     with pytest.raises(ValueError, match="not YAML|anchor or alias") as caught:
         read(text)
     assert SECRET not in str(caught.value)
-    assert caught.value.__cause__ is None, "a cause appears in tracebacks"
+    assert caught.value.__cause__ is None, "tracebacks would show the cause"
 
 
 @given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
-def test_any_text_is_read_or_one_line(read, text):
+def test_any_text_gives_a_document_or_one_line(read, text):
     try:
         read(text)
     except ValueError as error:
@@ -126,7 +126,7 @@ def made(kind, folder):
         ("missing", "cannot be read (No such file or directory)"),
     ],
 )
-def test_only_a_regular_file_of_bounded_size_is_read_and_at_once(tmp_path, kind, message):
+def test_anything_but_a_small_regular_file_is_refused_at_once(tmp_path, kind, message):
     begin = time.monotonic()
     with pytest.raises(ValueError, match=re.escape(message)):
         read_yaml(made(kind, tmp_path))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of the model gathered into those that a consumer wants: drivable, obstacle, ignore.
+"""Merge the classes of a model into the few that a consumer needs: drivable, obstacle, ignore.
 
-A consumer such as a costmap knows few classes and stable names; which of the model's belong to
-them is a YAML file (config/groups_drivable.yaml is an example), not a property of the model.
+A consumer such as a costmap has few classes with stable names. A YAML file maps the classes of a
+model to them (config/groups_drivable.yaml is an example), so that the model stays unchanged.
 """
 
 import functools
@@ -26,15 +26,15 @@ from sfseg_ros.model.manifest import (
 from sfseg_ros.yaml_files import read_yaml
 
 IGNORE = "ignore"
-"""The group whose pixels become 255, unlabelled."""
+"""Name of the group whose pixels become 255 (unlabelled)."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelMapping:
-    """What becomes of the model's labels.
+    """Which label is published for each label of the model.
 
-    `table` is uint8 (256,): the published label for each label of the model; `classes` are those
-    that are published, with their index in it.
+    `table` is uint8 (256,): the published label at the index of the model's label. `classes` are
+    the published classes; their `index` is the published label.
     """
 
     table: npt.NDArray[np.uint8]
@@ -42,7 +42,7 @@ class LabelMapping:
 
     @functools.cached_property
     def palette_rgb(self) -> npt.NDArray[np.uint8]:
-        """uint8 (256, 3): the RGB colour of each published label, black where there is no class."""
+        """uint8 (256, 3): the RGB colour of each published label; black if no class has it."""
         return palette_rgb_of(self.classes)
 
     @functools.cached_property
@@ -50,20 +50,20 @@ class LabelMapping:
         return not np.array_equal(self.table, np.arange(256))
 
     def apply(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The published labels for uint8 (H, W) labels of the model; the array itself where the
-        mapping changes none."""
+        """Return the published labels for uint8 (H, W) labels of the model; the same array if the
+        mapping changes no label."""
         if not self.changes_labels:
             return labels
-        # Three times as fast as numpy's take.
+        # Three times as fast as numpy.take.
         return np.asarray(cv2.LUT(labels, self.table), np.uint8)
 
 
 UNCHANGED = LabelMapping(np.arange(256, dtype=np.uint8), ())
-"""Every label as it is, all of them black."""
+"""Publishes every label as it is, without classes or colours."""
 
 
 def identity(manifest: Manifest) -> LabelMapping:
-    """The model's own classes and labels."""
+    """Return the mapping that publishes the model's own classes and labels."""
     return LabelMapping(UNCHANGED.table, manifest.classes)
 
 
@@ -75,8 +75,8 @@ def load_class_groups(path: Path | str, manifest: Manifest) -> LabelMapping:
           obstacle: [car, building]      # in the colour of its first class
           ignore: [sky]                  # becomes 255
 
-    The groups are labelled 0, 1, 2 in the order of the file. Each class of the model has to stand
-    in exactly one group, so that none is forgotten when the model changes. Raises ManifestError.
+    The groups get the labels 0, 1, 2 in the order of the file. Each class of the model must be in
+    exactly one group, so that no class is forgotten when the model changes. Raises ManifestError.
     """
     path = Path(path)
     try:
@@ -91,7 +91,7 @@ def load_class_groups(path: Path | str, manifest: Manifest) -> LabelMapping:
 
 @dataclass(frozen=True)
 class _Group:
-    """A group as it stands in the file; names not yet compared with the model's."""
+    """A group of the file, before its class names are compared with those of the model."""
 
     name: str
     classes: tuple[str, ...]
@@ -100,22 +100,24 @@ class _Group:
 
 def _groups_of(document: object) -> list[_Group]:
     if not isinstance(document, Mapping) or set(document) != {"groups"}:
-        raise ValueError("expected one key, groups, with the names of the groups below it")
+        raise ValueError("expected one key, `groups`, that maps names to groups")
     groups = document["groups"]
     if not isinstance(groups, Mapping):
-        raise ValueError("groups: expected the names of the groups below it")
+        raise ValueError("groups: expected a mapping from names to groups")
     return [_group_of(name, value) for name, value in groups.items()]
 
 
 def _group_of(name: object, value: object) -> _Group:
     if not isinstance(name, str):
-        raise ValueError(f"group {shortened(name)}: its name is not a text (put it in quotes)")
+        raise ValueError(f"group {shortened(name)}: its name is not a string (put it in quotes)")
     if problem := text_problem(name):
         raise ValueError(f"group {shortened(name)}: its name must have {problem}")
     color = None
     if isinstance(value, Mapping):
         if unknown := sorted(str(key) for key in value if key not in ("classes", "color")):
-            raise ValueError(f"group {name}: {shortened(unknown[0])}? expected classes and color")
+            raise ValueError(
+                f"group {name}: unknown key {shortened(unknown[0])}, expected classes and color"
+            )
         if "color" in value:
             color = _color_of(name, value["color"])
         value = value.get("classes")
@@ -124,14 +126,16 @@ def _group_of(name: object, value: object) -> _Group:
     for class_name in value:
         if not isinstance(class_name, str):
             raise ValueError(
-                f"group {name}: class {shortened(class_name)} is not a text (put it in quotes)"
+                f"group {name}: class {shortened(class_name)} is not a string (put it in quotes)"
             )
         if problem := text_problem(class_name):
             raise ValueError(
                 f"group {name}: class {shortened(class_name)}: its name must have {problem}"
             )
     if name == IGNORE and color is not None:
-        raise ValueError(f"group {IGNORE}: has a color, but its pixels are 255, which has none")
+        raise ValueError(
+            f"group {IGNORE}: must not have a color, because its pixels are unlabelled"
+        )
     if name != IGNORE and not value:
         raise ValueError(f"group {name}: has no classes; remove it")
     return _Group(name, tuple(value), color)
@@ -156,11 +160,11 @@ def _mapping_from_groups(groups: list[_Group], manifest: Manifest) -> LabelMappi
     if unknown := [name for name in members if name not in names]:
         raise ValueError(f"{manifest.name} has no class {listed(unknown)}; it has {listed(names)}")
     if double := sorted(name for name, count in Counter(members).items() if count > 1):
-        raise ValueError(f"{listed(double)} stands twice; each class belongs to one group")
+        raise ValueError(f"{listed(double)} occurs twice; put each class in one group")
     if missing := [name for name in names if name not in members]:
         raise ValueError(
-            f"{listed(missing)} of {manifest.name} in no group; "
-            f"put what is not wanted into {IGNORE}"
+            f"no group contains {listed(missing)} of {manifest.name}; "
+            f"put unwanted classes into {IGNORE}"
         )
     by_name = {semantic_class.name: semantic_class for semantic_class in manifest.classes}
     published = [group for group in groups if group.name != IGNORE]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model directory: what `training/export.py` writes and the runtime reads (docs/adr/0002).
+"""The model directory, which `training/export.py` writes and the runtime reads (docs/adr/0002).
 
-Everything that the runtime knows about a model stands in `manifest.yaml` beside `model.onnx`:
-class names and colours, the input sizes it takes, how well it does, where it came from.
+`manifest.yaml` beside `model.onnx` holds everything that the runtime knows about a model: class
+names and colours, accepted input sizes, accuracy and provenance.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from sfseg_ros.yaml_files import read_yaml, yaml_text
 MANIFEST_FILE = "manifest.yaml"
 FORMAT_VERSION = 1
 UNLABELLED = 255
-"""Label of a pixel without a class; so a model has at most 255 classes, 0 to 254."""
+"""Label of a pixel without a class. A model therefore has at most 255 classes, 0 to 254."""
 LONGEST_TEXT = 100
-"""Characters of a name; names go into topics, logs and pictures of reports."""
+"""Maximum length of a name in characters; names appear in messages, logs and reports."""
 LARGEST_INTEGER = 1 << 16
-"""Of sizes in pixels, strides and versions."""
+"""Upper bound of sizes in pixels, strides and versions."""
 LARGEST_ONNX_BYTES = 1 << 31
-"""Protobuf takes no larger file."""
+"""Limit of protobuf, in which ONNX files are written."""
 
 
 @dataclass(frozen=True)
 class SemanticClass:
-    """One class of a model: `index` is its label, `color_rgb` three integers from 0 to 255."""
+    """One class of a model. `index` is its label; `color_rgb` has three integers, 0 to 255."""
 
     index: int
     name: str
@@ -44,8 +44,8 @@ class SemanticClass:
 class Manifest:
     """A deployable model. Sizes are (height, width) in pixels of the network's input.
 
-    `evaluation`, `parity` and `provenance` are plain YAML for people and reports; the runtime
-    makes no decision from them.
+    `evaluation`, `parity` and `provenance` are plain YAML for people and reports. The runtime
+    bases no decision on them.
     """
 
     directory: Path
@@ -74,15 +74,16 @@ class Manifest:
 
     @property
     def palette_rgb(self) -> npt.NDArray[np.uint8]:
-        """uint8 (256, 3): the RGB colour of each label, black where there is no class."""
+        """uint8 (256, 3): the RGB colour of each label; black if no class has it."""
         return palette_rgb_of(self.classes)
 
     def network_size_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """The network size (height, width) for images of `image_size` (height, width).
+        """Return the network size (height, width) for images of `image_size` (height, width).
 
-        It has the pixel count of `input_size` in the image's aspect ratio, so that objects have
-        about the size the network was trained at and the time per frame does not depend on the
-        camera. Each side is rounded to the nearest multiple and kept within [min, max].
+        The network size has the pixel count of `input_size` and the aspect ratio of the image.
+        Objects then have about the size that the network was trained on, and the time per frame
+        does not depend on the camera. Each side is rounded to the nearest multiple of
+        `size_multiple` and clipped to [min, max].
         """
         height, width = image_size
         if height < 1 or width < 1:
@@ -118,7 +119,7 @@ class Manifest:
 
 
 def palette_rgb_of(classes: Iterable[SemanticClass]) -> npt.NDArray[np.uint8]:
-    """uint8 (256, 3): the RGB colour of each label, black where there is no class."""
+    """Return uint8 (256, 3): the RGB colour of each label; black if no class has it."""
     palette = np.zeros((256, 3), np.uint8)
     for semantic_class in classes:
         palette[semantic_class.index] = semantic_class.color_rgb
@@ -128,8 +129,8 @@ def palette_rgb_of(classes: Iterable[SemanticClass]) -> npt.NDArray[np.uint8]:
 def load_manifest(directory: Path | str, verify_hash: bool = True) -> Manifest:
     """Read and check `directory`/manifest.yaml.
 
-    `verify_hash` also reads the ONNX file and compares its SHA-256, so that a half-copied or
-    exchanged model stops here and not as wrong labels. Raises ManifestError.
+    With `verify_hash`, also compare the SHA-256 of the ONNX file, so that a half-copied or replaced
+    model is an error here instead of wrong labels later. Raises ManifestError.
     """
     directory = Path(directory)
     path = directory / MANIFEST_FILE
@@ -151,7 +152,10 @@ def load_manifest(directory: Path | str, verify_hash: bool = True) -> Manifest:
 
 
 def save_manifest(manifest: Manifest) -> Path:
-    """Write `manifest.directory`/manifest.yaml; returns its path. Reading it gives an equal one."""
+    """Write `manifest.directory`/manifest.yaml and return its path.
+
+    `load_manifest` then returns an equal manifest. Raises ManifestError for an invalid manifest.
+    """
     document = {
         "format_version": FORMAT_VERSION,
         "name": manifest.name,
@@ -183,7 +187,7 @@ def save_manifest(manifest: Manifest) -> Path:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file as 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 lower-case hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -192,12 +196,12 @@ def sha256_of_file(path: Path) -> str:
 
 
 def text_problem(value: object) -> str | None:
-    """What is expected instead of `value` where a name belongs; None for a good name.
+    """Return what a name must be, or None if `value` is a valid name.
 
-    A surrogate cannot be published; a control character rewrites a terminal or a log.
+    DDS cannot encode a lone surrogate, and a control character can rewrite a terminal or a log.
     """
     if not isinstance(value, str) or not value.strip():
-        return "a text"
+        return "a non-empty string"
     if len(value) > LONGEST_TEXT or not value.isprintable():
         return f"at most {LONGEST_TEXT} printable characters"
     return None
@@ -216,12 +220,12 @@ def _check_hash(manifest: Manifest) -> None:
     if actual != manifest.onnx_sha256:
         raise ManifestError(
             f"{manifest.onnx_path}: SHA-256 begins {actual[:12]}, the manifest says "
-            f"{manifest.onnx_sha256[:12]}; copy the model directory again or export it anew"
+            f"{manifest.onnx_sha256[:12]}; copy or export the model again"
         )
 
 
 class _Section:
-    """A mapping of the document whose getters name the key in the ValueError they raise."""
+    """A mapping of the document. Its getters raise ValueError with the full name of the key."""
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, Mapping):
@@ -267,7 +271,7 @@ class _Section:
         return [_Section(row, f"{self._path}{key}[{i}].") for i, row in enumerate(value)]
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """A free-form mapping; an absent one is empty."""
+        """Return a free-form mapping, or an empty one if the key is absent."""
         value = self._values.get(key)
         if value is not None and not isinstance(value, Mapping):
             raise ValueError(f"{self._path}{key} is {_kind(value)}, expected a mapping")
@@ -284,7 +288,7 @@ def _manifest_from_document(directory: Path, document: _Section) -> Manifest:
     if version != FORMAT_VERSION:
         raise ValueError(
             f"format_version is {version}, this release reads {FORMAT_VERSION}; "
-            "use a release of sfseg_ros of the model's time or export the model again"
+            "export the model again, or install the release of sfseg_ros that exported it"
         )
     onnx, sizes = document.section("onnx"), document.section("input")
     manifest = Manifest(
@@ -308,7 +312,7 @@ def _manifest_from_document(directory: Path, document: _Section) -> Manifest:
         raise ValueError(f"onnx.sha256 is {manifest.onnx_sha256!r}, expected 64 hexadecimal digits")
     if Path(manifest.onnx_file).name != manifest.onnx_file:
         raise ValueError(
-            f"onnx.file is {manifest.onnx_file!r}, expected a file name without folder"
+            f"onnx.file is {manifest.onnx_file!r}, expected a file name without a folder"
         )
     for key, size in (("size", manifest.input_size), ("min_size", manifest.min_size)):
         if size[0] % manifest.size_multiple or size[1] % manifest.size_multiple:
@@ -332,7 +336,7 @@ def _classes(rows: list[_Section]) -> tuple[SemanticClass, ...]:
         classes.append(SemanticClass(index, row.text("name"), (red, green, blue)))
     names = [semantic_class.name for semantic_class in classes]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"classes names {listed(repeated)} twice")
+        raise ValueError(f"classes contains {listed(repeated)} twice")
     return tuple(classes)
 
 

@@ -439,7 +439,7 @@ def main(args: list[str] | None = None) -> None:
         signal.signal(
             signal.SIGTERM, signal.SIG_IGN
         )  # if killed now, it would leave 128 MiB in /dev/shm
-        late = exit_after(END_S, f"segmentation_node: a frame did not end within {END_S:g} s")
+        late = exit_after(END_S, f"segmentation_node: an inference did not end within {END_S:g} s")
         if node is not None:
             node.close()
             node.destroy_node()

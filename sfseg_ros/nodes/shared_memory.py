@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared memory that killed processes left behind.
+"""Remove the shared memory of killed processes.
 
-Fast DDS gives each process a segment in /dev/shm, of 128 MiB with our profile, and nothing removes
-the segment of a process that was killed. Its owner holds an exclusive `flock` on `<segment>_el` for
-as long as it lives (RobustExclusiveLock.hpp of Fast DDS), and the kernel frees that lock when the
-owner dies, also if the owner ran in another container.
+Fast DDS creates a segment in /dev/shm for each process: 128 MiB with our profile. A killed process
+leaves its segment behind. The owner of a segment holds an exclusive `flock` on `<segment>_el` while
+it lives (RobustExclusiveLock.hpp in Fast DDS). The kernel releases the lock when the owner dies,
+even if the owner ran in another container.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from pathlib import Path
 FOLDER = Path("/dev/shm")
 SEGMENT = re.compile(r"fast(rtps|dds)_[0-9a-f]{16}")
 LEAST_AGE_S = 60.0
-"""Fast DDS opens the lock file some microseconds before it locks it."""
+"""Segments younger than this stay: Fast DDS creates the lock file a moment before it locks it."""
 
 
 def remove_dead_segments(folder: Path = FOLDER) -> tuple[int, int]:
-    """Remove the segments of this user whose owner has died, and their lock files.
+    """Remove the segments of this user whose owner is dead, with their lock files.
 
-    Returns the number of segments and their bytes. Leaves a segment alone if anything about it is
-    unusual: another user's, younger than LEAST_AGE_S, a link, or without a lock file.
+    Returns the number of removed segments and their size in bytes. A segment stays if it belongs to
+    another user, is younger than LEAST_AGE_S, is a symbolic link or has no lock file.
     """
     number = size = 0
     with contextlib.suppress(OSError):
@@ -38,7 +38,10 @@ def remove_dead_segments(folder: Path = FOLDER) -> tuple[int, int]:
 
 
 def _remove_if_dead(segment: Path) -> int:
-    """Bytes that the removed segment had; 0 if it stays. Raises OSError, also for a held lock."""
+    """Return the size of the removed segment, or 0 if it stays.
+
+    Raises OSError if a file is missing or the lock is held.
+    """
     lock = segment.with_name(f"{segment.name}_el")
     descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -47,7 +50,7 @@ def _remove_if_dead(segment: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         size = segment.lstat().st_blocks * 512
         segment.unlink()
-        lock.unlink()  # while it is locked, so that Fast DDS notices and makes a new one
+        lock.unlink()  # still locked, so that Fast DDS notices and creates another
         return max(size, 1)
     finally:
         os.close(descriptor)

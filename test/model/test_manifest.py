@@ -35,7 +35,7 @@ def manifest(tmp_path, make_manifest):
 
 
 def edited(manifest, section, key, value):
-    """Write the manifest with one value replaced (or removed, with None)."""
+    """Write the manifest with one value replaced, or removed if `value` is None."""
     path = save_manifest(manifest)
     document = yaml.safe_load(path.read_text())
     target = document[section] if section else document
@@ -46,20 +46,20 @@ def edited(manifest, section, key, value):
     path.write_text(yaml.safe_dump(document))
 
 
-def test_what_was_saved_is_what_is_loaded(manifest):
+def test_a_saved_manifest_loads_as_an_equal_one(manifest):
     assert save_manifest(manifest) == manifest.directory / MANIFEST_FILE
     assert load_manifest(manifest.directory) == manifest
 
 
-def test_a_value_that_stands_twice_is_written_out_twice(manifest):
-    """PyYAML would write an anchor, which no reader of a hostile file takes."""
+def test_a_list_that_occurs_twice_is_written_out_twice(manifest):
+    """By default PyYAML writes an anchor, which `read_yaml` refuses."""
     sizes = [1, 2]
     twice = replace(manifest, evaluation={"a": sizes, "b": sizes})
     save_manifest(twice)
     assert load_manifest(manifest.directory) == twice
 
 
-def test_the_palette_has_the_class_colours_and_is_black_elsewhere(manifest):
+def test_the_palette_has_the_class_colours_and_black_elsewhere(manifest):
     palette = manifest.palette_rgb
     assert palette.shape == (256, 3)
     assert palette.dtype == np.uint8
@@ -100,7 +100,7 @@ def test_a_network_size_outside_the_manifest_is_refused(manifest, size, message)
         manifest.check_network_size(size)
 
 
-def test_an_exchanged_model_file_is_noticed(manifest):
+def test_a_replaced_model_file_is_refused(manifest):
     save_manifest(manifest)
     manifest.onnx_path.write_bytes(b"other weights")
     with pytest.raises(ManifestError, match="SHA-256 begins"):
@@ -135,7 +135,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         ("name: tiny", "format_version is missing"),
     ],
 )
-def test_a_damaged_document_is_one_line(tmp_path, text, message):
+def test_a_damaged_document_is_an_error_of_one_line(tmp_path, text, message):
     (tmp_path / MANIFEST_FILE).write_text(text)
     with pytest.raises(ManifestError, match=message) as caught:
         load_manifest(tmp_path)
@@ -152,7 +152,7 @@ def test_a_binary_document_is_refused(tmp_path):
     ("section", "key", "value", "message"),
     [
         ("", "format_version", 2, "format_version is 2, this release reads 1"),
-        ("", "name", " ", "name is ' ', expected a text"),
+        ("", "name", " ", "name is ' ', expected a non-empty string"),
         ("", "name", "n" * 101, r"n\.\.\.n+', expected at most 100"),
         ("", "name", "a\nb", r"name is 'a\\nb', expected at most 100 printable"),
         ("", "name", "\x1b[2J", "expected at most 100 printable"),
@@ -162,11 +162,16 @@ def test_a_binary_document_is_refused(tmp_path):
         ("output", "stride", 0xFFFF_FFFF, "output.stride is 4294967295"),
         ("", "classes", [], "classes has 0 entries"),
         ("", "classes", [{"name": "a", "color": [0, 0, 256]}], r"classes\[0\].color is"),
-        ("", "classes", [{"name": "a", "color": [0, 0, 0]} for _ in "ab"], "names a twice"),
+        (
+            "",
+            "classes",
+            [{"name": "a", "color": [0, 0, 0]} for _ in "ab"],
+            "classes contains a twice",
+        ),
         ("", "classes", "road", "classes is str, expected a list"),
         ("", "evaluation", 3, "evaluation is int, expected a mapping"),
         ("onnx", "sha256", "ABC", "expected 64 hexadecimal digits"),
-        ("onnx", "file", "../model.onnx", "expected a file name without folder"),
+        ("onnx", "file", "../model.onnx", "expected a file name without a folder"),
         ("onnx", "opset", True, "onnx.opset is True, expected an integer from 1 to 65536"),
         ("onnx", "file", None, "onnx.file is missing"),
         ("input", "size", [352], "input.size is .*, expected 2 integers"),
@@ -177,7 +182,7 @@ def test_a_binary_document_is_refused(tmp_path):
         ("output", "stride", "4", "output.stride is '4'"),
     ],
 )
-def test_a_wrong_value_is_named_with_the_expectation(manifest, section, key, value, message):
+def test_the_error_for_a_wrong_value_says_what_was_expected(manifest, section, key, value, message):
     edited(manifest, section, key, value)
     with pytest.raises(ManifestError, match=message) as caught:
         load_manifest(manifest.directory)
@@ -186,7 +191,7 @@ def test_a_wrong_value_is_named_with_the_expectation(manifest, section, key, val
 
 @pytest.mark.parametrize("where", ["name", "class"])
 def test_a_lone_surrogate_is_refused(manifest, where):
-    """DDS cannot encode one, so it would end every later publication of the name."""
+    """DDS cannot encode a lone surrogate, so every publication of the name would fail."""
     save_manifest(manifest)
     path = manifest.directory / MANIFEST_FILE
     old = "tiny" if where == "name" else "road"
@@ -197,7 +202,7 @@ def test_a_lone_surrogate_is_refused(manifest, where):
         save_manifest(replace(manifest, name="\ud800"))
 
 
-def test_a_model_file_larger_than_onnx_allows_is_refused_unread(manifest):
+def test_a_model_file_beyond_the_limit_of_onnx_is_refused_unread(manifest):
     save_manifest(manifest)
     with manifest.onnx_path.open("r+b") as file:
         file.truncate(1 << 40)  # sparse: hashing it would take an hour
@@ -205,7 +210,7 @@ def test_a_model_file_larger_than_onnx_allows_is_refused_unread(manifest):
         load_manifest(manifest.directory)
 
 
-def test_a_manifest_that_could_not_be_read_back_is_not_written(manifest):
+def test_an_invalid_manifest_is_not_written(manifest):
     with pytest.raises(ManifestError, match=r"onnx\.sha256"):
         save_manifest(replace(manifest, onnx_sha256="none"))
     assert not (manifest.directory / MANIFEST_FILE).exists()

@@ -16,14 +16,14 @@ MAPPING = LabelMapping(GROUPS, (SemanticClass(0, "drivable", (1, 2, 3)),))
 
 
 @given(st.floats(0, 1))
-def test_the_least_confidence_is_the_threshold_of_whole_255ths(threshold):
+def test_the_threshold_is_rounded_up_to_whole_255ths(threshold):
     least = LabelRules(threshold=threshold).least_confidence
     assert 0 <= least <= 255
     confidence = EVERY_LABEL.copy()
     np.testing.assert_array_equal(confidence < least, confidence < threshold * 255)
 
 
-def test_plain_is_the_array_itself():
+def test_no_rules_return_the_same_array():
     assert not NO_RULES.changes_labels
     assert NO_RULES.labels_from(EVERY_LABEL, None) is EVERY_LABEL
     assert not LabelRules(alpha=0.1).changes_labels
@@ -33,7 +33,7 @@ def test_plain_is_the_array_itself():
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("mapping", [NO_RULES.mapping, MAPPING])
-def test_labels_are_those_of_the_kernels_reference(mapping, threshold):
+def test_labels_agree_with_the_reference_of_the_kernel(mapping, threshold):
     scores = np.random.default_rng(0).standard_normal((1, 11, 6, 9)).astype(np.float32)
     rules = LabelRules(mapping, threshold)
     labels, confidence = upsample_argmax(scores, 4)

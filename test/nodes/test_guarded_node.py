@@ -17,7 +17,7 @@ UNKNOWN_TYPE = parameter("overlay_alpha", type=10)
 
 
 @pytest.mark.parametrize("kind", [10, 255])
-def test_a_parameter_of_an_unknown_type_is_refused_and_the_others_are_set(bench, kind):
+def test_only_the_parameter_of_an_unknown_type_is_refused(bench, kind):
     node = bench.start(autostart=False)
     changes = [
         parameter("overlay_alpha", type=3, double_value=0.25),
@@ -32,7 +32,7 @@ def test_a_parameter_of_an_unknown_type_is_refused_and_the_others_are_set(bench,
     assert node.get_parameter("max_rate").value == 7.0
 
 
-def test_parameters_that_are_set_together_are_all_refused(bench):
+def test_parameters_set_atomically_are_all_refused(bench):
     node = bench.start(autostart=False)
     changes = [parameter("overlay_alpha", type=3, double_value=0.25), UNKNOWN_TYPE]
     request = SetParametersAtomically.Request(parameters=changes)
@@ -43,7 +43,7 @@ def test_parameters_that_are_set_together_are_all_refused(bench):
 
 
 @pytest.mark.parametrize("at_start", [True, False])
-def test_a_negative_clock_is_ignored_and_the_next_one_taken(bench, at_start):
+def test_a_negative_clock_is_ignored_and_the_next_one_is_used(bench, at_start):
     node = bench.start(autostart=False, **({"use_sim_time": True} if at_start else {}))
     if not at_start:
         assert bench.set_parameter("use_sim_time", True).successful
@@ -57,7 +57,7 @@ def test_a_negative_clock_is_ignored_and_the_next_one_taken(bench, at_start):
 
 @pytest.fixture
 def raising(bench):
-    """A node with a service and a timer that raise."""
+    """A node with a service and a timer that always raise."""
     node = bench.start(autostart=False)
 
     def fail(*arguments):
@@ -67,7 +67,7 @@ def raising(bench):
     node.create_timer(0.01, fail)
 
 
-def test_a_service_and_a_timer_that_raise_do_not_end_the_node(bench, raising):
+def test_a_raising_service_or_timer_does_not_end_the_node(bench, raising):
     for _ in range(2):
         assert not bench.call(Trigger, "fail", Trigger.Request()).success
     log = bench.wait_until(lambda: "fail: " in bench.log() and bench.log(), "a line")

@@ -23,7 +23,7 @@ def age(path, seconds=3600.0):
 
 @pytest.fixture
 def dead(tmp_path):
-    """A segment as a process leaves it that was killed an hour ago: the segment and its lock."""
+    """The segment and lock file of a process that was killed an hour ago."""
     segment, lock = tmp_path / NAME, tmp_path / f"{NAME}_el"
     segment.write_bytes(b"x" * 100_000)
     lock.touch()
@@ -32,7 +32,7 @@ def dead(tmp_path):
     return segment, lock
 
 
-def test_a_dead_owners_segment_and_lock_are_removed(dead, tmp_path):
+def test_the_segment_and_lock_of_a_dead_owner_are_removed(dead, tmp_path):
     others = [tmp_path / name for name in ("fastrtps_port7411", "fastrtps_port7411_el", "mine")]
     for path in others:
         path.touch()
@@ -95,13 +95,13 @@ def test_an_unusual_segment_stays(dead, tmp_path, monkeypatch, case):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_folder_that_is_missing_has_no_segments(tmp_path):
+def test_a_missing_folder_has_no_segments(tmp_path):
     assert remove_dead_segments(tmp_path / "none") == (0, 0)
 
 
 @pytest.fixture
 def start(tiny_model):
-    """`start()`: a running node and the segments in /dev/shm that it made."""
+    """Starts a node; returns the process, its segments in /dev/shm and its output."""
     processes = []
     environment = os.environ | {
         "ROS_DOMAIN_ID": str(unused_domain()),
@@ -131,13 +131,13 @@ def start(tiny_model):
 @pytest.mark.skipif(
     "fastrtps" not in get_rmw_implementation_identifier(), reason="the middleware is not Fast DDS"
 )
-def test_a_node_collects_what_a_killed_one_left_and_spares_the_living(start, monkeypatch):
+def test_a_node_removes_segments_of_a_killed_node_but_not_of_a_living_one(start, monkeypatch):
     killed, left, _ = start()
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     living, in_use, _ = start()
     left = [segment for segment in left if segment not in in_use]
-    assert all(segment.exists() for segment in left), "a kill leaves nothing behind any more"
+    assert all(segment.exists() for segment in left), "Fast DDS cleaned up by itself"
     for segment in (*left, *in_use):
         age(segment)
         age(segment.with_name(f"{segment.name}_el"))
