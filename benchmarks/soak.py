@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half an hour of everything that goes wrong on a robot, against the real node; in figures.
+"""Stress test: overload the real node, mix in malformed messages, and account for every frame.
 
     make soak MINUTES=30
     python -m benchmarks.soak --minutes 30 --cameras front rear left right --output soak.json
 
-Cameras above capacity send good frames of changing sizes and garbage (benchmarks/soak_camera.py),
-are killed and return; meanwhile parameters, lifecycle, services, models and listeners change at
-random. Each cycle ends calm: everything as at the start, a few good frames that must come back, and
-a look at counters, memory, threads and open files. Ends with status 1 where a frame is unaccounted
-for, something leaks, a call stays unanswered, a mask has the wrong size, or the node raises or
-dies.
+In each cycle a storm precedes a calm. In the storm, cameras send more frames than the node can
+segment, of changing sizes and with garbage between them (benchmarks/soak_camera.py), and are killed
+and restarted; parameters, lifecycle states, services, models and listeners change at random. In the
+calm everything is set back, a few good frames must return masks, and counters, memory, threads and
+open files are read. Exit status 1 if a frame is unaccounted for, something leaks, the node stops
+answering, a mask has the wrong size, or the node raises or dies. A slow machine does not fail.
 """
 
 import argparse
@@ -53,24 +53,23 @@ ACTION_S = 0.25
 CALM_FRAMES, CALM_RATE = 20, 10.0
 CALM_SIZE = "480x640"
 LEAK_MIB = 64.0
-"""More than this from the middle third of the run to the last is a leak. Early on the allocator
-fills up with what models of all sizes leave behind; that ends, a leak does not."""
+"""More growth than this from the middle third of the run to the last third is a leak. In the first
+third the allocator still grows to the needs of all model sizes."""
 CYCLES_TO_JUDGE = 9
-"""With fewer, one third is too few to tell a leak from an allocator and from thread pools."""
+"""With fewer cycles, a third is too short to tell a leak from the allocator and thread pools."""
 MAX_CALLS = 8
-"""Of one service at a time. Its quality of service keeps ten answers; those that waited behind a
-model that loads come all at once, and of more than ten the first are lost on their way."""
+"""Maximum number of pending calls of one service. The quality of service keeps ten answers, and
+the answers that waited for a model to load arrive all at once; the first of more would be lost."""
 MAX_PENDING = 2
-"""One frame of a camera waits, one is in work."""
+"""Of each camera, one frame waits and one is in work."""
 MIB = 1024 * 1024
 
-# How often each is done, relative to the others.
+# Relative frequency of each action.
 ACTIONS = {"parameter": 12, "listener": 3, "up": 4, "lifecycle": 1, "model": 1, "service": 1}
 ACTIONS |= {"kill camera": 1}
-# Time and the number of threads would make one cycle differ from the next; the others stay with
-# the soak.
+# Time and the number of threads would make the cycles differ; the soak itself sets the others.
 UNTOUCHED = {"use_sim_time", "threads", "autostart", "cameras", "model_dir", "snapshot_dir"}
-# While one of these is not as at the start, masks need not have the size of their image.
+# If one of these has changed, a mask need not have the size of its image.
 GEOMETRY = ("output_size", "region_of_interest", "horizon", "fit")
 WORDS: tuple[str, ...] = (
     "",
@@ -88,11 +87,11 @@ NUMBERS = (0.0, 0.5, 1.0, -1.0, 1e-9, 1e9, float("nan"), float("inf"))
 INTEGERS = (0, 1, 2, 5, -1, 256, 2**40)
 
 
-# --- what can be told without a node --------------------------------------------------------------
+# --- functions that need no node ------------------------------------------------------------------
 
 
 def random_value(source: random.Random, like: ParameterValue) -> ParameterValue:
-    """A value of the type of `like`, in or out of any range; now and then of another type."""
+    """A random value of the type of `like`, in or out of range; one in ten has another type."""
     kind = like.type if source.random() < 0.9 else source.randrange(10)
     several = range(source.choice((0, 1, 4, 7)))
     value = ParameterValue(type=kind)
@@ -114,7 +113,7 @@ def random_value(source: random.Random, like: ParameterValue) -> ParameterValue:
 
 
 def frame_counts(values: dict[str, str]) -> dict[str, int]:
-    """The counters of one status of /diagnostics, without their common prefix."""
+    """The frame counters of one status of /diagnostics, without their prefix `frames_`."""
     return {
         key.removeprefix("frames_"): int(value)
         for key, value in values.items()
@@ -123,19 +122,21 @@ def frame_counts(values: dict[str, str]) -> dict[str, int]:
 
 
 def unaccounted(counts: dict[str, int]) -> int:
-    """Frames in of which nothing says what became of them. `lost` is the middleware's count of
-    frames that never came in; `pending` is a difference and so explains nothing."""
+    """Number of received frames that no counter explains. `lost` counts frames that the node never
+    received; `pending` is a difference of the others and so explains nothing."""
     return counts["in"] - sum(counts[k] for k in counts if k not in ("in", "pending", "lost"))
 
 
 def is_stalled(now: float, sent: float, last_answer: float) -> bool:
-    """True if a call sent at `sent` waits for STALL_S since the last answer to any call: a slow
-    node answers others, a stuck one does not, and a lost answer outlasts the others."""
+    """True if a call sent at `sent` has waited for STALL_S since the last answer to any call.
+
+    A slow node still answers other calls; a stuck node answers none.
+    """
     return now - max(sent, last_answer) > STALL_S
 
 
 def resources(pid: int) -> dict[str, float]:
-    """Memory in MiB (its own, and shared: the middleware's segments), threads, open files."""
+    """Private and shared memory in MiB, number of threads and of open files of a process."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     figures = dict(re.findall(r"^(RssAnon|RssShmem|Threads):\s+(\d+)", status, re.M))
     return {
@@ -147,19 +148,21 @@ def resources(pid: int) -> dict[str, float]:
 
 
 def growth(values: Sequence[float]) -> float:
-    """From the smallest of the middle third of the values to the smallest of the last: what a node
-    holds at a calm depends on the sizes that came by, a leak raises the least of it."""
+    """Difference between the smallest value of the last third and that of the middle third.
+
+    A node's memory depends on the sizes of its last images; a leak raises even the smallest value.
+    """
     third = max(1, len(values) // 3)
     last, middle = values[-third:], values[-2 * third : -third] or values
     return min(last) - min(middle)
 
 
 def log_summary(lines: Iterable[str]) -> dict[str, Any]:
-    """Tracebacks, errors and warnings in the node's output; errors by their first words."""
+    """Count tracebacks, warnings and errors in the node's output; errors by their first words."""
     summary: dict[str, Any] = {"lines": 0, "tracebacks": 0, "warnings": 0, "errors": Counter()}
     for line in lines:
         summary["lines"] += 1
-        # The second is what rclpy says of a coroutine, the third the middleware of C++.
+        # The second line is rclpy's for a coroutine, the third that of the C++ runtime.
         if re.match(r"Traceback|The following exception was never|terminate called", line):
             summary["tracebacks"] += 1
         summary["warnings"] += line.startswith("[WARN]")
@@ -170,7 +173,7 @@ def log_summary(lines: Iterable[str]) -> dict[str, Any]:
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """One line for each promise that the run has broken."""
+    """One line for each violation that the run has found."""
     found = [str(text) for text in report["broken"]]
     cycles = report["cycles"]
     for camera, counts in cycles[-1]["counts"].items():
@@ -196,7 +199,7 @@ def failures(report: dict[str, Any]) -> list[str]:
 
 
 class CameraProcess:
-    """benchmarks/soak_camera.py for one prefix; may be killed and started again."""
+    """A process of benchmarks/soak_camera.py for one prefix, to be killed and started again."""
 
     def __init__(self, prefix: str, options: Sequence[str], log: Path, environment: dict[str, str]):
         self.prefix = prefix
@@ -205,7 +208,7 @@ class CameraProcess:
         self._starts = 0
 
     def start(self, *more: str) -> None:
-        """With a seed of its own each time."""
+        """Start the camera with a new seed."""
         self._starts += 1
         command = [sys.executable, "-m", "benchmarks.soak_camera", "--prefix", self.prefix]
         command += [*self._options, "--seed", str(self._starts), *more]
@@ -224,7 +227,7 @@ class CameraProcess:
         return self._popen is not None and self._popen.poll() is None
 
     def kill(self) -> None:
-        """As a cable that is pulled: no goodbye to the middleware."""
+        """Kill the camera without a goodbye to the middleware, as a pulled cable does."""
         if self._popen is None:
             return
         segments = list(shared_segments(self._popen.pid))
@@ -239,7 +242,7 @@ class CameraProcess:
 
 
 def shared_segments(pid: int) -> Iterator[Path]:
-    """Fast DDS's shared memory that a process has mapped, its own and that of others."""
+    """Segments of Fast DDS's shared memory that a process has mapped, its own and others'."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     except OSError:
@@ -248,8 +251,8 @@ def shared_segments(pid: int) -> Iterator[Path]:
 
 
 def remove_if_orphaned(segment: Path) -> None:
-    """Delete a segment whose owner is dead, as `fastdds shm clean` does: a living owner holds a
-    lock on the file beside it. Else each killed camera would leave its images in memory."""
+    """Delete a segment whose owner is dead, as `fastdds shm clean` does; otherwise each killed
+    camera would leave its images in memory. A living owner locks the file beside the segment."""
     beside = segment.with_name(segment.name + "_el")
     try:
         with beside.open("rb") as file:
@@ -261,7 +264,7 @@ def remove_if_orphaned(segment: Path) -> None:
 
 
 class Node:
-    """The node under test, from the outside: what a robot's other programs see of it."""
+    """The node under test, as other programs on the robot see it."""
 
     def __init__(
         self, popen: "subprocess.Popen[bytes]", prefixes: Sequence[str], seed: int
@@ -297,7 +300,7 @@ class Node:
         return future
 
     def ask(self, kind: type, service: str, request: Any) -> Any:
-        """Call and wait. Returns the response, None where there is none."""
+        """Call a service and wait; returns the response, or None if the node is stuck."""
         future = self.send(kind, service, request)
         self.spin(lambda: all(waiting is not future for *_, waiting in self._waiting))
         return future.result() if future.done() else None
@@ -357,7 +360,7 @@ class Node:
             self.counts[camera] = counts
 
     def listen(self, topic: str) -> None:
-        """To masks with eyes open, to others only so that the node has to make them."""
+        """Subscribe. Masks are checked; other messages only make the node publish them."""
         if topic in self._listeners:
             return
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -426,7 +429,8 @@ class Node:
         return self.send(ChangeState, "change_state", request)
 
     def parameter_storm(self, with_geometry: bool) -> None:
-        """One parameter gets some value, or that of the start: else soon no frame would pass."""
+        """Set a parameter to a random value or, half of the time, to its initial one, so that
+        frames still pass."""
         names = [name for name in self._initial if name not in UNTOUCHED]
         name = self._random.choice(names)
         if name.endswith(GEOMETRY):
@@ -439,13 +443,13 @@ class Node:
         self.set_parameters({name: value})
 
     def _initial_value(self, name: str) -> ParameterValue:
-        """A camera's that is not set is as the node's."""
+        """The value at the start; a camera's unset parameter takes the node's value."""
         value = self._initial[name]
         unset = value.type == ParameterType.PARAMETER_NOT_SET
         return self._initial[name.rpartition(".")[2]] if unset else value
 
     def listener_storm(self) -> None:
-        """Somebody begins or ceases to listen."""
+        """Subscribe to random topics, or unsubscribe from them."""
         topics = [t for t, _ in self._ros.get_topic_names_and_types() if t.startswith(f"{NODE}/")]
         for topic in self._random.sample(topics, min(2, len(topics))):
             if topic.endswith("transition_event"):
@@ -453,7 +457,7 @@ class Node:
             (self.stop_listening if topic in self._listeners else self.listen)(topic)
 
     def service_storm(self) -> None:
-        """One of the node's own services that take no more than a switch."""
+        """Call one of the node's SetBool or Trigger services."""
         pairs = self._ros.get_service_names_and_types_by_node(NODE.lstrip("/"), "/")
         name, kind = self._random.choice(self._switches(pairs) or [("", None)])
         if kind is SetBool:
@@ -473,7 +477,7 @@ class Node:
     # Calm.
 
     def restore(self) -> None:
-        """Everything as it was at the start: parameters, switches, active, masks listened to."""
+        """Set everything back: parameters, switches, the active state, subscriptions to masks."""
         self.settle()
         self._transitions(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
         now = self._values(list(self._initial))
@@ -499,9 +503,8 @@ class Node:
             label = state.current_state.label if state else "unknown"
             self.broken.add(f"{label} after configure and activate, expected active")
 
-    def load_anew(self) -> None:
-        """Cleanup to active: the node then holds what the sizes of its last images need, and
-        nothing of those before."""
+    def reload(self) -> None:
+        """Clean the node up and activate it, so that it keeps nothing of earlier image sizes."""
         self._transitions(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
         self._transitions(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
 
@@ -515,7 +518,7 @@ class Node:
 
 
 class Soak:
-    """The run: storm, calm, storm, calm."""
+    """The run: storms and calms in turn."""
 
     def __init__(
         self, node: Node, pid: int, cameras: list[CameraProcess], models: list[str], seed: int
@@ -527,7 +530,7 @@ class Soak:
         self.cycles: list[dict[str, Any]] = []
 
     def storm(self, seconds: float) -> None:
-        """Random actions beside cameras that never rest."""
+        """Do random actions while the cameras send."""
         with_geometry = len(self.cycles) % 2 == 0
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -562,7 +565,7 @@ class Soak:
             self._random.choice(self._cameras).kill()
 
     def calm(self) -> None:
-        """Back to the start, a few good frames, and a look at the figures."""
+        """Set everything back, send a few good frames, and record the figures."""
         node = self._node
         for camera in self._cameras:
             camera.kill()
@@ -577,7 +580,7 @@ class Soak:
             node.broken.add(f"frames of the calm are still pending after {STALL_S:.0f} s")
         for topic in set(node._mask_topics) - set(node.masks - masks):
             node.broken.add(f"{topic}: no mask of {CALM_FRAMES} images in the calm")
-        node.load_anew()
+        node.reload()
         node.hear_statuses()
         self.cycles.append(
             {
@@ -590,7 +593,7 @@ class Soak:
 
 
 def cycle_text(cycle: dict[str, Any]) -> str:
-    """One line for the terminal."""
+    """The cycle as one line for the terminal."""
     frames = Counter[str]()
     for counts in cycle["counts"].values():
         frames.update(counts)
@@ -600,7 +603,7 @@ def cycle_text(cycle: dict[str, Any]) -> str:
 
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The whole soak; returns the report."""
+    """Run the whole soak; returns the report."""
     environment = ros_environment() | {"HOME": str(folder), "ROS_LOG_DIR": str(folder / "log")}
     os.environ.update(environment)
     models = args.models or two_models(folder)
@@ -655,7 +658,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def two_models(folder: Path) -> list[str]:
-    """The default model and its copy, so that a switch loads everything anew."""
+    """The default model and a copy of it, so that a switch reloads everything."""
     original = find_model(DEFAULT_MODEL)
     shutil.copytree(original, folder / "copy")
     return [str(original), str(folder / "copy")]
@@ -671,7 +674,7 @@ def end_of(node: Process) -> int | None:
 
 
 def summary_text(report: dict[str, Any]) -> str:
-    """The end of the run for people."""
+    """The result of the run as text."""
     lines = [f"{report['minutes']} minutes"]
     for camera, counts in report["cycles"][-1]["counts"].items():
         counted = "  ".join(f"{name} {number}" for name, number in counts.items())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The soak's own judgement, its garbage, and a short run against the real node."""
+"""The judgement of the soak, its garbage, and a short run against the real node."""
 
 import json
 import os
@@ -29,7 +29,7 @@ NO_GROWTH = {"memory_mib": 1.0, "shared_mib": 0.0, "threads": 0.0, "files": 0.0}
 
 
 def report(**changes):
-    """Of a run without fault."""
+    """The report of a run without fault."""
     cycle = {"minutes": 1.0, "resources": dict(RESOURCES), "counts": {"frames": dict(COUNTS)}}
     return {
         "broken": [],
@@ -94,7 +94,7 @@ def test_a_slow_node_is_not_stuck_and_a_silent_one_is():
     assert soak.is_stalled(now=late, sent=0.0, last_answer=late - 2 * soak.STALL_S)
 
 
-def test_what_the_allocator_takes_at_first_is_no_growth_and_a_slope_is():
+def test_memory_taken_early_is_no_growth_and_a_steady_rise_is():
     assert soak.growth([300, 400, 500, 510, 505, 900, 910, 506, 508]) == 1
     assert soak.growth([float(10 * i) for i in range(30)]) == 100
 
@@ -113,7 +113,7 @@ def test_exceptions_and_errors_are_found_in_a_log():
 
 
 @pytest.mark.parametrize("kind", range(10))
-def test_random_values_fit_the_type_that_they_claim(kind):
+def test_random_values_fit_their_type(kind):
     source = random.Random(kind)
     for _ in range(200):
         value = soak.random_value(source, ParameterValue(type=kind))
@@ -121,7 +121,7 @@ def test_random_values_fit_the_type_that_they_claim(kind):
         assert again.type == value.type <= ParameterType.PARAMETER_STRING_ARRAY
 
 
-def test_all_garbage_can_be_sent_and_the_node_has_a_word_for_it():
+def test_garbage_can_be_sent_and_is_rejected_or_read():
     source, results = random.Random(0), Counter()
     for _ in range(400):
         for make in soak_camera.ODD.values():

@@ -343,7 +343,7 @@ def test_below_the_threshold_an_engine_is_refused_and_stays_so(sfseg, make_rando
         "verify", model.directory, "--images", pictures, "--min-agreement", "1.0"
     )
     assert status == 1
-    assert "100 % are wanted" in err
+    assert "100 % are required" in err
     with pytest.raises(BackendError, match="refused by sfseg engine verify"):
         built_engine(model, request, EngineStore())
     status, _, _ = sfseg("verify", model.directory, "--images", pictures)

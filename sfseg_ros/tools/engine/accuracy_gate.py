@@ -70,7 +70,7 @@ def is_accurate(
     if not accepted:
         complain(
             f"sfseg engine: refused: {100 * accuracy.pixel_agreement:.3f} % of the pixels agree "
-            f"with fp32, {100 * threshold:g} % are wanted (--min-agreement); use another "
+            f"with fp32, {100 * threshold:g} % are required (--min-agreement); use another "
             "precision, or calibrate with more pictures of the camera"
         )
     return accepted
