@@ -20,12 +20,12 @@ from sfseg_ros.model.manifest import Manifest
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_MEMORY = "cuda"
-# What the provider says of a call of the CUDA runtime, cuda_call.cc: number, text, place.
+# The provider reports a failed CUDA runtime call as number, text and place (its cuda_call.cc).
 CUDA_FAILURE = re.compile(r"\bCUDA failure (\d+):")
 
 
 class OnnxRuntimeBackend:
-    """See `Backend`. Takes every size from the first frame on; nothing is compiled per size."""
+    """See `Backend`. Nothing is compiled per image size, so a new size costs no time."""
 
     name = "onnxruntime"
     precisions: tuple[str, ...] = ("fp32",)
@@ -37,8 +37,8 @@ class OnnxRuntimeBackend:
         self._manifest = manifest
         self._options = ort.SessionOptions()
         self._options.intra_op_num_threads = thread_count(options.threads)
-        # Waiting threads sleep instead of spinning: on a robot other nodes want the cores, and the
-        # trunk's threads would spin while the tail's work.
+        # Idle threads sleep instead of spinning: other nodes of the robot need the cores, and the
+        # trunk's threads would spin while the tail's threads work.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
         model = split_model_of(manifest)
@@ -98,7 +98,7 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
-    """The same on a GPU for which there is no TensorRT; never on the processor instead.
+    """ONNX Runtime on an NVIDIA GPU, for machines without TensorRT. Never falls back to the CPU.
 
     The scores stay on the device between the trunk and its tail. Not run on a GPU.
     """
@@ -116,12 +116,14 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         super().__init__(manifest, options)
 
     def close(self) -> None:
-        """Also give up a context that was lost: the whole process shares it, so that without this
-        a backend that is opened anew would fail like the old one."""
+        """Release the model, and reset the CUDA context if it was lost. The whole process shares
+        the context, so a new backend would otherwise fail like this one."""
         super().close()
         lost, self._lost = self._lost, ""
         if lost:
-            with contextlib.suppress(BackendError):  # no cuda.bindings; the next session says it
+            with contextlib.suppress(
+                BackendError
+            ):  # without cuda.bindings the next session reports it
                 reset_lost_context(lost)
 
     def _failure(self, error: Exception) -> BackendError:
@@ -151,13 +153,13 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         return "CUDA"
 
     def _providers(self) -> list[Any]:
-        # TF32 would be faster; it is fp32 that the manifest's parity was measured in. What the
-        # provider lacks (sizes of tensors, for one) is computed on the processor by design.
+        # TF32 would be faster, but the manifest's parity was measured in fp32. Operators that the
+        # provider lacks, such as Shape, run on the processor by ONNX Runtime's design.
         return [(CUDA, {"use_tf32": "0"}), CPU]
 
     def _session(self, model: ModelProto) -> Any:
-        """Where the provider's libraries or the GPU are missing, ONNX Runtime takes the processor
-        and says so in its log only."""
+        """Open a session. Raises BackendUnavailableError if the GPU or the provider's libraries are
+        missing; ONNX Runtime itself would use the processor and only log it."""
         session = super()._session(model)
         if CUDA not in session.get_providers():
             raise BackendUnavailableError(
@@ -165,5 +167,5 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                 "look at nvidia-smi, and install the CUDA and cuDNN libraries that it was built "
                 "for (pip install 'onnxruntime-gpu[cuda,cudnn]')"
             )
-        session.disable_fallback()  # an error of the GPU stays one
+        session.disable_fallback()  # report errors of the GPU instead of running on the processor
         return session

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-# Read when the library loads. It would keep what it compiled for the last 1024 layers of any size,
-# which no closed model gives back: it looks like a leak, and saves little where a size comes again.
+# oneDNN reads this when it loads. By default it caches the last 1024 compiled layers of all sizes
+# and does not free them with the model: that looks like a leak and saves little for a repeated
+# size.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 
 import openvino as ov
@@ -27,18 +28,19 @@ from sfseg_ros.kernels.cpu_tail import CompiledTail, installed_tail
 from sfseg_ros.model.manifest import UNLABELLED, Manifest
 
 MAX_COMPILED_SIZES = 8
-"""Input sizes kept compiled: those of six cameras that all differ, of the warm-up, and one to
-spare. Each holds its own copy of the weights and its buffers, some 100 MB for a ResNet-18 at
-352x480. Most cameras share a size: it is a multiple of 32 and depends on the aspect ratio only."""
+"""Maximum number of input sizes kept compiled: six different cameras, the warm-up, and one to
+spare. Each holds its own copy of the weights and its buffers, about 100 MB for a ResNet-18 at
+352x480. Most cameras share a size, which is a multiple of 32 and depends only on the aspect
+ratio."""
 
 
 class OpenVinoBackend:
-    """See `Backend`. Compiles for each input size at its first use, which takes some tenths of a
-    second, because fixed sizes run faster than free ones; the sizes used last are kept.
+    """See `Backend`. Compiles the model for each input size at its first use, because a fixed size
+    runs faster than a free one. Compiling takes some tenths of a second. The most recently used
+    sizes are kept.
 
-    The images of a batch run one after another through the same compiled model. One compiled for
-    the batch takes as long (benchmarks/batches.json), and each number of waiting cameras would
-    need its own.
+    The images of a batch run one after another through the same compiled model. A model compiled
+    for the batch is no faster (benchmarks/batches.json), and every batch size would need its own.
     """
 
     name = "openvino"
@@ -58,7 +60,7 @@ class OpenVinoBackend:
         self.precision = "bf16" if use_bf16 else "fp32"
         self._core: ov.Core | None = new_core()
         self._trunk_options = _options("bf16" if use_bf16 else "f32", threads)
-        # Interpolation, arg-max and softmax stay fp32 whatever the trunk does.
+        # Interpolation, arg-max and softmax stay fp32, whatever the precision of the trunk.
         self._tail_options = _options("f32", threads)
         trunk = split_model_of(manifest).trunk
         try:
@@ -77,7 +79,7 @@ class OpenVinoBackend:
 
     def infer(self, rgb: Uint8Array, confidence: bool) -> tuple[Uint8Array, Uint8Array | None]:
         check_images(self._manifest, rgb)
-        # OpenVINO shares memory with writable arrays only, though it does not write.
+        # OpenVINO only shares memory with writable arrays, although it does not write to them.
         shared = np.require(rgb, np.uint8, ["C", "W"])
         labels = np.empty(rgb.shape[:3], np.uint8)
         certainty = np.empty_like(labels) if confidence else None
@@ -93,7 +95,7 @@ class OpenVinoBackend:
         with self._lock:
             self._trunk = None
             self._pipelines.clear()
-            # It owns the threads of all that it compiled, four per size.
+            # The core owns the threads of everything that it compiled, four per size.
             self._core = None
 
     def _pipeline(self, size: tuple[int, int]) -> "_Pipeline":
@@ -101,7 +103,7 @@ class OpenVinoBackend:
             if self._trunk is None:
                 raise BackendError("backend openvino is closed: open it again")
             if size not in self._pipelines:
-                # The core goes along: closing may come between this and the compiling.
+                # Pass the core on: `close` may run before the size is compiled.
                 self._pipelines[size] = _Pipeline(
                     partial(self._compiled_trunk, self._core, self._trunk, size),
                     partial(self._compiled_tail, self._core),
@@ -130,9 +132,9 @@ class OpenVinoBackend:
 
 
 class _Pipeline:
-    """The trunk and its tails for one input size, each compiled when it is first asked for.
+    """The trunk and its tails for one input size, each compiled at its first use.
 
-    It has a lock of its own, so that compiling for a new size keeps no other size waiting.
+    Each size has its own lock, so compiling one size does not block the others.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class _Pipeline:
         self._tails: dict[bool, ov.InferRequest] = {}
 
     def run(self, rgb: Uint8Array, labels: Uint8Array, certainty: Uint8Array | None) -> None:
-        """uint8 (H, W, 3) RGB into uint8 (H, W) `labels` and, where asked for, `certainty`."""
+        """Segment uint8 (H, W, 3) RGB into uint8 (H, W) `labels` and, unless None, `certainty`."""
         with self._lock:
             if self._trunk is None:
                 self._trunk = self._compiled_trunk().create_infer_request()
@@ -178,12 +180,12 @@ class _Pipeline:
 
 
 def new_core() -> ov.Core:
-    """A core with its CPU plugin, loaded in a thread that ends here.
+    """Return a core whose CPU plugin was loaded by a thread that has ended.
 
-    On a processor with AMX the plugin gives the thread that loads it a signal stack of its own
-    (openvinotoolkit/openvino#11894), and frees it with the core. Of two cores that one thread opens
-    and closes in this order, the second puts back the stack that the first has freed: the next
-    signal, Ctrl-C or the end of a child, then kills the process without a word.
+    On a processor with AMX the plugin gives the thread that loads it a new signal stack
+    (openvinotoolkit/openvino#11894) and frees that stack with the core. If one thread opens two
+    cores and closes them in the same order, the second core restores the stack that the first has
+    freed. The next signal (Ctrl-C, the end of a child) then kills the process without a message.
     """
 
     def load() -> ov.Core:
@@ -196,14 +198,15 @@ def new_core() -> ov.Core:
 
 
 def upsample_argmax(scores_shape: list[int], stride: int, confidence: bool) -> ov.Model:
-    """`sfseg::UpsampleArgmax` in operators that OpenVINO is fast at.
+    """Return `sfseg::UpsampleArgmax` as a model of operators that OpenVINO runs fast.
 
-    The same labels as the body in the ONNX file, the confidence within 1 of 255. The body's ArgMax
-    becomes a sort here, which takes as long as everything else together; the lowest index among
-    the scores that equal the maximum is the same label (measured: benchmarks/backends.json).
+    Its labels equal those of the body in the ONNX file; its confidence differs by at most 1 of 255.
+    OpenVINO would run the body's ArgMax as a sort, which takes as long as the rest of the network.
+    This model instead takes the lowest index among the scores that equal the maximum, which is the
+    same label (measured: benchmarks/backends.json).
 
-    `scores_shape` is (N, C, h, w). Outputs labels and, if asked for, confidence, both uint8
-    (N, h * stride, w * stride).
+    `scores_shape` is (N, C, h, w). The outputs are labels and, if `confidence`, the confidence,
+    both uint8 (N, h * stride, w * stride).
     """
     count, height, width = scores_shape[1:]
     scores = ops.parameter(scores_shape, np.float32)
@@ -231,7 +234,7 @@ def upsample_argmax(scores_shape: list[int], stride: int, confidence: bool) -> o
 def _options(precision: str, threads: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Always set: OpenVINO's own choice is bf16 on processors with AVX-512 BF16.
+        # Always set, because OpenVINO itself chooses bf16 on processors with AVX-512 BF16.
         "INFERENCE_PRECISION_HINT": precision,
     }
     if threads:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processor offers: how many cores this process may use, and whether it has bf16."""
+"""How many cores this process may use, and whether the processor has bf16 instructions."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def thread_count(threads: int) -> int:
-    """The number of threads to ask a library for; 0 leaves it to the library.
+    """Return the number of threads to request from a library, 0 for the library's own choice.
 
-    `threads` > 0 is taken as it is. With 0 the libraries count the machine's cores; where this
-    process may use fewer (taskset, a container's CPU limit) their threads would wait for each
-    other, so the allowed number is returned.
+    A positive `threads` is returned unchanged. If it is 0, the libraries use one thread per core of
+    the machine. If this process may use fewer cores (taskset, a container's CPU limit), their
+    threads would wait for each other, so the number of allowed cores is returned instead.
     """
     if threads > 0:
         return threads
@@ -22,14 +22,14 @@ def thread_count(threads: int) -> int:
 
 
 def threads_text(count: int) -> str:
-    """For people: the result of `thread_count` in words."""
+    """Describe a result of `thread_count` in words."""
     if count == 0:
         return "the library's number of threads"
     return "1 thread" if count == 1 else f"{count} threads"
 
 
 def usable_cores() -> int:
-    """Cores that the affinity mask and the container's CPU limit leave to this process."""
+    """Return the number of cores that the affinity mask and the container's CPU limit allow."""
     affinity = len(os.sched_getaffinity(0))
     try:
         quota, period = CONTAINER_LIMIT.read_text(encoding="ascii").split()
@@ -39,18 +39,18 @@ def usable_cores() -> int:
 
 
 def bf16_is_faster() -> bool:
-    """True if the processor has AMX. AVX-512 BF16 alone is slower than fp32 (docs/adr/0011)."""
+    """Return whether the processor has AMX. AVX-512 BF16 alone is slower than fp32 (ADR 11)."""
     return bf16_unit() == "AMX"
 
 
 def bf16_unit() -> str | None:
-    """The unit that multiplies bf16 ("AMX" or "AVX-512 BF16"), or None if there is none.
+    """Return the unit that multiplies bf16 ("AMX" or "AVX-512 BF16"), or None.
 
-    OpenVINO's OPTIMIZATION_CAPABILITIES names BF16 on every processor with AVX-512 and emulates it
-    where it is missing, slower than fp32; so the processor itself is asked.
+    OpenVINO's OPTIMIZATION_CAPABILITIES lists BF16 on every processor with AVX-512. If the unit is
+    missing, OpenVINO emulates it, slower than fp32. So this function asks the processor itself.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() not in ("ALL", "DEFAULT"):
-        return None  # somebody limits oneDNN to an older processor; fp32 is safe on all of them
+        return None  # oneDNN is limited to an older instruction set; fp32 works with all of them
     try:
         text = PROCESSOR_INFO.read_text(encoding="utf-8")
     except OSError:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kernel, for one module.
+// All kernels in one module.
 #include "camera_image.cu"
 #include "flow_warp.cu"
 #include "gated_flow_fusion.cu"

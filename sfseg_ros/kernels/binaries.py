@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled kernels for a GPU: made at first use, kept in the user's cache.
+"""Compile the kernels for a GPU at first use, and keep them in the user's cache.
 
-Compiled by NVRTC, which comes with the Python package cuda-bindings, or else by nvcc. Neither needs
-a GPU.
+NVRTC compiles them, which the Python package cuda-bindings needs anyway, or else nvcc. Neither
+needs a GPU.
 """
 
 import functools
@@ -27,15 +27,15 @@ OPTIONS: tuple[str, ...] = ("-std=c++17",)
 
 
 def compiled(architecture: int) -> bytes:
-    """A cubin with every kernel, for GPUs of compute capability `architecture` (90 is 9.0).
+    """Return a cubin with every kernel, for GPUs of compute capability `architecture` (90 is 9.0).
 
-    Raises BackendError where there is no compiler, or it refuses.
+    Raises BackendError if there is no compiler or if it fails.
     """
     return _cached_cubin(architecture)[1]
 
 
 def compiled_path(architecture: int) -> Path:
-    """The cached file with that cubin; otherwise as `compiled`."""
+    """Return the cached file that holds the cubin; see `compiled`."""
     return _cached_cubin(architecture)[0]
 
 
@@ -54,11 +54,11 @@ def _check(architecture: int) -> None:
 
 
 def compiled_with_log(architecture: int) -> tuple[bytes, str]:
-    """The cubin, and the assembler's lines about registers and spills; no cache."""
+    """Return the cubin and the assembler's lines about registers and spills, without the cache."""
     try:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         nvrtc.nvrtcVersion()
-    except Exception as error:  # the module is missing, or the library that it loads
+    except Exception as error:  # the module or the library that it loads is missing
         compiler = shutil.which("nvcc")
         if compiler is None:
             raise BackendError(
@@ -71,7 +71,7 @@ def compiled_with_log(architecture: int) -> tuple[bytes, str]:
 
 @functools.lru_cache(maxsize=1)
 def source_digest() -> str:
-    """SHA-256 of the kernels' sources, in hexadecimal."""
+    """Return the SHA-256 of the kernels' sources, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(_source_files()):
         content = path.read_bytes()
@@ -105,7 +105,7 @@ def cached(name: str, arguments: Sequence[str], make: Callable[[], bytes]) -> tu
     except OSError as error:
         raise BackendError(
             f"compiled kernels cannot be kept ({error}); set {CACHE_VARIABLE} to a folder that "
-            "can be written"
+            "you can write"
         ) from error
 
 
@@ -118,7 +118,7 @@ def _source_files() -> list[Path]:
 
 
 def compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
-    """As `compiled_with_log`, by the module `cuda.bindings.nvrtc`."""
+    """See `compiled_with_log`. `nvrtc` is the module `cuda.bindings.nvrtc`."""
     headers = {path.name: path.read_bytes() for path in _source_files() if path.name != "all.cu"}
     source = (SOURCES / "all.cu").read_bytes()
     success = nvrtc.nvrtcResult.NVRTC_SUCCESS
@@ -126,7 +126,7 @@ def compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
         source, b"all.cu", len(headers), list(headers.values()), [n.encode() for n in headers]
     )
     if status != success:
-        raise BackendError(f"NVRTC: {status.name} at the kernels' sources")
+        raise BackendError(f"NVRTC: {status.name} for the kernels' sources")
     try:
         options = [*OPTIONS, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
         (status,) = nvrtc.nvrtcCompileProgram(
@@ -149,7 +149,7 @@ def compiled_by_nvrtc(nvrtc: Any, architecture: int) -> tuple[bytes, str]:
 
 
 def compiled_by_nvcc(compiler: str, architecture: int) -> tuple[bytes, str]:
-    """As `compiled_with_log`, by the nvcc at this path."""
+    """See `compiled_with_log`. `compiler` is the path of nvcc."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernels"
         kind = [f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v"]

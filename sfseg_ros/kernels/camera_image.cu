@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// CameraImage: see camera_image.py for what is computed.
+// CameraImage: camera_image.py defines the result.
 #include "sfseg_kernels.cuh"
 
 namespace sfseg {
 
-constexpr int CAMERA_PIXELS = 4;         // of one thread, neighbours in a row; numpy: PIXELS
+constexpr int CAMERA_PIXELS = 4;         // neighbouring pixels per thread; numpy: PIXELS
 constexpr float PADDING_GREY = 114.0f;   // of the letterbox, geometry.PADDING_GREY
 
 struct Rgb {
   int red, green, blue;
 };
 
-// The camera's bytes. `first`, `second` and `third`: camera_image._format.
+// The camera's bytes. `first`, `second` and `third` are those of camera_image._format.
 struct Camera {
   const unsigned char* data;
   int height, width, step, pixel_bytes, first, second, third;
@@ -39,7 +39,7 @@ struct Yuv422 {
   }
 };
 
-// Bilinear demosaicing as OpenCV has it: the outermost pixels are copies of their inner neighbours.
+// Bilinear demosaicing as in OpenCV: the outermost pixels are copies of their inner neighbours.
 struct Bayer {
   DEVICE_MEMBER Rgb at(const Camera& camera, int y, int x) {
     x = smaller(larger(x, 1), camera.width - 2);
@@ -47,7 +47,7 @@ struct Bayer {
     const int dx = camera.pixel_bytes, dy = camera.step;
     const unsigned char* p = camera.data + y * dy + x * dx + camera.third;
     const bool red_column = (x & 1) == camera.first, red_row = (y & 1) == camera.second;
-    if (red_column == red_row) {  // on red or blue: four green neighbours, four of the other on the diagonals
+    if (red_column == red_row) {  // red or blue: four green neighbours, and four of the other colour on the diagonals
       const int green = (p[-dx] + p[dx] + p[-dy] + p[dy] + 2) >> 2;
       const int other = (p[-dy - dx] + p[-dy + dx] + p[dy - dx] + p[dy + dx] + 2) >> 2;
       return red_column ? Rgb{p[0], green, other} : Rgb{other, green, p[0]};
@@ -57,7 +57,7 @@ struct Bayer {
   }
 };
 
-// How an axis is resized; numpy: Axis, after its pixels were averaged by `factor`.
+// The resize of an axis after averaging by `factor`; numpy: Axis.
 struct Stretch {
   int size, target;
   bool is_area;
@@ -71,10 +71,10 @@ DEVICE Stretch stretch_of(int size, int target, bool is_area) {
   return stretch;
 }
 
-// The means that one pixel of the target takes; numpy: _taps.
+// The means that contribute to one pixel of the target; numpy: _taps.
 struct Reach {
   int index, first, count;
-  float share;  // of the second, where there are two at most
+  float share;  // weight of the second mean, if there are at most two
 
   DEVICE_METHOD float weight(const Stretch& stretch, int k) const {
     if (!stretch.is_area) return k == 0 ? add_rn(1.0f, -share) : share;
@@ -104,7 +104,7 @@ struct Resize {
   bool is_area_y, is_area_x;
 };
 
-// Red, green and blue, from 0 to 255, rounded half up.
+// Returns red, green and blue, from 0 to 255, rounded half up.
 template <class Format>
 DEVICE void resized(
     const Camera& camera, const Resize& resize, const Stretch& y_stretch, const Reach& rows,
@@ -145,7 +145,7 @@ struct Normalisation {
   float scale[3], shift[3];
 };
 
-// The same arguments in every camera kernel, in the order of camera_image_launch.
+// The arguments of every camera kernel, in the order of camera_image_launch.
 #define CAMERA_PARAMETERS                                                                             \
   int image_height, int image_width, int step, int pixel_bytes, int first, int second, int third,     \
       int area_x, int area_y, int area_width, int area_height, int content_x, int content_y,          \
@@ -193,7 +193,7 @@ DEVICE void camera_image(
   const int pixel = y * width + x;
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    // Part c of three: a colour, or a third of the pixels' twelve values in a row.
+    // Part c of three: one colour, or a third of the twelve consecutive values of the pixels.
     float part[CAMERA_PIXELS];
 #pragma unroll
     for (int i = 0; i < CAMERA_PIXELS; ++i)

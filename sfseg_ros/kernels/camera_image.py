@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CameraImage: a camera's bytes become the network's input in one pass.
+"""CameraImage: make the network's input from a camera's bytes in one pass.
 
-Colour order or demosaicing, region of interest, resize, letterbox, and if asked for normalisation,
-layout and float16: what `imaging.picture_from_buffer` and `FrameGeometry.network_input` do on the
-CPU in several.
+The pass converts colours or demosaics, crops, resizes and letterboxes. It can also normalise,
+change the layout and convert to float16. On the CPU, `imaging.picture_from_buffer` and
+`FrameGeometry.network_input` take several passes for this.
 """
 
 from typing import Any, NamedTuple
@@ -26,17 +26,18 @@ from sfseg_ros.kernels.launch import (
 
 PIXELS = 4
 BLOCK = (32, 8, 1)
-"""A thread makes PIXELS neighbouring pixels, a block 128x8 of them."""
+"""A thread makes PIXELS neighbouring pixels, so a block makes 128x8 pixels."""
 MAX_SIDE = 32767
-"""Positions are fractions of whole numbers up to twice the product of two sides, in 32 bits."""
+"""Largest side. Positions are fractions of integers up to twice the product of two sides, which
+must fit in 32 bits."""
 
-# Where red lies in the 2x2 pattern: (column, row).
+# Position of red in the 2x2 pattern: (column, row).
 _RED = {"rggb": (0, 0), "bggr": (1, 1), "gbrg": (0, 1), "grbg": (1, 0)}
 
 
 class Axis(NamedTuple):
-    """How `size` source pixels along an axis become `target`: `factor` neighbours are averaged,
-    and of these averages area means (`is_area`) or bilinear ones are taken."""
+    """How `size` source pixels along an axis become `target` pixels: `factor` neighbours are
+    averaged, then the averages are resized by area means (`is_area`) or bilinearly."""
 
     size: int
     target: int
@@ -45,9 +46,11 @@ class Axis(NamedTuple):
 
 
 def axes(source: Shape, target: Shape) -> tuple[Axis, Axis]:
-    """(y, x) of the resize that `imaging.resized_rgb` makes of (height, width) to another: halved
-    for as long as both sides are twice too large and even; then, if one still is, area means along
-    each side that shrinks; else bilinear."""
+    """Return the (y, x) axes of the resize of `imaging.resized_rgb`, from and to (height, width).
+
+    The source is halved while both sides are even and at least twice the target's. If one side is
+    still that large, area means follow along each axis that shrinks, else a bilinear resize.
+    """
     factor = 1
     rows, columns = source
     while rows >= 2 * target[0] and columns >= 2 * target[1] and not (rows % 2 or columns % 2):
@@ -70,12 +73,12 @@ def camera_image(
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> npt.NDArray[Any]:
-    """The network's input made of the fields of a sensor_msgs/Image.
+    """Make the network's input from the fields of a sensor_msgs/Image.
 
     Args:
-        data, encoding, step, is_bigendian: as of `imaging.picture_from_buffer`, whose colours are
-            the definition.
-        geometry: of images of this size; its `area` becomes its `content`, grey around it.
+        data, encoding, step, is_bigendian: as for `imaging.picture_from_buffer`, which defines the
+            colours.
+        geometry: for images of this size. Its `area` is resized to its `content`, with grey around.
         dtype: "uint8", or "float32" or "float16" for (rgb / 255 - mean) / std.
         layout: "hwc", (1, H, W, 3) in memory, or "linear", (1, 3, H, W).
         mean, std: of red, green, blue.
@@ -83,8 +86,9 @@ def camera_image(
     Returns:
         (1, H, W, 3) or (1, 3, H, W). uint8 is "hwc" only: the input of an exported model.
 
-    Differs from `FrameGeometry.network_input`: means of means are taken at once and rounded once,
-    half up, where OpenCV rounds after each step; equal where nothing is resized or 2x2 averaged.
+    Differs from `FrameGeometry.network_input`: means of means are computed at once and rounded
+    once, half up, while OpenCV rounds after each step. Both are equal without a resize or with 2x2
+    means.
     """
     check_output(dtype, layout)
     height, width = geometry.image_size
@@ -104,14 +108,14 @@ def camera_image(
 def normalisation(
     mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> tuple[Float32Array, Float32Array]:
-    """(scale, shift) of (rgb / 255 - mean) / std = rgb * scale + shift, float32 (3,) each."""
+    """Return float32 (3,) scale and shift: (rgb / 255 - mean) / std = rgb * scale + shift."""
     deviation = np.asarray(std, np.float64)
     scale = 1.0 / (255.0 * deviation)
     return scale.astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)
 
 
 def _resized(rgb: Uint8Array, y_axis: Axis, x_axis: Axis) -> Float32Array:
-    """float32 (h, w, 3), each sum in the order of the kernel's."""
+    """Return float32 (h, w, 3). Sums are in the order of the kernel."""
     factor = y_axis.factor
     rows, columns = y_axis.size // factor, x_axis.size // factor
     sums = rgb.reshape(rows, factor, columns, factor, 3).astype(np.int64).sum(axis=(1, 3))
@@ -126,12 +130,12 @@ def _resized(rgb: Uint8Array, y_axis: Axis, x_axis: Axis) -> Float32Array:
 
 
 def _taps(axis: Axis) -> "list[tuple[npt.NDArray[np.int64], Float32Array]]":
-    """(index of a mean of `factor` pixels, its weight) per pixel of the target, first to last; a
-    weight is 0 where a pixel has fewer."""
+    """Return (indices of means of `factor` pixels, their weights) for the pixels of the target, one
+    pair per tap. The weight is 0 if a pixel has fewer taps."""
     size, target = axis.size // axis.factor, axis.target
     i = np.arange(target)
     if axis.is_area:
-        # Overlaps of [i, i + 1) * size / target with each pixel, counted in 1 / target of a pixel.
+        # Overlaps of [i, i + 1) * size / target with each pixel, in units of 1 / target of a pixel.
         first = i * size // target
         count = -(-size // target) + 1
         overlaps = [
@@ -150,7 +154,7 @@ def _taps(axis: Axis) -> "list[tuple[npt.NDArray[np.int64], Float32Array]]":
 
 
 def check_output(dtype: str, layout: str) -> None:
-    """Raises BackendError unless there is a kernel for these."""
+    """Raise BackendError unless a kernel exists for this dtype and layout."""
     if dtype not in ITEM_BYTES or layout not in LAYOUTS or (dtype, layout) == ("uint8", "linear"):
         raise BackendError(
             f"no kernel for a network input of {dtype} in layout {layout}: expected uint8 in hwc, "
@@ -168,13 +172,13 @@ def camera_image_launch(
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Launch:
-    """Input: the bytes of the image, step * height of them. Output: see `camera_image`.
+    """Return the launch for one image. Input: its step * height bytes. Output: see `camera_image`.
 
-    Arguments as of `camera_image`. One image; of a batch, each has its own launch and its own part
-    of the output. Raises BackendError for what there is no kernel for.
+    The arguments are those of `camera_image`. Each image of a batch has its own launch and its own
+    part of the output. Raises BackendError if no kernel takes these arguments.
 
-    Must move: the bytes of the area's pixels, and 3 * H * W * item bytes of output. Not run on a
-    GPU.
+    Minimum traffic: the bytes of the area's pixels, and 3 * H * W * item bytes of output. Not run
+    on a GPU.
     """
     check_output(dtype, layout)
     row = ENCODINGS.get(encoding)
@@ -203,7 +207,7 @@ def camera_image_launch(
         )
     y_axis, x_axis = axes(geometry.area.size, geometry.content.size)
     scale, shift = normalisation(mean, std)
-    # Of two bytes per sample the high one is used.
+    # With two bytes per sample, the kernel uses the high byte.
     high_byte = row.sample_bytes - 1 if not is_bigendian else 0
     kind, places = _format(encoding, row.sample_bytes, high_byte)
     scalars: tuple[int | float, ...] = (
@@ -227,9 +231,12 @@ def camera_image_launch(
 
 
 def _format(encoding: str, sample_bytes: int, high_byte: int) -> tuple[str, tuple[int, int, int]]:
-    """The kernel's name for the encoding and three numbers: the bytes of red, green and blue in a
-    packed pixel; of luma, u and v in two pixels of yuv422; of bayer the column and row of red in
-    the pattern, and the byte of a sample."""
+    """Return the kernel's name for the encoding and three numbers.
+
+    For packed pixels these are the bytes of red, green and blue in a pixel; for yuv422 those of
+    luma, u and v in two pixels; for bayer the column and row of red in the pattern and the byte of
+    a sample.
+    """
     if encoding.startswith("bayer"):
         return "bayer", (*_RED[encoding[6:10]], high_byte)
     if encoding in ("uyvy", "yuv422"):

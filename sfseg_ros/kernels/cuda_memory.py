@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA driver API, as much of it as inference needs: memory, one stream, graphs, kernels.
+"""The part of the CUDA driver API that inference needs: memory, one stream, graphs, kernels.
 
-Over `cuda.bindings` (12.6 and later, 13), which is imported at the first use: this module imports
-on a machine without a GPU. Whatever the driver refuses becomes one CudaError. Objects are freed by
-whoever made them; freeing twice does nothing. Handles and addresses are plain integers.
+It uses `cuda.bindings` (12.6 and later, 13) and imports the package at the first use, so this
+module can be imported without a GPU. Every error of the driver becomes a CudaError. The owner of an
+object frees it; freeing twice does nothing. Handles and addresses are plain integers.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ DRIVER = "libcuda.so.1"
 INSTALL = "pip install cuda-bindings"
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
-# What to do about the errors that people meet, by the driver's name.
+# Advice on common errors, by the driver's name.
 _ADVICE = {
     "CUDA_ERROR_NO_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs --gpus",
     "CUDA_ERROR_INVALID_DEVICE": "look at nvidia-smi and CUDA_VISIBLE_DEVICES",
     OUT_OF_MEMORY: "close other programs on the GPU, or use a smaller network_size or max_batch",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated: restart the machine",
     "CUDA_ERROR_UNKNOWN": "after a suspend: reload the kernel module nvidia_uvm",
-    "CUDA_ERROR_NO_BINARY_FOR_GPU": "delete the cached kernels, they are of another GPU",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "delete the cached kernels, they are for another GPU",
     "CUDA_ERROR_INVALID_IMAGE": "delete the cached kernels, the file is damaged",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, it is older than the compiler",
 }
-# After one of these every later call in the same context fails: only a new context works. By the
-# driver's name, without CUDA_ERROR_, and the number, which is that of the CUDA runtime, too.
+# After one of these errors every later call in the same context fails, and only a new context
+# works. The driver's name without CUDA_ERROR_, and the number, which the CUDA runtime uses, too.
 LOST = {
     "DEINITIALIZED": 4,
     "DEVICE_UNAVAILABLE": 46,
@@ -57,16 +57,16 @@ LOST = {
     "EXTERNAL_DEVICE": 911,
 }
 _LOST_NAMES = {f"CUDA_ERROR_{name}" for name in LOST}
-# The errors of a machine without a GPU, or without a driver or its binding (no name).
+# Errors of a machine without a GPU, or without a driver or its binding (empty name).
 NO_GPU = ("", "CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
 _LOST_ADVICE = (
-    "the GPU's context is lost: open the backend again, and look at dmesg for what the driver said"
+    "the GPU's context is lost: open the backend again, and look at dmesg for the driver's message"
 )
 
 
 class CudaError(BackendError):
-    """The driver refused a call. `name` is the driver's, such as CUDA_ERROR_OUT_OF_MEMORY, or empty
-    where there is no driver; `lost` as in BackendError."""
+    """The driver refused a call. `name` is the driver's name of the error, such as
+    CUDA_ERROR_OUT_OF_MEMORY, or empty without a driver. `lost` is as in BackendError."""
 
     def __init__(self, text: str, name: str = "") -> None:
         super().__init__(text)
@@ -75,9 +75,9 @@ class CudaError(BackendError):
 
 
 class Gpu:
-    """One device and its primary context, the one that TensorRT and cudart use, too.
+    """A device and its primary context, which TensorRT and cudart share.
 
-    Calls that need the context are made inside `with gpu.current():`, in any thread.
+    Any thread may use the context, inside `with gpu.current():`.
     """
 
     def __init__(self, index: int = 0, wait: str = "block") -> None:
@@ -93,11 +93,11 @@ class Gpu:
         self.name = _text(call("cuDeviceGetName", 256, self._device))
         self.architecture = _architecture(self._device)
         self.lost: CudaError | None = None
-        """What lost the context."""
+        """The error that lost the context."""
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """The context is this thread's inside the block. A CudaError that loses it is noted."""
+        """Make the context current in this thread. Notes a CudaError that loses the context."""
         if self._context is None:
             raise CudaError(f"the context of {self.name} is released: open the backend again")
         try:
@@ -112,30 +112,30 @@ class Gpu:
             raise
 
     def note_lost(self, error: CudaError) -> None:
-        """The context is lost; `error` says by what."""
+        """Note that `error` has lost the context."""
         self.lost = CudaError(str(error), error.name)  # without the frames of its traceback
         _lost.add(int(self._context))
 
     def pinned(self, size: int) -> "PinnedBuffer":
-        """`size` bytes of page-locked host memory."""
+        """Allocate `size` bytes of page-locked host memory."""
         return PinnedBuffer(size)
 
     def memory(self, size: int) -> "DeviceBuffer":
-        """`size` bytes on the device."""
+        """Allocate `size` bytes on the device."""
         return DeviceBuffer(size)
 
     def stream(self) -> "Stream":
-        """A stream that does not wait for the default one."""
+        """Make a stream that does not wait for the default stream."""
         return Stream(self._blocking)
 
     def close(self) -> None:
-        """Release the context. A lost one is destroyed with its last user here, so that the next
-        Gpu gets a new one."""
+        """Release the context. The last user in this process destroys a lost context, so that the
+        next Gpu gets a new one."""
         context, self._context = self._context, None
         if context is None:
             return
         handle = int(context)
-        with _users_lock:  # nobody may retain it between its last release and its reset
+        with _users_lock:  # no thread may retain it between its last release and its reset
             _users[handle] -= 1
             if not _users[handle]:
                 _unload_kernels(context)
@@ -153,17 +153,17 @@ class Gpu:
 
 
 class PinnedBuffer:
-    """Page-locked host memory, which the device copies from and to while the processor goes on."""
+    """Page-locked host memory: the device copies it while the processor continues."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.address = int(call("cuMemHostAlloc", size, 0))
 
     def array(self, shape: Sequence[int]) -> Uint8Array:
-        """A uint8 view of `shape` of the first bytes. Not to be used after `free`."""
+        """Return a uint8 view of the first bytes. Do not use it after `free`."""
         size = int(np.prod(shape))
         if not self.address or size > self.size:
-            raise BackendError(f"{size} bytes asked of a buffer of {self.size}: a bug in sfseg_ros")
+            raise BackendError(f"{size} bytes of a buffer of {self.size}: a bug in sfseg_ros")
         buffer = (ctypes.c_uint8 * size).from_address(self.address)
         flat: Uint8Array = np.ctypeslib.as_array(buffer)
         return flat.reshape(shape)
@@ -175,7 +175,7 @@ class PinnedBuffer:
 
 
 class DeviceBuffer:
-    """Memory of the device, aligned to 256 bytes or more."""
+    """Device memory, aligned to 256 bytes or more."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -188,7 +188,7 @@ class DeviceBuffer:
 
 
 class Stream:
-    """Work in order. Nothing here waits but `wait`."""
+    """A queue of work on the device, done in order. Only `wait` blocks."""
 
     def __init__(self, blocking: bool) -> None:
         """`blocking`: `wait` sleeps instead of spinning."""
@@ -211,21 +211,21 @@ class Stream:
         call("cuMemcpyDtoHAsync", target.address, source.address, size, self._stream)
 
     def wait(self) -> None:
-        """Return when all work so far is done; an error of that work is raised here."""
+        """Wait until all work so far is done. Raises CudaError if any of it failed."""
         call("cuEventRecord", self._done, self._stream)
         call("cuEventSynchronize", self._done)
 
     def captured(self, work: Callable[[], None]) -> "Graph":
-        """What `work` puts into this stream, as a graph; nothing of it runs.
+        """Return the work that `work()` puts into this stream as a graph, without running it.
 
-        Raises CudaError where something in it cannot be captured, and what `work` raises.
+        Raises CudaError if some of it cannot be captured, and every exception of `work`.
         """
         mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         call("cuStreamBeginCapture", self._stream, mode)
         try:
             work()
         except BaseException:
-            with contextlib.suppress(CudaError):  # that the capture is spoilt is not news
+            with contextlib.suppress(CudaError):  # the capture is known to be invalid
                 graph = call("cuStreamEndCapture", self._stream)
                 call("cuGraphDestroy", graph)
             raise
@@ -247,7 +247,7 @@ class Stream:
 
 
 class Graph:
-    """Captured work: the addresses in it are those of the capture."""
+    """Captured work. It keeps the addresses that it was captured with."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -259,8 +259,11 @@ class Graph:
 
 
 def reset_lost_context(reason: str) -> None:
-    """After another library in this process said that it lost the device's context, and let go of
-    it: the next user gets a new one. One that a Gpu here still uses is reset with its end."""
+    """Reset the context after another library has reported its loss and released it.
+
+    The next user then gets a new context. If a Gpu of this process still uses the context, it is
+    reset when that Gpu is closed.
+    """
     gpu = Gpu()
     gpu.note_lost(CudaError(reason))
     gpu.close()
@@ -269,11 +272,11 @@ def reset_lost_context(reason: str) -> None:
 def launch_kernel(
     launch: Launch, inputs: Sequence[int], outputs: Sequence[int], stream: int
 ) -> None:
-    """Put a kernel of sfseg_ros/kernels into the stream of this handle, in the context that is
-    current; the kernels are compiled and loaded at the first use in a context.
+    """Put one of our kernels into the stream with this handle, in the current context.
 
-    `inputs` and `outputs` are device addresses; the kernel gets inputs, scalars, outputs. Raises
-    CudaError, and BackendError where there is no compiler.
+    The first use in a context compiles and loads the kernels. `inputs` and `outputs` are device
+    addresses; the kernel gets inputs, scalars, outputs. Raises CudaError, or BackendError if there
+    is no compiler.
     """
     scalars = [ctypes.c_float(s) if isinstance(s, float) else _int32(s) for s in launch.scalars]
     values = [
@@ -281,7 +284,7 @@ def launch_kernel(
         *scalars,
         *(ctypes.c_void_p(address) for address in outputs),
     ]
-    # The driver reads the values during the call, so these may go away after it.
+    # The driver reads the values during the call; they need not live longer.
     pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
     call(
         "cuLaunchKernel",
@@ -339,7 +342,7 @@ def _current_context() -> int:
 
 
 def _module(context: int) -> Any:
-    """All kernels, in this context, which is current; the lock is the caller's to hold."""
+    """Return the module with all kernels in this current context. The caller holds the lock."""
     if context not in _modules:
         from sfseg_ros.kernels import binaries  # it may have to compile
 
@@ -354,7 +357,8 @@ def _module(context: int) -> Any:
 
 
 def _unload_kernels(context: Any) -> None:
-    """The next context may have the same handle. A lost one takes its modules along."""
+    """Forget the kernels of a context, as the next one may have the same handle, and unload them
+    unless the context is lost."""
     with _modules_lock:
         module = _modules.pop(int(context), None)
         for key in [key for key in _functions if key[0] == int(context)]:
@@ -368,8 +372,8 @@ def _unload_kernels(context: Any) -> None:
 
 
 def gpu_is_there() -> bool:
-    """Whether the driver counts a GPU. Asks it without `cuda.bindings`, which who only builds or
-    lists engines need not have."""
+    """Return whether the driver finds a GPU. Works without `cuda.bindings`, which building and
+    listing engines does not require."""
     try:
         library = ctypes.CDLL(DRIVER)
     except OSError:
@@ -384,7 +388,7 @@ def gpu_is_there() -> bool:
 
 @functools.cache
 def driver() -> Any:
-    """`cuda.bindings.driver`. Raises CudaError."""
+    """Return the module `cuda.bindings.driver`. Raises CudaError."""
     try:
         ctypes.CDLL(DRIVER)
         from cuda.bindings import driver as module
@@ -397,14 +401,14 @@ def driver() -> Any:
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """Call a function of the driver and return its result, a tuple where there are several.
+    """Call a function of the driver. Returns its result, or a tuple if there are several.
 
-    Raises CudaError for every status but success, and where the driver is missing.
+    Raises CudaError if the status is not success or if the driver is missing.
     """
     cuda = driver()
     try:
         status, *results = getattr(cuda, name)(*arguments)
-    except (RuntimeError, AttributeError) as error:  # no libcuda, or one without this function
+    except (RuntimeError, AttributeError) as error:  # libcuda is missing or lacks this function
         raise CudaError(
             f"{name}: {one_line(error)}; install the NVIDIA driver, or update it"
         ) from error
@@ -427,7 +431,7 @@ def _error(cuda: Any, call_name: str, status: Any) -> CudaError:
 
 
 def _architecture(device: Any) -> int:
-    """Compute capability as in ARCHITECTURES: 87 is 8.7."""
+    """Return the compute capability as in ARCHITECTURES: 87 is 8.7."""
     attribute = driver().CUdevice_attribute
     major, minor = (
         int(call("cuDeviceGetAttribute", which, device))
@@ -440,7 +444,7 @@ def _architecture(device: Any) -> int:
 
 
 def _check_copy(target: Any, source: Any, size: int) -> None:
-    """The driver copies beyond the end of host memory without a word."""
+    """Raise BackendError for a copy beyond a buffer's end, which the driver would not report."""
     if not (target.address and source.address) or size > min(target.size, source.size):
         raise BackendError(
             f"copy of {size} bytes from {source.size} to {target.size}: a bug in sfseg_ros"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// FlowWarp: see flow_warp.py for what is computed.
+// FlowWarp: flow_warp.py defines the result.
 #include "sfseg_kernels.cuh"
 
 namespace sfseg {
 
-// N channels at a time of one pixel, which several threads share.
+// Warps one pixel, N channels at a time. Several threads share the pixel.
 template <bool ALL, int N, class T>
 DEVICE void warp_pixel(const Corners<T>& corners, const Taps& taps, int channels, T* warped) {
 #pragma unroll 2
@@ -34,16 +34,16 @@ DEVICE void flow_warp_hwc(
   const Corners<T> corners = corners_of(features, taps, w, channels);
 
   constexpr int N = VECTOR_BYTES / sizeof(T);
-  // A pixel's channels begin at a multiple of 16 bytes if the map does and a pixel has whole vectors.
+  // A pixel's channels start at a multiple of 16 bytes if the map does and a pixel has whole vectors.
   if (channels % N != 0 || !is_aligned<VECTOR_BYTES>(features) || !is_aligned<VECTOR_BYTES>(warped))
     warp_pixel<false, 1>(corners, taps, channels, warped);
-  else if (taps.mask == ALL_INSIDE)  // away from the border nothing needs a test
+  else if (taps.mask == ALL_INSIDE)  // away from the border no test is needed
     warp_pixel<true, N>(corners, taps, channels, warped);
   else
     warp_pixel<false, N>(corners, taps, channels, warped);
 }
 
-// P pixels of the channels `first` to `last`.
+// Warps P pixels of the channels `first` to `last`.
 template <bool ALL, int P, class T>
 DEVICE void warp_planes(
     const T* features, const Taps (&taps)[P], int h, int w, int first, int last, int pixels,
@@ -61,7 +61,7 @@ DEVICE void warp_planes(
   }
 }
 
-// A thread makes P neighbours of the row-major order, which may end one row and begin the next, of some
+// A thread makes P consecutive pixels in row-major order, possibly across the end of a row, for some
 // channels.
 template <class T, class F>
 DEVICE void flow_warp_linear(
@@ -95,7 +95,7 @@ DEVICE void flow_warp_linear(
     }
   }
   const int first = blockIdx.y * CHANNELS, last = smaller(channels, first + CHANNELS);
-  // Away from the border nothing needs a test: one branch instead of one for each load.
+  // Away from the border no test is needed: one branch instead of one per load.
   if (mask == ALL_INSIDE)
     warp_planes<true>(features, taps, h, w, first, last, pixels, count, is_vector, warped);
   else

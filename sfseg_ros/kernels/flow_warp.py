@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlowWarp: a feature map sampled where a flow points.
+"""FlowWarp: sample a feature map where a flow points.
 
 Paper: SFNet (ECCV 2020) equation 3; `training/operators.py` is the same in PyTorch.
 """
@@ -24,12 +24,12 @@ from sfseg_ros.kernels.launch import (
 )
 
 LINEAR_CHANNELS = 16
-"""Channels that one thread of the linear kernel warps: enough to forget the cost of the position,
-few enough to fill a large GPU with a map of 1/4 of 1024x2048."""
+"""Channels per thread of the linear kernel. They are many enough to amortise the position, and few
+enough to fill a large GPU with a map of 1/4 of 1024x2048."""
 
 
 def flow_warp(features: FloatArray, flow: FloatArray, align_corners: bool = True) -> FloatArray:
-    """Samples `features` where `flow` points: bilinear, zeros outside.
+    """Sample `features` where `flow` points, bilinearly, with zeros outside.
 
     Args:
         features: float32 or float16 (N, C, h, w) at any resolution.
@@ -41,11 +41,10 @@ def flow_warp(features: FloatArray, flow: FloatArray, align_corners: bool = True
     Returns:
         (N, C, H, W) in the dtype of `features`; arithmetic is float32.
 
-    The position is computed in float32, operation by operation as written in `positions`, so that
-    it has the same bits everywhere; the weighted sum of four pixels may differ in the last bits.
-    Where the flow is NaN, infinite, or points outside the map, the result is 0. NaN and infinity in
-    `features` act as in grid_sample: each of the four pixels inside the map takes part, and a
-    weight of 0 does not hide them.
+    The position is computed in float32, operation by operation as in `positions`, so it has the
+    same bits on every machine. The weighted sum of four pixels may differ in the last bits. If the
+    flow is NaN, infinite or points outside the map, the result is 0. NaN and infinity in `features`
+    act as in grid_sample: each of the four pixels inside the map contributes, even with weight 0.
     """
     height, width = flow.shape[2:]
     x, y = positions(flow, features.shape[2:], align_corners)
@@ -63,8 +62,10 @@ def flow_warp(features: FloatArray, flow: FloatArray, align_corners: bool = True
 def positions(
     flow: FloatArray, source_size: Shape, align_corners: bool
 ) -> tuple[Float32Array, Float32Array]:
-    """Where a flow (N, 2, H, W) points, in pixels of a source of (height, width): float32 (N, H, W)
-    x and y. Outside the source, also because the flow is not finite: NaN."""
+    """Return where a flow (N, 2, H, W) points, in pixels of a source of (height, width).
+
+    Returns x and y, float32 (N, H, W): NaN outside the source or if the flow is not finite.
+    """
     return tuple(  # type: ignore[return-value]
         _position(flow[:, channel], source_size[dimension], dimension, align_corners)
         for channel, dimension in ((0, 1), (1, 0))
@@ -72,7 +73,7 @@ def positions(
 
 
 def _position(flow: FloatArray, source: int, dimension: int, align_corners: bool) -> Float32Array:
-    """One coordinate; the axis is 1 + `dimension` of `flow` (N, H, W)."""
+    """Return one coordinate, along axis 1 + `dimension` of `flow` (N, H, W)."""
     one, two = np.float32(1), np.float32(2)
     n = np.float32(flow.shape[1 + dimension])
     index = np.arange(flow.shape[1 + dimension], dtype=np.float32)
@@ -92,7 +93,7 @@ def _position(flow: FloatArray, source: int, dimension: int, align_corners: bool
 def taps(
     x: Float32Array, y: Float32Array, source_size: Shape
 ) -> "list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]]":
-    """The four (column, row, weight) of positions from `positions`; column or row is -1 for a
+    """Return four (column, row, weight) for the results of `positions`. Column or row is -1 for a
     pixel outside the source."""
     nowhere = np.isnan(x) | np.isnan(y)
     x, y = np.where(nowhere, np.float32(-1), x), np.where(nowhere, np.float32(-1), y)
@@ -117,13 +118,14 @@ def flow_warp_launch(
     layout: str,
     flow_dtype: str = "float32",
 ) -> Launch:
-    """Inputs: features, flow. Output: warped.
+    """Return the launch. Inputs: features, flow. Output: warped.
 
-    Shapes are (N, C, H, W) whatever the layout. `layout` is that of features and result; the flow
-    is always linear. In layout "hwc" with channels padded in memory, C is the padded number.
-    Raises BackendError for shapes and types that do not go together.
+    Shapes are (N, C, H, W) for every layout. `layout` is that of features and result; the flow is
+    always linear. If channels are padded in memory (layout "hwc"), C is the padded number. Raises
+    BackendError if shapes and types do not fit together.
 
-    Must move: C * (h * w + H * W) * item + 2 * H * W * flow item bytes per image. Not run on a GPU.
+    Minimum traffic: C * (h * w + H * W) * item + 2 * H * W * flow item bytes per image. Not run on
+    a GPU.
     """
     check_storage(dtype, layout, flow_dtype)
     check_map("features", features_shape)
@@ -151,5 +153,5 @@ def flow_warp_launch(
 
 
 def flow_suffix(dtype: str, flow_dtype: str) -> str:
-    """What a kernel's name ends with where flow (and gate) are not float32."""
+    """Return the suffix of a kernel's name: empty if flow (and gate) are float32."""
     return "" if flow_dtype == "float32" else f"_flow_{SUFFIXES[dtype]}"

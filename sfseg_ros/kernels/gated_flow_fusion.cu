@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// GatedFlowFusion: see gated_flow_fusion.py for what is computed.
+// GatedFlowFusion: gated_flow_fusion.py defines the result.
 #include "sfseg_kernels.cuh"
 
 namespace sfseg {
 
 DEVICE float gated(float gate, float high, float low) { return gate * high + (1.0f - gate) * low; }
 
-// N channels at a time of one pixel, which several threads share.
+// Fuses one pixel, N channels at a time. Several threads share the pixel.
 template <bool ALL, int N, class T>
 DEVICE void fuse_pixel(
     const Corners<T>& high, const Taps& high_taps, const Corners<T>& low, const Taps& low_taps,
     float gate, int channels, T* fused) {
-#pragma unroll 1  // eight loads of 16 bytes are under way already
+#pragma unroll 1  // eight loads of 16 bytes are already in flight
   for (int c = threadIdx.x * N; c < channels; c += PIXEL_THREADS * N) {
     float low_sum[N], sum[N];
     sample<ALL>(low, c, low_taps, low_sum);
@@ -50,18 +50,18 @@ DEVICE void gated_flow_fusion_hwc(
   const Corners<T> low_corners = corners_of(low, low_taps, width, channels);
 
   constexpr int N = VECTOR_BYTES / sizeof(T);
-  // A pixel's channels begin at a multiple of 16 bytes if the map does and a pixel has whole vectors.
+  // A pixel's channels start at a multiple of 16 bytes if the map does and a pixel has whole vectors.
   const bool is_vector = channels % N == 0 && is_aligned<VECTOR_BYTES>(high) &&
                          is_aligned<VECTOR_BYTES>(low) && is_aligned<VECTOR_BYTES>(fused);
   if (!is_vector)
     fuse_pixel<false, 1>(high_corners, high_taps, low_corners, low_taps, share, channels, fused);
-  else if ((high_taps.mask & low_taps.mask) == ALL_INSIDE)  // away from the border nothing needs a test
+  else if ((high_taps.mask & low_taps.mask) == ALL_INSIDE)  // away from the border no test is needed
     fuse_pixel<true, N>(high_corners, high_taps, low_corners, low_taps, share, channels, fused);
   else
     fuse_pixel<false, N>(high_corners, high_taps, low_corners, low_taps, share, channels, fused);
 }
 
-// P pixels of the channels `first` to `last`.
+// Fuses P pixels of the channels `first` to `last`.
 template <bool ALL, int P, class T>
 DEVICE void fuse_planes(
     const T* high, const Taps (&high_taps)[P], int h, int w, const T* low, const Taps (&low_taps)[P],
@@ -82,7 +82,7 @@ DEVICE void fuse_planes(
   }
 }
 
-// A thread makes P neighbours of the row-major order, which may end one row and begin the next, of some
+// A thread makes P consecutive pixels in row-major order, possibly across the end of a row, for some
 // channels.
 template <class T, class F>
 DEVICE void gated_flow_fusion_linear(
@@ -121,7 +121,7 @@ DEVICE void gated_flow_fusion_linear(
     }
   }
   const int first = blockIdx.y * CHANNELS, last = smaller(channels, first + CHANNELS);
-  // Away from the border nothing needs a test: one branch instead of one for each load.
+  // Away from the border no test is needed: one branch instead of one per load.
   if (mask == ALL_INSIDE)
     fuse_planes<true>(
         high, high_taps, h, w, low, low_taps, width, share, first, last, pixels, count, is_vector, fused);

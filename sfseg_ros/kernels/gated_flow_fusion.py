@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GatedFlowFusion: SFNet-Lite's two warps, their gate and their sum in one pass (GD-FAM).
+"""GatedFlowFusion: the two warps of SFNet-Lite, their gate and their sum in one pass (GD-FAM).
 
 Paper: SFNet-Lite (IJCV) equation 6; `training/operators.py` is the same in PyTorch.
 """
@@ -24,8 +24,8 @@ from sfseg_ros.kernels.launch import (
 
 LINEAR_PIXELS = 4
 LINEAR_CHANNELS = 16
-"""Pixels and channels of one thread of the linear kernel. Four pixels also of float16, stored in 8
-bytes: the positions of eight, each with two flows, do not fit in the registers."""
+"""Pixels and channels per thread of the linear kernel. float16 also has only four pixels (8 bytes),
+because the positions of eight pixels with two flows each do not fit in the registers."""
 
 
 def gated_flow_fusion(
@@ -35,20 +35,20 @@ def gated_flow_fusion(
     gate: FloatArray,
     align_corners: bool = True,
 ) -> FloatArray:
-    """gate * warp(high, flow[:, 0:2]) + (1 - gate) * warp(low, flow[:, 2:4]).
+    """Compute gate * warp(high, flow[:, 0:2]) + (1 - gate) * warp(low, flow[:, 2:4]).
 
     Args:
         high: float32 or float16 (N, C, h, w), the deep, coarse map.
         low: like `high`, (N, C, H, W), the shallow, fine map.
         flow: float32 or float16 (N, 4, H, W); see `flow_warp.flow_warp`.
-        gate: like `flow`, (N, 1, H, W), in [0, 1]; other values are used as they are.
+        gate: like `flow`, (N, 1, H, W), in [0, 1]; other values are not clipped.
         align_corners: as in torch.nn.functional.grid_sample.
 
     Returns:
         (N, C, H, W) in the dtype of `high`; arithmetic is float32, rounded once at the end.
 
-    What is outside and what is not finite: each warp as in `flow_warp.flow_warp`, and a NaN of the
-    gate makes its pixel NaN.
+    Positions outside the map and values that are not finite act as in `flow_warp.flow_warp`. A NaN
+    in the gate makes its pixel NaN.
     """
     dtype = high.dtype
     high, low, gate = (array.astype(np.float32) for array in (high, low, gate))
@@ -67,14 +67,14 @@ def gated_flow_fusion_launch(
     layout: str,
     flow_dtype: str = "float32",
 ) -> Launch:
-    """Inputs: high, low, flow, gate. Output: fused, of the shape of low.
+    """Return the launch. Inputs: high, low, flow, gate. Output: fused, of the shape of low.
 
-    Shapes are (N, C, H, W) whatever the layout. `layout` is that of high, low and result; flow and
-    gate are always linear and of `flow_dtype`. In layout "hwc" with channels padded in memory, C is
-    the padded number. Raises BackendError for shapes and types that do not go together.
+    Shapes are (N, C, H, W) for every layout. `layout` is that of high, low and result; flow and
+    gate are always linear and of `flow_dtype`. If channels are padded in memory (layout "hwc"), C
+    is the padded number. Raises BackendError if shapes and types do not fit together.
 
-    Must move: C * (h * w + 2 * H * W) * item + 5 * H * W * flow item bytes per image. Not run on a
-    GPU.
+    Minimum traffic: C * (h * w + 2 * H * W) * item + 5 * H * W * flow item bytes per image. Not run
+    on a GPU.
     """
     check_storage(dtype, layout, flow_dtype)
     check_map("high", high_shape)

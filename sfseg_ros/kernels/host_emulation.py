@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels' device code on the CPU: compiled by a C++ compiler and run on numpy arrays.
+"""Run the kernels' device code on the CPU: compiled by a C++ compiler, on numpy arrays.
 
-One function per kernel, with the arguments of its reference plus `layout`; the arithmetic, indices
-and bounds are those of the GPU. For tests, and to try a change without a GPU; slow.
+There is one function per kernel, with the arguments of its reference plus `layout`. Arithmetic,
+indices and bounds are those of the GPU. Slow; for tests, and to try a change without a GPU.
 """
 
 import ctypes
@@ -33,15 +33,15 @@ from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
 
 Array = npt.NDArray[Any]
 
-# No fused multiply-add, which the host shim promises.
+# No fused multiply-add: host_shim.h relies on it.
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
 class HostKernels:
     """All kernels, compiled for this processor by `$CXX` or g++.
 
-    `flags` come after FLAGS; each set of flags is compiled once and kept in the user's cache.
-    Raises BackendError if there is no compiler or it fails.
+    `flags` are added to FLAGS. The user's cache keeps one binary per set of flags. Raises
+    BackendError if there is no compiler or if it fails.
     """
 
     def __init__(self, flags: Sequence[str] = ()) -> None:
@@ -58,10 +58,10 @@ class HostKernels:
         outputs: Sequence[Array],
         is_reversed: bool = False,
     ) -> None:
-        """Runs `launch` on C-contiguous arrays; what it computes is in `outputs` afterwards.
+        """Run `launch` on C-contiguous arrays, which writes `outputs`.
 
-        Blocks, and between two barriers threads, run one after the other; `is_reversed` begins with
-        the last, which changes nothing unless they depend on each other.
+        Blocks run one after the other, and so do threads between two barriers. `is_reversed` starts
+        with the last, which changes the result only if they depend on each other.
         """
         for array in (*inputs, *outputs):
             if not array.flags.c_contiguous:
@@ -86,15 +86,15 @@ class HostKernels:
 
 @functools.lru_cache(maxsize=1)
 def kernels() -> HostKernels:
-    """The kernels that the functions below run; compiled at first use."""
+    """Return the kernels that the functions below run. Compiles them at first use."""
     return HostKernels()
 
 
 def flow_warp(
     features: FloatArray, flow: FloatArray, align_corners: bool = True, layout: str = "linear"
 ) -> FloatArray:
-    """See `sfseg_ros.kernels.flow_warp.flow_warp`. `layout` is what the kernel works in; arrays are
-    (N, C, H, W) for both."""
+    """See `sfseg_ros.kernels.flow_warp.flow_warp`. `layout` is the kernel's layout in memory;
+    arrays are (N, C, H, W) for both layouts."""
     launch = flow_warp_launch(
         features.shape, flow.shape, align_corners, str(features.dtype), layout, str(flow.dtype)
     )
@@ -110,8 +110,8 @@ def gated_flow_fusion(
     align_corners: bool = True,
     layout: str = "linear",
 ) -> FloatArray:
-    """See `sfseg_ros.kernels.gated_flow_fusion.gated_flow_fusion`. `layout` is what the kernel
-    works in; arrays are (N, C, H, W) for both."""
+    """See `sfseg_ros.kernels.gated_flow_fusion.gated_flow_fusion`. `layout` is the kernel's layout
+    in memory; arrays are (N, C, H, W) for both layouts."""
     launch = gated_flow_fusion_launch(
         high.shape, low.shape, align_corners, str(high.dtype), layout, str(flow.dtype)
     )
@@ -130,9 +130,9 @@ def upsample_argmax(
     layout: str = "linear",
     confidence: bool = True,
 ) -> tuple[Uint8Array, Uint8Array | None]:
-    """See `sfseg_ros.kernels.upsample_argmax.upsample_argmax`. `layout` is what the kernel works
-    in; arrays are (N, C, h, w) for both. Without `confidence`, it is the kernel that takes the
-    short way, and None is returned for it."""
+    """See `sfseg_ros.kernels.upsample_argmax.upsample_argmax`. `layout` is the kernel's layout
+    in memory; arrays are (N, C, h, w) for both layouts. Without `confidence`, runs the shorter
+    kernel and returns None in its place."""
     launch = upsample_argmax_launch(
         scores.shape,
         stride,
@@ -204,7 +204,8 @@ def _map_by(
     linear: Sequence[FloatArray],
     shape: tuple[int, ...],
 ) -> FloatArray:
-    """The (N, C, H, W) `shape` that a kernel makes of `maps` in `layout` and `linear` ones."""
+    """Return the (N, C, H, W) array that a kernel makes from `maps` in `layout` and from `linear`
+    maps."""
     n, channels, height, width = shape
     dtype = maps[0].dtype
     stored = (n, height, width, channels) if layout == "hwc" else shape

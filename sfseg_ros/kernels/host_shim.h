@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What lets g++ compile the kernels for the CPU: a kernel becomes a function that runs one block, its
-// threads one after the other. Right for index arithmetic, bounds and rounding; says nothing about races,
-// the alignment that a GPU demands, or speed.
+// Lets g++ compile the kernels for the CPU: a kernel becomes a function that runs one block, its threads
+// one after the other. It checks index arithmetic, bounds and rounding, but not races, the alignment that
+// a GPU requires, or speed.
 #pragma once
 
 #include <cmath>
@@ -52,7 +52,7 @@ struct ThreadLoop {
   unsigned count, done;
 };
 
-// The compiler gets -ffp-contract=off: no product and sum are fused.
+// The compiler gets -ffp-contract=off, so it fuses no product with a sum.
 static inline float mul_rn(float a, float b) { return a * b; }
 static inline float add_rn(float a, float b) { return a + b; }
 static inline float exp2_fast(float x) { return std::exp2(x); }
@@ -77,7 +77,7 @@ static inline float float_of_half_bits(unsigned short bits) {
   return float_of(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-// Rounds to nearest, half to even; beyond 65520 is infinity.
+// Rounds to nearest, half to even; values from 65520 on become infinity.
 static inline unsigned short half_bits(float value) {
   const unsigned word = word_of(value), sign = word >> 16 & 0x8000u, magnitude = word & 0x7fffffffu;
   unsigned result;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a kernel is started: its name, its grid and its scalar arguments.
+"""Kernel launches: name, grid and scalar arguments.
 
-Arguments of every kernel are pointers to the inputs, then `scalars`, then pointers to the outputs.
-All arrays are dense; a pointer of any alignment is right, one of 16 bytes is fast.
+The arguments of every kernel are pointers to the inputs, then `scalars`, then pointers to the
+outputs. All arrays are dense. Pointers may have any alignment; 16 bytes is fastest.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ LAYOUTS = ("linear", "hwc")
 VECTOR_BYTES = 16
 BLOCK_THREADS = 256
 PIXEL_TILE = (4, 16, 4)
-"""A block of channels-last maps: threads per pixel, columns, rows. Neighbouring threads of a pixel
-read neighbouring vectors, 64 bytes at once, and each takes several, because all of them compute the
-pixel's position. Several rows, because neighbouring rows sample the same pixels, which are then
-still in L1."""
-# The device code counts the elements of one image in 32 bits, up to one image beyond its end.
+"""A block of channels-last maps: threads per pixel, columns, rows. The threads of a pixel read
+neighbouring vectors, 64 bytes at once. Each thread reads several vectors, because every thread
+computes the pixel's position. A block has several rows, because neighbouring rows sample the same
+pixels, which are then still in L1."""
+# The device code counts elements in 32 bits, up to one image beyond the end of an image.
 MAX_ELEMENTS = 10**9
-# Positions are float32, which from 2**24 on skips whole pixels: upsample_argmax.cu would then write
-# beyond its tile. reciprocal_of is exact up to 2.7 million.
+# Positions are float32, which skips whole pixels from 2**24 on; upsample_argmax.cu would then write
+# outside its tile. reciprocal_of is exact up to 2.7 million.
 MAX_MAP_SIDE = 2**21
 MAX_GRID_YZ = 65535
 
@@ -34,8 +34,8 @@ MAX_GRID_YZ = 65535
 class Launch:
     """One kernel launch. `grid` in blocks and `block` in threads, each (x, y, z).
 
-    An int of `scalars` is passed as int32, a float as float32. `bytes_moved` is the least that the
-    kernel must move through device memory: each input read once, each output written once.
+    An int in `scalars` is passed as int32, a float as float32. `bytes_moved` is the minimum that
+    the kernel moves through device memory: it reads each input once and writes each output once.
     """
 
     kernel: str
@@ -53,10 +53,10 @@ class Launch:
 
 
 def check_map(name: str, shape: Shape, channels: int | None = None) -> None:
-    """Raises BackendError unless `shape` is a non-empty (N, C, H, W) that kernels can count."""
+    """Raise BackendError unless `shape` is a non-empty (N, C, H, W) that kernels can index."""
     expected = f"(N, {'C' if channels is None else channels}, H, W)"
     if len(shape) != 4 or min(shape) < 1 or (channels is not None and shape[1] != channels):
-        raise BackendError(f"{name} has shape {tuple(shape)}, expected {expected}, none of them 0")
+        raise BackendError(f"{name} has shape {tuple(shape)}, expected {expected} without 0")
     if max(shape[2:]) > MAX_MAP_SIDE:
         raise BackendError(f"{name} is {shape[2]}x{shape[3]}, expected sides up to {MAX_MAP_SIDE}")
     if elements(shape[1:]) > MAX_ELEMENTS:
@@ -66,7 +66,7 @@ def check_map(name: str, shape: Shape, channels: int | None = None) -> None:
 
 
 def check_storage(dtype: str, layout: str, other_dtype: str = "float32") -> None:
-    """Raises BackendError unless there is a kernel for these; `other_dtype` is that of flow and
+    """Raise BackendError unless a kernel exists for these. `other_dtype` is the dtype of flow and
     gate."""
     if dtype not in ("float32", "float16") or layout not in LAYOUTS:
         raise BackendError(
@@ -78,7 +78,7 @@ def check_storage(dtype: str, layout: str, other_dtype: str = "float32") -> None
 
 
 def elements(shape: Shape) -> int:
-    """Number of elements of an array of `shape`."""
+    """Return the number of elements of an array of `shape`."""
     count = 1
     for size in shape:
         count *= size
@@ -86,5 +86,5 @@ def elements(shape: Shape) -> int:
 
 
 def blocks(count: int, per_block: int) -> int:
-    """Blocks for `count` items, the last one perhaps not full."""
+    """Return the number of blocks for `count` items. The last block may be partly empty."""
     return -(-count // per_block)

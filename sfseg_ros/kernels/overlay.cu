@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// ColorMask and Overlay: see overlay.py for what is computed.
+// ColorMask and Overlay: overlay.py defines the results.
 #include "sfseg_kernels.cuh"
 
 namespace sfseg {
 
-constexpr int OVERLAY_PIXELS = 16;  // of one thread; numpy: PIXELS
+constexpr int OVERLAY_PIXELS = 16;  // per thread; numpy: PIXELS
 
 struct ColorMask {
   DEVICE_METHOD unsigned operator()(unsigned, unsigned, unsigned colour) const { return colour; }
@@ -20,7 +20,7 @@ struct Overlay {
   }
 };
 
-// `rgb` may be null where `paint` does not look at the image.
+// `rgb` may be null if `paint` does not read the image.
 template <class Paint>
 DEVICE void painted(
     const unsigned char* rgb, const unsigned char* labels, const unsigned char* palette,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ColorMask and Overlay: labels as colours, alone and over the image.
 
-The same as `imaging.color_mask` and `imaging.overlay`, for who has the labels on the device.
+They equal `imaging.color_mask` and `imaging.overlay`, for labels on the device.
 """
 
 import numpy as np
@@ -12,22 +12,23 @@ from sfseg_ros.kernels.launch import BLOCK_THREADS, MAX_ELEMENTS, Launch, Shape,
 from sfseg_ros.model.manifest import UNLABELLED
 
 PIXELS = 16
-"""Neighbouring pixels of one thread: 16 bytes of labels, 48 of colours."""
+"""Neighbouring pixels per thread: 16 bytes of labels, 48 of colours."""
 
 
 def color_mask(labels: Uint8Array, palette_rgb: Uint8Array) -> Uint8Array:
-    """uint8 (N, H, W, 3) RGB: the colour of each label of uint8 (N, H, W); `palette_rgb` is uint8
-    (256, 3)."""
+    """Return the colour of each label, uint8 (N, H, W, 3) RGB. `labels` is uint8 (N, H, W),
+    `palette_rgb` uint8 (256, 3)."""
     return np.asarray(palette_rgb[labels])
 
 
 def overlay(
     rgb: Uint8Array, labels: Uint8Array, palette_rgb: Uint8Array, alpha: float
 ) -> Uint8Array:
-    """The image with its classes painted over: uint8 (N, H, W, 3) RGB.
+    """Paint the classes over the image. Returns uint8 (N, H, W, 3) RGB.
 
-    `rgb` is uint8 (N, H, W, 3), `labels` uint8 (N, H, W). rgb * (1 - alpha) + colour * alpha,
-    `alpha` from 0 to 1, in float32, rounded half to even. Unlabelled pixels (255) keep the image.
+    `rgb` is uint8 (N, H, W, 3), `labels` uint8 (N, H, W), `alpha` from 0 to 1. Computes rgb * (1 -
+    alpha) + colour * alpha in float32, rounded half to even. Unlabelled pixels (255) keep the
+    image.
     """
     share, rest = np.float32(alpha), np.float32(1.0 - alpha)
     colours = color_mask(labels, palette_rgb).astype(np.float32)
@@ -37,17 +38,17 @@ def overlay(
 
 
 def color_mask_launch(labels_shape: Shape) -> Launch:
-    """Inputs: labels, palette. Output: mask. `labels_shape` is (N, H, W).
+    """Return the launch. Inputs: labels, palette. Output: mask. Labels are (N, H, W).
 
-    Must move: 4 bytes per pixel. Not run on a GPU.
+    Minimum traffic: 4 bytes per pixel. Not run on a GPU.
     """
     return _launch("sfseg_color_mask", labels_shape, (), bytes_per_pixel=4)
 
 
 def overlay_launch(labels_shape: Shape, alpha: float) -> Launch:
-    """Inputs: rgb, labels, palette. Output: overlay. `labels_shape` is (N, H, W).
+    """Return the launch. Inputs: rgb, labels, palette. Output: overlay. Labels are (N, H, W).
 
-    Must move: 7 bytes per pixel. Not run on a GPU.
+    Minimum traffic: 7 bytes per pixel. Not run on a GPU.
     """
     if not 0.0 <= alpha <= 1.0:
         raise BackendError(f"alpha is {alpha}: expected 0 (image only) to 1 (colours only)")

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels share: float16 without CUDA's headers, vector loads and stores, the four pixels of
-// a bilinear sample. Compiled by nvcc, by NVRTC, and through host_shim.h by g++ for the CPU.
+// Shared by the kernels: float16 without CUDA's headers, vector loads and stores, the four pixels of a
+// bilinear sample. nvcc and NVRTC compile this, and so does g++ for the CPU, through host_shim.h.
 //
-// mul_rn and add_rn round each operation, where a compiler may otherwise fuse a product and a sum.
-// Positions and scores are computed with them and have the same bits on every machine; the numpy
-// references repeat them operation by operation.
+// mul_rn and add_rn round each operation, while a compiler may otherwise fuse a product and a sum.
+// Positions and scores use them and have the same bits on every machine. The numpy references repeat
+// them operation by operation.
 #pragma once
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_MEMBER static __device__ __forceinline__
 #define DEVICE_METHOD __device__ __forceinline__
-// Between two barriers every thread runs the block that follows; on the CPU that is a loop over threads.
+// Every thread runs the following block between two barriers; on the CPU this is a loop over threads.
 #define FOR_EACH_THREAD
 #else
 #include "host_shim.h"
@@ -23,7 +23,7 @@
 namespace sfseg {
 
 constexpr int VECTOR_BYTES = 16;
-constexpr int PIXEL_THREADS = 4;  // of one pixel of a channels-last map; numpy: PIXEL_TILE
+constexpr int PIXEL_THREADS = 4;  // threads per pixel of a channels-last map; numpy: PIXEL_TILE
 constexpr unsigned char UNLABELLED = 255;
 
 struct Half {
@@ -37,15 +37,15 @@ DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
 DEVICE float float_of(unsigned word) { return __uint_as_float(word); }
 DEVICE unsigned word_of(float value) { return __float_as_uint(value); }
 
-// a / b rounded to nearest, for a whole b and its rounded reciprocal: exact by Markstein's theorem, in a
-// third of the instructions. An infinite a gives NaN.
+// Returns a / b rounded to nearest, for an integer b and its rounded reciprocal. Exact by Markstein's
+// theorem, with a third of the instructions. An infinite a gives NaN.
 DEVICE float quotient(float a, float b, float reciprocal) {
   const float estimate = __fmul_rn(a, reciprocal);
   return __fmaf_rn(__fmaf_rn(-estimate, b, a), reciprocal, estimate);
 }
 
-// 1 / x rounded to nearest, without the branch for what a float can be but a size cannot: a Newton step from
-// an approximation within one unit in the last place, which is exact for whole numbers up to 2.7 million.
+// Returns 1 / x rounded to nearest, without the branch for values that no size has. It is a Newton step from
+// an approximation within one unit in the last place, and exact for integers up to 2.7 million.
 DEVICE float reciprocal_of(float x) {
   float estimate;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(x));
@@ -102,7 +102,7 @@ struct Storage<Half> {
     return half_of(values[0]).bits | static_cast<unsigned>(half_of(values[1]).bits) << 16;
   }
 };
-template <>  // of whole values from 0 to 255
+template <>  // for integers from 0 to 255
 struct Storage<unsigned char> {
   DEVICE_MEMBER unsigned char from(float value) { return static_cast<unsigned char>(value); }
   DEVICE_MEMBER unsigned pack(const float* values) {
@@ -112,14 +112,14 @@ struct Storage<unsigned char> {
   }
 };
 
-// Words that are read and written by one instruction.
+// Words that one instruction reads or writes.
 template <int N>
 struct alignas(4 * N) Words {
   unsigned word[N];
 };
 
-// N values as they lie in memory, at an address that is a multiple of their size or of 16; one value needs
-// no alignment. Kept like this until they are used, they take few registers.
+// N values as they lie in memory. Their address must be a multiple of their size or of 16; a single value
+// needs no alignment. In this form they take few registers until they are used.
 template <int N, class T>
 struct Packed {
   static constexpr int BYTES = N * sizeof(T), WORDS = BYTES < VECTOR_BYTES ? BYTES / 4 : 4;
@@ -162,7 +162,7 @@ DEVICE bool is_aligned(const void* pointer) {
   return reinterpret_cast<size_t>(pointer) % BYTES == 0;
 }
 
-// The first `count` of N values; all of them at once where `is_vector` says that the address allows it.
+// Stores the first `count` of N values, all at once if `is_vector` says that the address allows it.
 template <int N, class T>
 DEVICE void store_some(T* to, const float (&values)[N], int count, bool is_vector) {
   if (is_vector) {
@@ -174,7 +174,7 @@ DEVICE void store_some(T* to, const float (&values)[N], int count, bool is_vecto
   }
 }
 
-// Up to N values at any address: all at once where that is possible, zeros after `count`.
+// Loads up to N values at any address, all at once if possible; zeros after `count`.
 template <int N, class T>
 DEVICE void load_some(const T* from, int count, float (&values)[N]) {
   constexpr int BYTES = N * sizeof(T) < VECTOR_BYTES ? N * sizeof(T) : VECTOR_BYTES;
@@ -186,7 +186,8 @@ DEVICE void load_some(const T* from, int count, float (&values)[N]) {
   }
 }
 
-// Where a flow points along one axis. Paper: SFNet equation 3; numpy: flow_warp._position.
+// The position to which a flow points along one axis. Paper: SFNet equation 3; numpy:
+// flow_warp._position.
 struct Axis {
   float size, reciprocal, step;  // of the flow
   float source;
@@ -213,14 +214,14 @@ DEVICE float position(const Axis& axis, int index, float flow) {
 // The four pixels of a bilinear sample: top left, top right, bottom left, bottom right.
 struct Taps {
   float weight[4];
-  int first;      // index of the top left pixel, row * width + column, perhaps outside
+  int first;      // index of the top left pixel, row * width + column; may be outside
   unsigned mask;  // bit k: pixel k is inside the map
 };
 
 constexpr unsigned ALL_INSIDE = 15;
 
 DEVICE Taps taps_at(float x, float y, int width, int height) {
-  // False for NaN, too. Nothing beyond becomes an integer: it would not be representable.
+  // False for NaN, too. Positions outside are not converted to integers, which could overflow.
   const bool inside = x >= -1.0f && x < static_cast<float>(width) && y >= -1.0f && y < static_cast<float>(height);
   x = inside ? x : -1.0f;
   y = inside ? y : -1.0f;
@@ -239,7 +240,7 @@ DEVICE Taps taps_at(float x, float y, int width, int height) {
   return taps;
 }
 
-// Where the four pixels are in a map with `stride` elements from pixel to pixel.
+// Offsets of the four pixels in a map with `stride` elements from pixel to pixel.
 template <class T>
 struct Corners {
   const T* at[4];
@@ -254,12 +255,12 @@ DEVICE Corners<T> corners_of(const T* map, const Taps& taps, int width, int stri
   return corners;
 }
 
-// N values from element `c` of each pixel, weighted and summed. ALL says that the mask is known to be set.
+// Returns N values from element `c` of each pixel, weighted and summed. ALL: every bit of the mask is set.
 template <bool ALL, int N, class T>
 DEVICE void sample(const Corners<T>& corners, int c, const Taps& taps, float (&sum)[N]) {
   Packed<N, T> packed[4];
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {  // all loads before the first use: they wait for memory together
+  for (int k = 0; k < 4; ++k) {  // all loads precede the first use, so they wait for memory together
     packed[k] = {};
     if (ALL || taps.mask >> k & 1u)
       packed[k] = *reinterpret_cast<const Packed<N, T>*>(corners.at[k] + c);

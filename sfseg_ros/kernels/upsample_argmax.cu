@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// UpsampleArgmax: see upsample_argmax.py for what is computed.
+// UpsampleArgmax: upsample_argmax.py defines the result.
 //
 // A block makes one tile of the result. The pixels between the same two columns and rows of the scores
-// form a cell. Steps, with a barrier between them:
-//   1. the winner at each pixel of the scores under the tile;
-//   2. cells whose four corners agree are done, confidence by a short sum over the classes, because the
-//      winner is known; the others go into a list, in pieces of a row;
-//   3. all threads share the list evenly, however the cells of the list lie, and only these blend and
-//      compare scores (they are in the cache);
-//   4. the tile is written in rows of 16 bytes per thread.
+// form a cell. The steps, with a barrier between them:
+//   1. Find the winner at each pixel of the scores under the tile.
+//   2. If the four corners of a cell agree, its winner is known, and a short sum over the classes gives
+//      the confidence. The other cells go into a list, in pieces of a row.
+//   3. All threads share the list evenly, wherever its cells lie. Only these pieces blend and compare
+//      scores, which are in the cache.
+//   4. Write the tile in rows of 16 bytes per thread.
 #include "sfseg_kernels.cuh"
 
 namespace sfseg {
 
 constexpr int TILE_WIDTH = 128, TILE_HEIGHT = 32;  // numpy: the same names
-constexpr int PIECE = 4;                           // pixels of a cell's row that one thread evaluates
+constexpr int PIECE = 4;                           // pixels of a cell's row per thread
 constexpr int TILE_ROW_BYTES = 16;
 
 struct Place {
   int first;
-  float weight;  // of the next
+  float weight;  // of the next index
 };
 
 // numpy: upsample_argmax._places
@@ -31,7 +31,7 @@ DEVICE Place place_of(int index, float scale, int source) {
   return place;
 }
 
-// N values, M by one load; zeros where a part begins after `count`.
+// Loads N values, M per load; parts that start after `count` become zeros.
 template <int M, int N, class T>
 DEVICE void load_parts(const T* from, int count, float (&values)[N]) {
 #pragma unroll
@@ -43,27 +43,27 @@ DEVICE void load_parts(const T* from, int count, float (&values)[N]) {
   }
 }
 
-// Scores of one image, N classes of a pixel at a time.
+// Scores of one image, read N classes of a pixel at a time.
 template <class T, bool HWC>
 struct Scores {
   static constexpr int N = HWC ? VECTOR_BYTES / sizeof(T) : 4;
   const T* data;
   int classes, stored, pixels;
-  int load_bytes;  // the widest load that the classes of every pixel are aligned for; 0: one at a time
+  int load_bytes;  // widest aligned load for the classes of every pixel; 0: one at a time
 
   DEVICE_METHOD float one(int pixel, int c) const {
     const int per_pixel = HWC ? stored : 1, per_class = HWC ? 1 : pixels;
     return float_of(data[static_cast<long long>(pixel) * per_pixel + static_cast<long long>(c) * per_class]);
   }
 
-  // Classes from `c` of K pixels.
+  // Loads classes from `c` on of K pixels.
   template <int K>
   DEVICE_METHOD void load_classes(const int (&pixel)[K], int c, float (&values)[K][N]) const {
     if constexpr (HWC) {
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         const T* from = data + static_cast<long long>(pixel[k]) * stored + c;
-        // The same way for all pixels: threads that differ would wait for each other.
+        // All pixels use the same branch: threads that diverge would wait for each other.
         if (load_bytes == VECTOR_BYTES) {
           load(from, values[k]);
         } else if (load_bytes == VECTOR_BYTES / 2) {
@@ -77,7 +77,7 @@ struct Scores {
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        // After the last class it is read again, and not used: cheaper than not to read.
+        // After the last class it is read again and ignored: cheaper than a test.
         const T* plane = data + static_cast<long long>(smaller(c + i, classes - 1)) * pixels;
 #pragma unroll
         for (int k = 0; k < K; ++k) values[k][i] = float_of(plane[pixel[k]]);
@@ -86,7 +86,7 @@ struct Scores {
   }
 };
 
-// What every score is compared with first: NaN compares false and so never wins, nor does -inf itself.
+// Every score is first compared with this. NaN compares false and never wins, and neither does -inf.
 DEVICE float minus_infinity() { return float_of(0xff800000u); }
 
 template <class T, bool HWC>
@@ -112,11 +112,11 @@ struct Tile {
   alignas(TILE_ROW_BYTES) unsigned char labels[TILE_HEIGHT * TILE_WIDTH];
   unsigned char winners[(TILE_HEIGHT + 1) * (TILE_WIDTH + 1)];
   unsigned char cell_of_column[TILE_WIDTH], cell_of_row[TILE_HEIGHT];
-  unsigned char cell_begin[TILE_WIDTH + 1];  // first column of each cell, and the end of the last
+  unsigned char cell_begin[TILE_WIDTH + 1];  // first column of each cell, then the end of the last cell
   float column_weight[TILE_WIDTH], row_weight[TILE_HEIGHT];
 };
 
-// What the threads of a block know of its tile.
+// The tile of a block.
 struct Frame {
   int x, y, columns, rows;            // pixels of the result
   int first_x, first_y, cells, bands;  // cells: columns of cells, bands: rows of cells
@@ -138,7 +138,7 @@ DEVICE Frame frame_of(int h, int w, int height, int width) {
   return frame;
 }
 
-// Step 1: the tables of columns and rows, and the winners at the scores' own pixels.
+// Step 1: tables of columns and rows, and the winners at the pixels of the scores.
 template <class T, bool HWC>
 DEVICE void survey(const Scores<T, HWC>& scores, const Frame& frame, int h, int w, Tile& tile) {
   const int thread = threadIdx.x;
@@ -164,7 +164,7 @@ DEVICE void survey(const Scores<T, HWC>& scores, const Frame& frame, int h, int 
   }
 }
 
-// The class at all four corners of a cell, -1 where they differ.
+// Returns the class at all four corners of a cell, or -1 if they differ.
 DEVICE int common_winner(const Tile& tile, int cells, int band, int cell) {
   const unsigned char* top = tile.winners + band * (cells + 1) + cell;
   const unsigned char* bottom = top + cells + 1;
@@ -173,7 +173,7 @@ DEVICE int common_winner(const Tile& tile, int cells, int band, int cell) {
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-// Where up to PIECE pixels from `column` of a cell's row lie between the corners of the cell.
+// Weights of up to PIECE pixels of a cell's row, from `column` on, between the corners of the cell.
 struct Blend {
   int corners[4];  // scores: top left, top right, bottom left, bottom right
   float vy, wy, vx[PIECE], wx[PIECE];  // of the top, the bottom, the left, the right
@@ -191,19 +191,19 @@ DEVICE Blend blend_of(const Frame& frame, const Tile& tile, int h, int w, int ro
   blend.vy = add_rn(1.0f, -blend.wy);
 #pragma unroll
   for (int i = 0; i < PIECE; ++i) {
-    // Pixels after the end of the cell's row are evaluated for nothing.
+    // Results for pixels after the end of the cell's row are discarded.
     blend.wx[i] = tile.column_weight[smaller(column + i, frame.columns - 1)];
     blend.vx[i] = add_rn(1.0f, -blend.wx[i]);
   }
   return blend;
 }
 
-// Of larger scores the rounding is, too: by it another class may pass the one that all corners agree on, and
-// the sum relative to that one would be wrong.
+// Larger scores have larger rounding errors: another class could then pass the one on which all corners
+// agree, and the sum relative to that one would be wrong.
 constexpr float AGREED_LIMIT = 128.0f;
 
-// Confidence in `winner` of pixels in a cell whose corners agree on it. It need not be found, nor the sum be
-// rescaled: half the instructions of `evaluate`. False, and nothing, where a corner is beyond AGREED_LIMIT.
+// Computes the confidence in `winner` for a cell whose corners agree on it. It need not find the winner or
+// rescale the sum: half the instructions of `evaluate`. Returns false if a corner exceeds AGREED_LIMIT.
 template <class T, bool HWC>
 DEVICE bool agreed_shares(
     const Scores<T, HWC>& scores, const Blend& blend, int winner, int (&shares)[PIECE]) {
@@ -234,7 +234,7 @@ DEVICE bool agreed_shares(
       const float left = blend.vy * corner[0][k] + blend.wy * corner[2][k] - best_left;
       const float right = blend.vy * corner[1][k] + blend.wy * corner[3][k] - best_right;
 #pragma unroll
-      for (int i = 0; i < PIECE; ++i)  // the larger of NaN (of a score that is not finite) and 0 is 0
+      for (int i = 0; i < PIECE; ++i)  // fmaxf(NaN, 0) is 0: a score may not be finite
         sum[i] += fmaxf(exp2_fast(vx[i] * left + wx[i] * right), 0.0f);
     }
   }
@@ -248,8 +248,8 @@ struct Pixels {
   int winner[PIECE];
 };
 
-// Blends the scores of up to PIECE pixels from `column` of a cell's row and finds the winners; with
-// CONFIDENCE also the sums of exp(score - best), rescaled whenever a better one comes.
+// Blends the scores of up to PIECE pixels of a cell's row, from `column` on, and finds the winners. With
+// CONFIDENCE it also sums exp(score - best), and rescales the sum at each better score.
 template <bool CONFIDENCE, class T, bool HWC>
 DEVICE Pixels evaluate(const Scores<T, HWC>& scores, const Blend& blend) {
   Pixels pixels;
@@ -272,7 +272,7 @@ DEVICE Pixels evaluate(const Scores<T, HWC>& scores, const Blend& blend) {
         const float score = add_rn(mul_rn(blend.vx[i], at_left), mul_rn(blend.wx[i], at_right));
         const bool wins = score > pixels.best[i];
         if constexpr (CONFIDENCE) {
-          // The larger of NaN (of scores that are not finite) and 0 is 0.
+          // fmaxf(NaN, 0) is 0: scores may not be finite.
           const float share = fmaxf(exp2_fast(-fabsf(score - pixels.best[i]) * LOG2_E), 0.0f);
           pixels.sum[i] = wins ? pixels.sum[i] * share + 1.0f : pixels.sum[i] + share;
         }
@@ -284,7 +284,7 @@ DEVICE Pixels evaluate(const Scores<T, HWC>& scores, const Blend& blend) {
   return pixels;
 }
 
-// Step 4: rows of the tile to the image, through the table if there is one.
+// Step 4: write the tile's rows to the image, through the table if there is one.
 DEVICE void write_tile(
     const unsigned char* tile, const Frame& frame, int height, int width, const unsigned char* remap,
     unsigned char* image) {
@@ -332,7 +332,7 @@ DEVICE void upsample_labels(
     const T* data, const unsigned char* remap, int classes, int stored, int h, int w, int stride,
     unsigned char* labels) {
   __shared__ Tile tile;
-  __shared__ unsigned short pieces[TILE_HEIGHT * TILE_WIDTH];  // first pixel of each, in the tile
+  __shared__ unsigned short pieces[TILE_HEIGHT * TILE_WIDTH];  // first pixel of each piece, in the tile
   __shared__ int piece_count;
   const int height = h * stride, width = w * stride;
   const Frame frame = frame_of(h, w, height, width);
@@ -379,7 +379,7 @@ DEVICE void upsample_confidence(
     int threshold, unsigned char* labels, unsigned char* confidence) {
   __shared__ Tile tile;
   alignas(TILE_ROW_BYTES) __shared__ unsigned char shares[TILE_HEIGHT * TILE_WIDTH];
-  __shared__ unsigned short pieces[TILE_HEIGHT * TILE_WIDTH];  // first pixel of each, in the tile
+  __shared__ unsigned short pieces[TILE_HEIGHT * TILE_WIDTH];  // first pixel of each piece, in the tile
   __shared__ int piece_count;
   const int height = h * stride, width = w * stride;
   const Frame frame = frame_of(h, w, height, width);

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """UpsampleArgmax: labels and confidence at full size from class scores at the output stride.
 
-The scores are upsampled bilinearly, corner-aligned, as `training/operators.py` does; at
-full size they never exist in memory.
+The scores are upsampled bilinearly with aligned corners, as in `training/operators.py`.
+They never exist in memory at full size.
 """
 
 from dataclasses import replace
@@ -30,33 +30,33 @@ from sfseg_ros.model.manifest import UNLABELLED
 IndexArray = npt.NDArray[np.int64]
 
 TILE_WIDTH, TILE_HEIGHT = 128, 32
-"""Pixels of the result that one block makes; the same constants are in upsample_argmax.cu."""
+"""Pixels of the result per block. upsample_argmax.cu has the same constants."""
 
 
 def upsample_argmax(
     scores: FloatArray, stride: int, threshold: int = 0, remap: Uint8Array | None = None
 ) -> tuple[Uint8Array, Uint8Array]:
-    """Labels and confidence of `stride` times the size of `scores`.
+    """Compute labels and confidence at `stride` times the size of `scores`.
 
     Args:
         scores: float32 or float16 (N, C, h, w) before softmax, C <= 255.
-        stride: the factor, a whole number from 1.
-        threshold: pixels of less confidence become 255, unlabelled.
-        remap: uint8 (256,), applied to the labels at last; entry 255 is what unlabelled becomes.
+        stride: the factor, an integer from 1.
+        threshold: labels whose confidence is below it become 255 (unlabelled).
+        remap: uint8 (256,), applied to the labels last; entry 255 replaces unlabelled.
 
     Returns:
         labels uint8 (N, h * stride, w * stride) and confidence uint8 of the same shape: the softmax
         probability of the winning class in 255ths, rounded to nearest (half to even).
 
-    Pixel i of n lies at i * ((m - 1) / (n - 1)) of m source pixels (0 where n is 1), in float32
-    operation by operation as below, so that labels have the same bits everywhere; confidence may
-    differ by 1 where the share is a half within the accuracy of the exponential.
+    Pixel i of n lies at i * ((m - 1) / (n - 1)) of m source pixels (at 0 if n is 1). This is
+    float32, operation by operation as below, so labels have the same bits on every machine. The
+    confidence may differ by 1, because the exponential may round differently.
 
-    The winner is the class of the highest score, the lowest index among equals. Where the four
-    pixels of `scores` around a pixel have the same winner, that is the winner: bilinear
-    interpolation cannot change it, and rounding shall not. Only a score above -inf can win, so that
-    NaN never does; a pixel where no class has one is 255 and has confidence 0. A class whose share
-    is NaN adds nothing to the sum of the softmax; the winner adds 1.
+    The winner is the class with the highest score, the lowest index among equals. If the four
+    pixels of `scores` around a pixel have the same winner, it wins: bilinear interpolation cannot
+    change that, and rounding must not. Only a score above -inf can win, so NaN never wins. If no
+    class has such a score, the label is 255 and the confidence 0. A class whose share is NaN adds
+    nothing to the sum of the softmax; the winner adds 1.
     """
     h, w = scores.shape[2:]
     height, width = h * stride, w * stride
@@ -88,7 +88,7 @@ def upsample_argmax(
 
 
 def _places(size: int, source: int) -> tuple[IndexArray, IndexArray, Float32Array]:
-    """(first source index, the next one, weight of the next) of each pixel of an axis."""
+    """Return (first source index, next index, weight of the next) for each pixel of an axis."""
     scale = np.float32(source - 1) / np.float32(max(size - 1, 1))
     position = np.arange(size, dtype=np.float32) * scale
     first = np.minimum(position.astype(np.int64), source - 1)
@@ -96,8 +96,8 @@ def _places(size: int, source: int) -> tuple[IndexArray, IndexArray, Float32Arra
 
 
 def _winner(scores: Float32Array) -> Uint8Array:
-    """uint8 (N, H, W): index of the first of the highest (N, C, H, W) above -inf, 255 where none
-    is."""
+    """Return uint8 (N, H, W): the lowest index of the highest score above -inf in (N, C, H, W), or
+    255 if there is none."""
     usable = np.where(np.isnan(scores), np.float32(-np.inf), scores)
     none = np.isneginf(usable).all(axis=1)
     return np.where(none, np.uint8(UNLABELLED), usable.argmax(axis=1).astype(np.uint8))
@@ -113,14 +113,14 @@ def upsample_argmax_launch(
     remap: bool = False,
     padded_channels: int | None = None,
 ) -> Launch:
-    """Inputs: scores[, remap table]. Outputs: labels[, confidence].
+    """Return the launch. Inputs: scores[, remap table]. Outputs: labels[, confidence].
 
-    `scores_shape` is (N, C, h, w) with the number of classes, whatever the layout;
-    `padded_channels` is what a pixel of layout "hwc" has in memory where that is more. A threshold
-    needs `confidence`. Raises BackendError for what does not go together.
+    `scores_shape` is (N, C, h, w) for every layout; C is the number of classes. `padded_channels`
+    is the number of channels in memory if a pixel of layout "hwc" has more. A threshold requires
+    `confidence`. Raises BackendError if the arguments do not fit together.
 
-    Must move: C * h * w * item bytes of scores (of hwc, the padded C), H * W per output. Not run on
-    a GPU.
+    Minimum traffic: C * h * w * item bytes of scores (for hwc with the padded C) and H * W bytes
+    per output. Not run on a GPU.
     """
     check_storage(dtype, layout)
     check_map("scores", scores_shape)

@@ -166,7 +166,7 @@ def test_a_nan_pixel_spreads_to_what_touches_it_with_any_weight():
         (((1, 4, 3, 3), (1, 4, 6, 6), True, "float32", "linear"), "expected (N, 2, H, W)"),
         (((2, 4, 3, 3), (1, 2, 6, 6), True, "float32", "linear"), "flow has 1 images, expected 2"),
         (((1, 4, 3), (1, 2, 6, 6), True, "float32", "linear"), "features has shape (1, 4, 3)"),
-        (((1, 4, 0, 3), (1, 2, 6, 6), True, "float32", "linear"), "none of them 0"),
+        (((1, 4, 0, 3), (1, 2, 6, 6), True, "float32", "linear"), "without 0"),
         (((1, 4, 3, 3), (1, 2, 6, 6), True, "float64", "linear"), "no kernel for float64"),
         (((1, 4, 3, 3), (1, 2, 6, 6), True, "float16", "nchw"), "layout nchw"),
         (((1, 4, 3, 3), (1, 2, 6, 6), True, "float32", "hwc", "float16"), "flow is float16"),

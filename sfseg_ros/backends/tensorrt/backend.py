@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorRT on an NVIDIA GPU: host image to host labels as one CUDA graph.
 
-One upload, the engine, one download of a byte per pixel and output, one synchronisation.
+A graph holds one upload, the engine and one download of a byte per pixel and output. Each frame
+synchronises once.
 """
 
 import math
@@ -51,21 +52,20 @@ from sfseg_ros.model.manifest import Manifest
 from sfseg_ros.model.published_labels import NO_RULES, LabelRules
 
 MAX_PIPELINES = 16
-"""Input shapes kept ready, each with the activations of its shape, buffers, and a graph for each
-choice of outputs. Whether they are alike or not, n cameras make at most n of them: what makes the
-input in the same way goes together, 1 to as many images as there are such cameras. That is eight
-for eight cameras, and as many again for the RGB that each size was warmed up with, which is the
-first to go."""
+"""Maximum number of input shapes kept ready. Each has its activations, its buffers, and one graph
+per choice of outputs. Cameras whose images become the input in the same way share a batch of 1 to
+as many images as there are such cameras, so n cameras make at most n shapes. Sixteen is enough for
+eight cameras and for the eight RGB shapes of their warm-up, which are dropped first."""
 USUAL_BATCH = 8
-"""Images that an engine takes at once where the backend has it built; more go in parts."""
+"""Largest batch of an engine that the backend builds; larger batches run in parts."""
 LONGEST_SIDE = 2.0
-"""Such an engine takes sides up to this many times that of a square with the model's usual pixel
-count, which is an aspect ratio of 4 (`Manifest.network_size_for` keeps the pixel count). A larger
-range would only make the engine slower to build and its memory larger."""
+"""Such an engine accepts sides up to this multiple of the side of a square with the model's usual
+pixel count, which allows an aspect ratio of 4 (`Manifest.network_size_for` keeps the pixel count).
+A larger range would only cost build time and memory."""
 
 
 class TensorRtBackend:
-    """See `Backend`. Builds its engine when it is opened and none is stored: minutes, or less."""
+    """See `Backend`. If no engine is stored, opening builds one, which can take minutes."""
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -87,16 +87,16 @@ class TensorRtBackend:
             self.precision, library = only.key.precision, only.key.library_name
             usual_size = only.key.shapes[1][1:3]
         self._pipelines: OrderedDict[PipelineKey, Pipeline] = OrderedDict()
-        self._engines: dict[tuple[int, int], OpenEngine] = {}  # by the size of images
+        self._engines: dict[tuple[int, int], OpenEngine] = {}  # by the images' size
         self._lock = threading.Lock()  # _pipelines, _closed
         self._building = threading.Lock()  # _engines
         self._closed = self._told = False
-        # Those that had to go, until one of them comes back; not more than could be of use.
+        # Keys of dropped pipelines, until one of them is needed again (then None).
         self._pushed_out: deque[PipelineKey] | None = deque(maxlen=8 * MAX_PIPELINES)
         try:
             self._gpu = Gpu(wait=options.gpu_wait)
         except CudaError as error:
-            if error.name not in NO_GPU:  # one that is there and fails is not passed over
+            if error.name not in NO_GPU:  # a GPU that is there and fails is an error
                 raise
             raise BackendUnavailableError(f"tensorrt: {error}") from error
         try:
@@ -125,10 +125,10 @@ class TensorRtBackend:
 
     def takes_camera(self, camera: CameraBytes, geometry: FrameGeometry) -> bool:
         if not self._plugins:
-            return False  # there is no compiler for the kernel either
+            return False  # without a compiler there is no camera kernel either
         try:
             CameraInput.of(camera, geometry).launch()
-        except BackendError:  # of sizes that there is no kernel for; the processor does them
+        except BackendError:  # no kernel takes these sizes; the processor makes the input
             return False
         return True
 
@@ -143,7 +143,7 @@ class TensorRtBackend:
         rules: LabelRules = NO_RULES,
         to_paint: Collection[str] = (),
     ) -> Inferred:
-        """Frames of cameras that differ go one kind after the other: a graph is of one kind."""
+        """See `DeviceBackend`. A graph has one kind of frame, so kinds run one after the other."""
         kinds: dict[CameraInput | None, list[int]] = {}
         images: list[Uint8Array] = []
         for index, frame in enumerate(frames):
@@ -172,7 +172,7 @@ class TensorRtBackend:
             self._pipelines.clear()
         if closed:
             return
-        with self._building:  # an engine that is being opened needs the context until it is there
+        with self._building:  # wait for an engine that is being opened: it needs the context
             try:
                 with self._gpu.current():
                     while pipelines:
@@ -181,7 +181,7 @@ class TensorRtBackend:
                 if not self._gpu.lost:
                     raise
             finally:
-                pipelines.clear()  # TensorRT's objects go before the context that they are of
+                pipelines.clear()  # free TensorRT's objects before their context
                 self._engines = {}
                 self._gpu.close()
 
@@ -197,7 +197,7 @@ class TensorRtBackend:
         while True:
             pipeline = self._pipeline(engine, key)
             with pipeline.lock, self._gpu.current():
-                if pipeline.freed:  # another thread's sizes pushed it out before its turn here
+                if pipeline.freed:  # another thread's sizes replaced it in the meantime
                     continue
                 pipeline.run(images, rules, results, places)
                 return
@@ -219,8 +219,8 @@ class TensorRtBackend:
         if comes_back:
             self._options.warn(
                 f"more than {MAX_PIPELINES} shapes of input take turns, so that frames wait while "
-                "one's memory and CUDA graph are made anew: give cameras one image size and "
-                "encoding, set network_size, or max_batch 1"
+                "memory and CUDA graph are made again: give cameras one image size and encoding, "
+                "set network_size, or max_batch 1"
             )
         if pushed_out is not None:
             with self._gpu.current():
@@ -228,7 +228,7 @@ class TensorRtBackend:
         return pipeline
 
     def _engine_for(self, size: tuple[int, int]) -> OpenEngine:
-        """The engine for images of `size`, chosen when the first of them comes."""
+        """Return the engine for images of `size`, which is chosen at the first of them."""
         if size not in self._engines:
             with self._building:
                 if size not in self._engines:  # no other thread was faster
@@ -237,8 +237,8 @@ class TensorRtBackend:
         return self._engines[size]
 
     def _chosen_engine(self, size: tuple[int, int]) -> OpenEngine:
-        """A stored engine for `size` alone, else one that is open and takes it, else another stored
-        one or one built now."""
+        """Return an engine that takes `size`. In order of preference: a stored engine for this size
+        alone, an open engine, another stored engine, a new engine."""
         opened = next((e for e in self._engines.values() if e.takes(size)), None)
         if self._only is not None:
             if opened is None and self._engines:
@@ -274,7 +274,7 @@ class TensorRtBackend:
         return self._loaded(built, data)
 
     def _request(self, size: tuple[int, int]) -> EngineRequest:
-        """For all sizes that cameras are usually fitted to, if this is one; else for it alone."""
+        """Request all usual sizes if `size` is among them, else `size` alone."""
         sizes = usual_sizes(self._manifest)
         takes = all(low <= side <= high for low, side, high in zip(sizes[0], size, sizes[2]))
         return EngineRequest(
@@ -295,14 +295,14 @@ class TensorRtBackend:
             )
 
     def _our_kernels_run(self) -> bool:
-        """Whether this machine can compile them and its driver takes them; else the engine is built
-        without plugins."""
+        """Return whether this machine can compile our kernels and its driver loads them. If not,
+        the engine is built without plugins."""
         try:
             self._library.check_plugins()
             with self._gpu.current():
                 load_kernels()
         except BackendError as error:
-            # With such a GPU the portable engine would come no further.
+            # With such a GPU a portable engine would fail, too.
             if error.lost or (isinstance(error, CudaError) and error.name == OUT_OF_MEMORY):
                 raise
             self._options.warn(f"the engine is slower, without our own kernels: {error}")
@@ -313,11 +313,11 @@ class TensorRtBackend:
         if self._closed:
             raise BackendError("backend tensorrt is closed: open it again")
         if (lost := self._gpu.lost) is not None:
-            # A new one each time: a traceback that is raised again and again keeps all images.
+            # A new error each time: one that is raised repeatedly keeps the images of all frames.
             raise CudaError(str(lost), lost.name)
 
     def _tell_once(self, text: str) -> None:
-        """That there is no CUDA graph."""
+        """Warn, once, that there is no CUDA graph."""
         if not self._told:
             self._told = True
             self.description += ", no CUDA graph"
@@ -327,7 +327,7 @@ class TensorRtBackend:
 def usual_sizes(
     manifest: Manifest,
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Smallest, usual and largest (height, width) of the network's input where cameras decide."""
+    """Return the smallest, usual and largest (height, width) of the network's input for cameras."""
     multiple = manifest.size_multiple
     longest = LONGEST_SIDE * math.sqrt(math.prod(manifest.input_size))
     side = multiple * math.ceil(longest / multiple)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far from 0 the activations of a network reach on real pictures: the scales of int8 and fp8.
+"""Measure the ranges of a network's activations on real pictures, for the scales of int8 and fp8.
 
-Of each tensor one histogram of absolute values, by ONNX Runtime in fp32. For int8 the reach is
-where clipping and rounding together cost the least squared error; fp8 has an exponent of its own
-and takes the largest value.
+ONNX Runtime runs the network in fp32, and each tensor gets a histogram of its absolute values. For
+int8 the range minimises the squared error of clipping and rounding together. fp8 has its own
+exponent and uses the largest value.
 
-Differs: `onnxruntime.quantization` has calibrators too, but keeps every tensor of every picture in
-memory and chooses tensors by operator, while here some convolutions are left out.
+Differs: the calibrators of `onnxruntime.quantization` keep every tensor of every picture in memory
+and choose tensors by operator, while some convolutions are left out here.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from sfseg_ros.imaging import Uint8Array
 
 BINS = 4096
 CANDIDATES = 100
-"""Reaches tried for int8, from 1/100 of the largest value to all of it."""
+"""Number of ranges tried for int8, from 1/100 of the largest value to all of it."""
 VERSION = 1
-"""Part of the digest: raise it when the same pictures give other ranges."""
+"""Part of the digest. Increase it when the same pictures give other ranges."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`ranges`: for each tensor the largest absolute value that shall be representable. `digest`
-    names pictures and method: 64 hexadecimal digits."""
+    """Result of a calibration. `ranges`: the largest absolute value of each tensor that must be
+    representable. `digest`: of pictures and method, 64 hexadecimal digits."""
 
     ranges: dict[str, float]
     pictures: int
@@ -46,16 +46,16 @@ def calibrate(
     images: Iterable[Uint8Array],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
-    """Ranges for `typed_model(model, precision, ...)`.
+    """Return the ranges for `typed_model(model, precision, ...)`.
 
-    `images` are uint8 (H, W, 3) RGB at a size that the network takes. Raises BackendError where
-    there are none, where a value is not finite, or where the model has nothing to calibrate.
+    `images` are uint8 (H, W, 3) RGB of a size that the network takes. Raises BackendError if there
+    are none, if a value is not finite, or if the model has nothing to calibrate.
     """
     plain = plain_model(model)
     tensors = tensors_to_calibrate(plain, precision)
     if not tensors:
         raise BackendError(f"no convolution of this model can be {precision}: use fp16")
-    del plain.graph.output[:]  # ONNX Runtime leaves out what leads to no output
+    del plain.graph.output[:]  # ONNX Runtime skips nodes that lead to no output
     plain.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
     )
@@ -78,7 +78,7 @@ def calibrate(
 
 
 class Histogram:
-    """Counts of absolute values in BINS equal bins from 0; it doubles its width as values grow."""
+    """Counts of absolute values in BINS equal bins from 0. The width doubles as values grow."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
@@ -86,7 +86,7 @@ class Histogram:
         self.largest = 0.0
 
     def add(self, values: npt.NDArray[np.float32], name: str = "tensor") -> None:
-        """Raises BackendError where a value is not finite."""
+        """Count the values. Raises BackendError if a value is not finite."""
         magnitudes = np.abs(values).ravel()
         largest = float(magnitudes.max(initial=0.0))
         if not np.isfinite(largest):
@@ -96,7 +96,7 @@ class Histogram:
             self.counts[0] += magnitudes.size
             return
         if self.width == 0.0:
-            # The zeros that were counted before stay in the first bin.
+            # Zeros that were counted before stay in the first bin.
             self.width = largest
         while largest > self.width:
             self.counts[: BINS // 2] = self.counts.reshape(-1, 2).sum(axis=1)
@@ -106,7 +106,7 @@ class Histogram:
         self.counts += np.bincount(bins, minlength=BINS)
 
     def int8_reach(self) -> float:
-        """The reach with the least squared error of rounding to 127 steps and clipping."""
+        """Return the range with the least squared error of rounding to 127 steps and clipping."""
         if self.width == 0.0:
             return 0.0
         centres = (np.arange(BINS) + 0.5) * (self.width / BINS)
@@ -114,7 +114,7 @@ class Histogram:
         for share in range(1, CANDIDATES + 1):
             reach = self.largest * share / CANDIDATES
             step = reach / QUANTIZED_MAX["int8"]
-            # Within reach the error of rounding is uniform in a step; beyond, it is what is cut.
+            # Inside the range the rounding error is uniform in a step; outside, values are clipped.
             clipped = np.maximum(centres - reach, 0.0)
             error = float((self.counts * np.where(clipped > 0, clipped**2, step**2 / 12)).sum())
             if error < best_error:
@@ -123,11 +123,11 @@ class Histogram:
 
 
 def session_of(model: ModelProto, literal: bool = False) -> Any:
-    """An ONNX Runtime session on the processor. Raises BackendError where it refuses the model or
-    is missing: a robot runs without it.
+    """Open an ONNX Runtime session on the processor.
 
-    `literal`: node by node, as a rounded graph must run. ONNX Runtime 1.31.1 takes a Relu before an
-    fp8 QuantizeLinear away, as if fp8 had no negative numbers.
+    Raises BackendError if ONNX Runtime refuses the model or is missing; a robot may lack it.
+    `literal` runs node by node, as a rounded graph requires: ONNX Runtime 1.31.1 removes a Relu
+    before an fp8 QuantizeLinear, as if fp8 had no negative numbers.
     """
     try:
         import onnxruntime as ort
@@ -152,7 +152,7 @@ def session_of(model: ModelProto, literal: bool = False) -> Any:
 
 
 def run(session: Any, rgb: Uint8Array) -> list[Any]:
-    """All outputs for uint8 (N, H, W, 3). Raises BackendError."""
+    """Return all outputs for uint8 (N, H, W, 3). Raises BackendError."""
     try:
         return list(session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(rgb)}))
     except Exception as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine from an ONNX file, built in a process of its own.
+"""Build an engine from an ONNX file, in a child process.
 
-The parser and the builder can abort instead of raising, and a library link may have to be in place
-before the process starts (library.link_environment): a child takes both away from the caller.
+The parser and the builder can abort instead of raising, and a library link may have to exist before
+the process starts (`library.link_environment`). A child process protects the caller from both.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from sfseg_ros.private_files import make_folders, read_private, write_private
 MODEL, REQUEST, ENGINE, RESULT = "model.onnx", "request.json", "engine", "result.json"
 SCRATCH = "sfseg_engine_"
 POLL_S = 0.2
-# What the child says of its progress begins with this; the rest is the library's log.
+# Prefix of the child's lines of progress; all other lines are the library's log.
 PROGRESS = "progress: "
 
 
@@ -44,11 +44,11 @@ PROGRESS = "progress: "
 class BuildRequest:
     """How to build: `shapes` are the smallest, the usual and the largest `image` (N, H, W, 3).
 
-    `library` is one of LIBRARIES or "auto". `plugins`: our kernels for the `sfseg` nodes;
-    without them the engine runs wherever the library does. `tf32` lets fp32 products be rounded to
+    `library` is one of LIBRARIES or "auto". `plugins`: use our kernels for the `sfseg` nodes; an
+    engine without them runs wherever the library does. `tf32`: allow fp32 products to be rounded to
     10 bits. `compute_capabilities`, for TensorRT-RTX only, are the GPUs to build for, such as 86
-    for 8.6; empty is the library's choice, all that it knows from 8.0 on. `timing_cache` is a file
-    that TensorRT reads and extends, "" for none; RTX has no use for it.
+    for 8.6; if empty, the library builds for all that it knows from 8.0 on. `timing_cache` is a
+    file that TensorRT reads and extends, "" for none; RTX does not use it.
     """
 
     shapes: tuple[Shape, Shape, Shape]
@@ -61,8 +61,8 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer and the type that it computes in: "fp32", "fp16", "bf16", "int8", "fp8", or
-    another type's name in lower case."""
+    """A layer and the type in which it computes: "fp32", "fp16", "bf16", "int8", "fp8", or the
+    name of another type in lower case."""
 
     name: str
     type: str
@@ -71,9 +71,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """`layers` of the network that the parser made, before the library fuses them, by the types of
-    its tensors. `engine_layers` are those of the finished engine, as its inspector sees them; None
-    where there is no GPU to load it."""
+    """Layers of the parsed network and of the engine.
+
+    `layers` are those of the network before the library fuses them, with the types of their
+    tensors. `engine_layers` are those that the engine's inspector reports, or None without a GPU.
+    """
 
     library: str
     layers: tuple[Layer, ...]
@@ -85,12 +87,12 @@ class BuildResult:
 
 
 def prepare(model: ModelProto, plugins: bool) -> ModelProto:
-    """The model in the form that means the same to every TensorRT, as a copy.
+    """Return a copy of the model that means the same to every version of TensorRT.
 
-    What a library does with a node that has both a body and a plugin differs from version to
-    version. So with `plugins` the nodes that have one lose their bodies, and every other body is
-    put in place; without, all bodies are. With `plugins`, labels and confidence are int8 to the
-    library; their bytes are the uint8 of the contract (plugin.BYTES).
+    Versions treat a node with both a body and a plugin differently. With `plugins`, nodes that have
+    a plugin therefore lose their bodies, and all other bodies are inlined. Without `plugins`, all
+    bodies are inlined. With `plugins`, labels and confidence have type int8 for the library; their
+    bytes are the uint8 of the contract (plugin.BYTES).
     """
     if not plugins:
         bodies = {(function.domain, function.name) for function in model.functions}
@@ -124,9 +126,9 @@ def engine_from_onnx(
 ) -> tuple[bytes, BuildResult]:
     """Build the engine of `model` as `request` says, in a child process.
 
-    `progress` gets a line when there is something to say, in this thread, where `cancelled` is
-    asked a few times a second. Raises BackendError with the library's reason, also where it ended
-    the child or the build was cancelled.
+    This thread calls `progress` with lines of progress and polls `cancelled` a few times a second.
+    Raises BackendError with the library's reason, also if the library ended the child or the build
+    was cancelled.
     """
     files = {
         MODEL: prepare(model, request.plugins).SerializeToString(),
@@ -148,9 +150,9 @@ def engine_from_onnx(
 
 
 def engine_is_wellformed(engine: bytes, library: str = "auto") -> str:
-    """What can be said of an engine without running it, in a child process: one line.
+    """Check an engine without running it, in a child process. Returns one line for people.
 
-    Raises BackendError where the library finds it malformed.
+    Raises BackendError if the library finds the engine malformed.
     """
     files = {ENGINE: engine, REQUEST: json.dumps({"library": library}).encode()}
     with _scratch_folder(files) as folder:
@@ -160,9 +162,9 @@ def engine_is_wellformed(engine: bytes, library: str = "auto") -> str:
 
 @contextlib.contextmanager
 def _scratch_folder(files: dict[str, bytes]) -> Iterator[Path]:
-    """A folder with these files, for the child. Raises BackendError where it cannot be written.
+    """Make a folder with these files for the child. Raises BackendError if it cannot be written.
 
-    As long as its builder lives the folder is locked (flock); what others have left is removed.
+    The folder is locked (flock) as long as its builder lives. Folders of dead builders are removed.
     """
     _remove_abandoned()
     with contextlib.ExitStack() as stack:
@@ -175,17 +177,17 @@ def _scratch_folder(files: dict[str, bytes]) -> Iterator[Path]:
                 (folder / name).write_bytes(content)
         except OSError as error:
             raise BackendError(
-                f"building needs some 200 MB in {tempfile.gettempdir()} ({one_line(error)}); free "
+                f"building needs about 200 MB in {tempfile.gettempdir()} ({one_line(error)}); free "
                 "space there or set TMPDIR"
             ) from error
         yield folder
 
 
 def _remove_abandoned() -> None:
-    """Scratch folders whose builder was killed. An empty one may be of a builder that has not
+    """Remove scratch folders of killed builders. An empty folder is kept: its builder may not have
     locked it yet."""
     for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        with contextlib.suppress(OSError):  # in use, or somebody else's
+        with contextlib.suppress(OSError):  # in use, or of another user
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,7 +221,7 @@ def _run_child(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C is ours to handle
+        start_new_session=True,  # this process handles Ctrl-C
     ) as child:
         reader = threading.Thread(target=_read_lines, args=(child.stdout, arrived), daemon=True)
         reader.start()
@@ -262,14 +264,14 @@ def _failure(code: int, lines: list[str]) -> str:
     how = f"ended by {name}" if code < 0 else f"ended with code {code}"
     said = [line for line in lines if not line.startswith(PROGRESS)]
     said = [line for line in said if "[E]" in line or line.startswith("[ERROR]")][-2:] + said[-1:]
-    return f"the engine's build {how}; its last words: {' | '.join(said) or 'none'}"
+    return f"the engine's build {how}; its last output: {' | '.join(said) or 'none'}"
 
 
-REFUSED = 3  # the child's exit code where its last line is the reason
+REFUSED = 3  # the child's exit code if its last line is the reason
 
 
 def _child(folder: Path) -> None:
-    """Read model and request in `folder`, write engine and result there."""
+    """Read model and request from `folder`, and write engine and result there."""
     fields = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     if not (folder / MODEL).exists():
         (folder / RESULT).write_text(
@@ -287,13 +289,13 @@ def _child(folder: Path) -> None:
         library.check_parser_link()
         library.register(plugin.creators(library.module))
     _say(f"{library.title}: reading the network")
-    log = library.logger(lambda line: print(line, flush=True))  # the caller's to read
+    log = library.logger(lambda line: print(line, flush=True))  # read by the caller
     builder = library.module.Builder(log)
     network = library.create_network(builder)
     try:
         library.parse(network, log, (folder / MODEL).read_bytes())
     finally:
-        plugin.raise_noted(all_threads=True)  # says more than what the parser makes of it
+        plugin.raise_noted(all_threads=True)  # more precise than the parser's own message
     layers = _network_layers(network)
     config = _config(library, builder, request)
     profile = builder.create_optimization_profile()
@@ -322,7 +324,7 @@ def _config(library: TensorRt, builder: Any, request: BuildRequest) -> Any:
     config = builder.create_builder_config()
     if not request.tf32:
         config.clear_flag(module.BuilderFlag.TF32)
-    # Only so does the engine's inspector tell the types of layers.
+    # Without this the engine's inspector does not report the types of layers.
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     if request.compute_capabilities:
         if not library.is_rtx:
@@ -343,14 +345,14 @@ def _config(library: TensorRt, builder: Any, request: BuildRequest) -> Any:
         path = Path(request.timing_cache)
         known_times = read_private(path, path.parents[1]) if path.is_file() else b""
         cache = config.create_timing_cache(known_times)
-        # One that another version or GPU wrote is refused, or does not fit: begin a new one.
+        # If another version or GPU wrote it, it is refused or does not fit: begin a new one.
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return config
 
 
 def _save_timing_cache(config: Any, name: str) -> None:
-    """Write the measurements; if two builders write them, the last one's stay."""
+    """Write the measurements. If two builders write them, those of the last one stay."""
     cache = config.get_timing_cache() if name else None
     if cache is None:
         return
@@ -360,7 +362,7 @@ def _save_timing_cache(config: Any, name: str) -> None:
 
 
 def _monitor(module: Any) -> Any:
-    """The library's outermost phases as lines "... 40 %", at most one a second."""
+    """Return a monitor that prints the library's outermost phases as "... 40 %", once a second."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -395,8 +397,8 @@ def _precision(data_type: Any) -> str:
 
 
 def _network_layers(network: Any) -> list[Layer]:
-    """What computes on floats, by the types of its tensors. A layer whose input comes from a
-    DEQUANTIZE computes in the type before it: the builder fuses them."""
+    """Return the layers that compute on floats, with the types of their tensors. A convolution
+    behind a DEQUANTIZE computes in the quantised type, because the builder fuses the two."""
     all_layers = [network.get_layer(i) for i in range(network.num_layers)]
     maker = {
         layer.get_output(i).name: layer for layer in all_layers for i in range(layer.num_outputs)
@@ -406,7 +408,7 @@ def _network_layers(network: Any) -> list[Layer]:
     for layer in all_layers:
         kind = layer.type.name
         first = layer.get_input(0) if layer.num_inputs else None
-        # Of a plugin the features count: labels are bytes.
+        # For a plugin the type of the features counts, because labels are bytes.
         tensor = first if kind == "PLUGIN_V3" and first is not None else layer.get_output(0)
         if tensor is None or kind in ("CONSTANT", "CAST", "SHAPE", "QUANTIZE", "DEQUANTIZE"):
             continue
@@ -422,7 +424,8 @@ def _network_layers(network: Any) -> list[Layer]:
 def _inspected_layers(
     library: TensorRt, log: Any, engine: Any
 ) -> list[tuple[str, str, str]] | None:
-    """The engine's layers by its inspector, None where there is no GPU. Not run on a GPU."""
+    """Return the layers that the engine's inspector reports, or None without a GPU. Not run on a
+    GPU."""
     if not gpu_is_there():
         return None
     loaded = library.module.Runtime(log).deserialize_cuda_engine(engine)
@@ -434,9 +437,11 @@ def _inspected_layers(
 
 
 def layers_of_inspector(text: str) -> list[tuple[str, str, str]]:
-    """(name, type, precision) of each layer of an inspector's JSON; the precision is that of the
-    first output, or of the first input where only that is quantised. Where the library wrote names
-    only (RTX, or an engine without details) the precision is "unknown"."""
+    """Return (name, type, precision) of each layer in an inspector's JSON.
+
+    The precision is that of the first output, or of the first input if only the input is quantised.
+    It is "unknown" if the library wrote only names (RTX, or an engine without details).
+    """
     rows = []
     for layer in json.loads(text)["Layers"]:
         if isinstance(layer, str):
@@ -455,7 +460,7 @@ def layers_of_inspector(text: str) -> list[tuple[str, str, str]]:
 
 
 def _inspector_type(text: str) -> str:
-    """ "Half", "FP16 NHWC8", "Channel major FP32 format" and the like."""
+    """Return the precision in a text like "Half", "FP16 NHWC8" or "Channel major FP32 format"."""
     words = text.replace(",", " ").upper().split()
     for word, name in (
         *(("FP32", "fp32"), ("FLOAT", "fp32"), ("FP16", "fp16"), ("HALF", "fp16")),
@@ -484,7 +489,7 @@ def _say(text: str) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A build whose parent was killed ends, too: nobody wants its engine."""
+    """End this process when `parent` ends, however it ends."""
     set_signal = 1  # PR_SET_PDEATHSIG of prctl(2), Linux only
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(set_signal, signal.SIGKILL)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Built engines on disk: one file and one JSON each, found by what they were built from and for.
+"""Built engines on disk: a file and a JSON each, found by what they were built from and for.
 
-An engine is read into memory once, and only where its JSON is whole, of this format, answers the
-question asked and names the hash of exactly these bytes. Everything else is no engine: the reason
-is said in one line, and building again replaces it.
+An engine is used only if its JSON is intact, has this format and the wanted key, and names the hash
+of exactly these bytes. Anything else is refused with a reason of one line and replaced by the next
+build. A valid hash rules out accidental corruption; `private_files` rules out tampering.
 
 Below the cache folder: engines/<model>/<precision>-<HxW>-b<batch>-<form>-<key>.{engine,json,lock}
 """
@@ -34,10 +34,10 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class EngineKey:
-    """All that makes one engine differ from another.
+    """Everything that distinguishes one engine from another.
 
     `shapes`: smallest, usual and largest `image` (N, H, W, 3). `library`: name and version. `gpu`:
-    name and compute capability, or "portable: <capabilities>" of an engine that is finished where
+    name and compute capability, or "portable: <capabilities>" of an engine that is completed where
     it runs. `plugins`: digest of the kernels' code, "" in the portable form. `calibration`:
     digest of pictures and method for int8 and fp8, else "". `recipe`: version of our own rewriting.
     """
@@ -53,7 +53,7 @@ class EngineKey:
 
     @property
     def digest(self) -> str:
-        """64 hexadecimal digits."""
+        """SHA-256 of the key: 64 hexadecimal digits."""
         return _digest_of(dataclasses.asdict(self))
 
     @property
@@ -68,15 +68,15 @@ class EngineKey:
 
     @property
     def name(self) -> str:
-        """A file name without suffix: for people, and the digest's beginning to tell two apart."""
+        """File name without suffix: readable, with the start of the digest to make it unique."""
         batch, height, width, _ = self.shapes[1]
         return f"{self.precision}-{height}x{width}-b{batch}-{self.form}-{self.digest[:16]}"
 
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """An engine that is whole. `about` is what the builder wrote down for people (JSON values):
-    layers and their precision, time, accuracy."""
+    """An intact engine. `about` is what the builder recorded for people (JSON values): layers and
+    their precision, time, accuracy."""
 
     path: Path
     key: EngineKey
@@ -85,7 +85,7 @@ class StoredEngine:
     about: dict[str, Any]
 
     def read(self) -> bytes:
-        """The engine's bytes. Raises BackendError where they are not those that were built."""
+        """Return the engine's bytes. Raises BackendError unless they are those that were built."""
         try:
             data = read_private(self.path, _cache_of(self.path))
         except OSError as error:
@@ -101,17 +101,17 @@ class EngineStore:
     """The engines of one cache folder. Processes and threads may share it."""
 
     def __init__(self, cache: Path | None = None) -> None:
-        """`cache`: None for `cache_directory()`."""
+        """`cache` is the cache folder, by default `cache_directory()`."""
         self.folder = (cache or cache_directory()) / "engines"
 
     def path_of(self, model: str, key: EngineKey) -> Path:
-        """Where the engine of a model (its manifest's name) lies or would lie."""
+        """Return the path of an engine of `model` (its manifest's name); it need not exist."""
         return self.folder / _folder_name(model) / f"{key.name}.engine"
 
     def find(self, model: str, key: EngineKey) -> StoredEngine | None:
-        """The engine with exactly this key; None where there is none.
+        """Return the engine with exactly this key, or None if there is none.
 
-        Raises BackendError, with the reason, where there is one that must not be used.
+        Raises BackendError with the reason if there is one that must not be used.
         """
         path = self.path_of(model, key)
         if not path.exists() and not path.with_suffix(".json").exists():
@@ -124,8 +124,10 @@ class EngineStore:
     def engines(
         self, model: str | None = None
     ) -> Iterator[tuple[Path, StoredEngine | BackendError]]:
-        """Every engine of a model, or (None) of all, by path, with what is wrong with it where
-        something is. Only the JSON is read; `StoredEngine.read` checks the bytes."""
+        """Yield (path, engine or reason why it is unusable) for each engine of `model`, or of all.
+
+        Only the JSON is read; `StoredEngine.read` checks the bytes.
+        """
         pattern = "*" if model is None else _folder_name(model)
         stems = {
             path.with_suffix(".engine")
@@ -148,13 +150,13 @@ class EngineStore:
         rebuild: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> tuple[StoredEngine, bytes]:
-        """The engine of this key, from the store or by `build` -> (engine, about).
+        """Return the engine of this key and its bytes, from the store or from `build`.
 
-        One that is there is taken as it is, from a folder that cannot be written, too. Of several
-        processes that want the same engine one builds and the others wait for it. The lock is the
-        kernel's (flock): it ends with the process that holds it, however that ends.
-        What is in the store and must not be used is replaced and `say` tells why; `rebuild`
-        replaces it anyway. Raises BackendError where the build fails or is cancelled.
+        `build` returns (engine, about). A stored engine is used even if its folder is read-only. If
+        several processes want the same engine, one builds it and the others wait. The lock is a
+        flock, which the kernel releases when its process ends, for whatever reason. An unusable
+        engine is replaced, and `say` is called with the reason; `rebuild` replaces any engine.
+        Raises BackendError if the build fails or is cancelled.
         """
         path = self.path_of(model, key)
         if not rebuild:
@@ -174,19 +176,21 @@ class EngineStore:
             return self._write(path, key, engine, about), engine
 
     def remember(self, stored: StoredEngine, about: dict[str, Any]) -> StoredEngine:
-        """Add to what is known about an engine, its measured accuracy for example."""
+        """Add to what is recorded about an engine, such as its measured accuracy."""
         with _locked(stored.path.with_suffix(".lock")):
             current = load_json(stored.path)
             if current.sha256 != stored.sha256:
-                raise BackendError(f"{stored.path}: was built again meanwhile")
+                raise BackendError(f"{stored.path}: was built again in the meantime")
             new = dataclasses.replace(current, about=current.about | about)
             with _explained(stored.path):
                 write_private(stored.path.with_suffix(".json"), _json_of(new))
             return new
 
     def remove(self, path: Path) -> int:
-        """Delete an engine, whole or not, with its JSON and what the node keeps beside it; returns
-        the bytes. Raises BackendError while somebody builds it."""
+        """Delete an engine, intact or not, with its JSON and everything beside it.
+
+        Returns the number of bytes freed. Raises BackendError while a process builds the engine.
+        """
         with _locked(path.with_suffix(".lock"), cancelled=lambda: True), _explained(path):
             beside = [path.with_suffix(suffix) for suffix in (".json", ".engine", RUNTIME_CACHE)]
             freed = 0
@@ -199,11 +203,11 @@ class EngineStore:
     def _write(
         self, path: Path, key: EngineKey, engine: bytes, about: dict[str, Any]
     ) -> StoredEngine:
-        """The caller holds the lock. Until the JSON is there, there is no engine."""
+        """Write the engine, then the JSON that makes it valid. The caller holds the lock."""
         stored = StoredEngine(path, key, hashlib.sha256(engine).hexdigest(), len(engine), about)
         with _explained(path):
             for left in path.parent.glob(f".{path.stem}.*"):
-                left.unlink()  # of a builder that was killed while it wrote
+                left.unlink()  # left by a builder that was killed while it wrote
             path.with_suffix(".json").unlink(missing_ok=True)
             write_private(path, engine)
             write_private(path.with_suffix(".json"), _json_of(stored))
@@ -211,9 +215,9 @@ class EngineStore:
 
 
 def load_json(path: Path) -> StoredEngine:
-    """What the JSON beside the engine file `path` says; the engine's bytes are not read.
+    """Read the JSON beside the engine file `path`, but not the engine's bytes.
 
-    Raises BackendError for one that is missing, damaged, or of another format.
+    Raises BackendError if the JSON is missing, damaged or of another format.
     """
     json_path = path.with_suffix(".json")
     if not path.is_file():
@@ -262,18 +266,18 @@ def _digest_of(document: dict[str, Any]) -> str:
 
 
 def _cache_of(path: Path) -> Path:
-    """The cache folder of a file at engines/<model>/<file>."""
+    """Return the cache folder of a file at engines/<model>/<file>."""
     return path.parents[2]
 
 
 def _folder_name(model: str) -> str:
-    """The model's name as the name of one folder."""
+    """Return the model's name as a valid folder name."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", model).lstrip(".")[:100] or "_"
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """What the system says against writing `path`, as a BackendError."""
+    """Turn an OSError while writing `path` into a BackendError."""
     try:
         yield
     except OSError as error:
@@ -289,14 +293,14 @@ def _locked(
     say: Callable[[str], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Hold the lock file. It stays: removing it would let two processes hold one each."""
+    """Hold the lock file. It is never removed: otherwise two processes could each hold one."""
     try:
         make_folders(path.parent, _cache_of(path))
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
         raise BackendError(
-            f"{path}: cannot be written ({error.strerror}); set {CACHE_VARIABLE} to a folder of "
-            "yours"
+            f"{path}: cannot be written ({error.strerror}); set {CACHE_VARIABLE} to a folder that "
+            "you can write"
         ) from error
     try:
         waiting = False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a model directory to its engine: what is asked for, its key, found or built.
+"""Find or build the engine of a model directory.
 
-`find_engine` looks, `built_engine` also builds. Both give out engines of exactly this model, these
-kernels, this library and this GPU, as their bytes were built (engine_store.py).
+`find_engine` only looks; `built_engine` also builds. Both return engines of exactly this model,
+these kernels, this library and this GPU, with the bytes that were built (engine_store.py).
 """
 
 import hashlib
@@ -32,15 +32,15 @@ from sfseg_ros.kernels import binaries
 from sfseg_ros.model.manifest import Manifest
 
 LARGEST_BATCH = 64
-"""Images at once that an engine may be asked for."""
+"""Largest batch that can be requested."""
 PORTABLE = "portable: "
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Which engine of a model.
+    """Which engine of a model is wanted.
 
-    `sizes`: smallest, usual and largest network input, each (height, width); equal ones make the
+    `sizes`: smallest, usual and largest network input, each (height, width); equal sizes make a
     faster engine. `batches`: fewest, usual and most images. `library`, `plugins` and
     `compute_capabilities` as in `BuildRequest`; `precision` one of ENGINE_PRECISIONS.
     """
@@ -54,7 +54,7 @@ class EngineRequest:
 
     @property
     def shapes(self) -> tuple[Shape, Shape, Shape]:
-        """Of the input `image`: (N, H, W, 3) three times."""
+        """Smallest, usual and largest shape of the input `image`, each (N, H, W, 3)."""
         small, usual, large = (
             (n, *size, 3) for n, size in zip(self.batches, self.sizes, strict=True)
         )
@@ -83,8 +83,8 @@ class EngineRequest:
 
 
 def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = "") -> EngineKey:
-    """What the engine of `request` on this machine is known by. `calibration` is the digest of
-    pictures and method for int8 and fp8. Raises BackendError where TensorRT is missing."""
+    """Return the key of the engine of `request` on this machine. `calibration` is the digest of
+    pictures and method for int8 and fp8. Raises BackendError if TensorRT is missing."""
     request.check(manifest)
     library = load_tensorrt(request.library)
     return EngineKey(
@@ -102,10 +102,10 @@ def engine_key(manifest: Manifest, request: EngineRequest, calibration: str = ""
 def find_engine(
     manifest: Manifest, request: EngineRequest, store: EngineStore
 ) -> StoredEngine | None:
-    """The stored engine of `request` on this machine, None where there is none that is whole.
+    """Return the stored engine of `request` on this machine, or None if there is no intact one.
 
-    For int8 and fp8 that with the newest calibration, whatever the pictures were; but one that
-    `is_accepted` before others.
+    For int8 and fp8, the pictures of the calibration do not matter: engines that `is_accepted` come
+    first, then the newest.
     """
     wanted = engine_key(manifest, request)
     found = [
@@ -123,13 +123,12 @@ def fitting_engines(
     store: EngineStore,
     architecture: int,
 ) -> list[StoredEngine]:
-    """The stored engines that are as `request` says but for their shapes, which are to include
-    images of `size` (height, width), the best first.
+    """Return the stored engines for images of `size` (height, width), the best first.
 
-    A portable one that was built for named GPUs fits, too, if the one here is among them: its
-    compute capability is `architecture`, such as 86 for 8.6. First comes what `sfseg engine verify`
-    has not refused; of several the engine for this size alone, then that for the largest batch,
-    then the newest.
+    Except for their shapes they match `request`. A portable engine for named GPUs also fits if this
+    GPU is among them; its compute capability is `architecture`, such as 86 for 8.6. Engines that
+    `sfseg engine verify` has refused come last. The engine for this size alone precedes others,
+    then the one with the larger batch, then the newer one.
     """
     wanted = engine_key(manifest, request)
     found = []
@@ -151,7 +150,7 @@ def _built(stored: StoredEngine) -> str:
 
 
 def is_for_one_size(stored: StoredEngine) -> bool:
-    """Whether its images have one (height, width), which makes the faster engine."""
+    """Return whether the engine takes one (height, width) only, which makes it faster."""
     small, _, large = stored.key.shapes
     return small[1:] == large[1:]
 
@@ -165,12 +164,12 @@ def built_engine(
     cancelled: Callable[[], bool] = lambda: False,
     rebuild: bool = False,
 ) -> tuple[StoredEngine, bytes]:
-    """The engine of `request`, from the store or built now; and its bytes.
+    """Return the engine of `request`, stored or built now, and its bytes.
 
-    `calibration_images` gives uint8 (H, W, 3) RGB at the usual size, for int8 and fp8; None takes a
-    stored engine whatever it was calibrated with. `say` gets lines of progress, in this thread.
-    Raises BackendError, also unless that engine `is_accepted`; but one that was calibrated with
-    these pictures is given out to be measured, with another threshold maybe.
+    `calibration_images` returns uint8 (H, W, 3) RGB images of the usual size, for int8 and fp8. If
+    it is None, a stored engine is used, whatever its calibration. `say` is called with lines of
+    progress in this thread. Raises BackendError, also if the engine is not `is_accepted`. Only an
+    engine that was calibrated with these images is returned unaccepted, so that it can be measured.
     """
     request.check(manifest)
     model = model_of(manifest)
@@ -212,8 +211,11 @@ def built_engine(
 
 
 def is_accepted(stored: StoredEngine) -> bool:
-    """Whether the engine may be used: `sfseg engine verify` has not refused it, and what int8 or
-    fp8 costs in labels was measured, which a build that was interrupted did not come to."""
+    """Return whether the engine may be used.
+
+    `sfseg engine verify` must not have refused it. For int8 and fp8, the loss of accuracy must have
+    been measured; an interrupted build has not measured it.
+    """
     if accuracy := stored.about.get("accuracy"):
         return bool(accuracy["accepted"])
     return stored.key.precision not in QUANTIZED_PRECISIONS
@@ -226,26 +228,26 @@ def check_accepted(stored: StoredEngine) -> None:
     accuracy, precision = stored.about.get("accuracy"), stored.key.precision
     if accuracy is None:
         raise BackendError(
-            f"{stored.path}: what {precision} costs in labels was not measured, its build was "
+            f"{stored.path}: the accuracy in {precision} was not measured, because the build was "
             f"interrupted: sfseg engine verify {stored.about.get('model', 'MODEL')} --precision "
             f"{precision} --images FOLDER_OR_BAG"
         )
     raise BackendError(
         f"{stored.path}: refused by sfseg engine verify, its labels agree with fp32 on "
         f"{100 * accuracy['pixel_agreement']:.2f} % of the pixels, "
-        f"{100 * accuracy['threshold']:g} % are wanted; use another precision, or calibrate with "
+        f"{100 * accuracy['threshold']:g} % are required; use another precision, or calibrate with "
         "more pictures"
     )
 
 
 def plugins_digest() -> str:
-    """SHA-256 of the code that a plugin engine calls: kernels and plugins."""
+    """Return the SHA-256 of the code that an engine with plugins calls: kernels and plugins."""
     plugin_code = Path(plugin.__file__).read_bytes()
     return hashlib.sha256(binaries.source_digest().encode() + plugin_code).hexdigest()
 
 
 def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:
-    """(where it is known from, layers) of what `built_engine` stored about an engine."""
+    """Return (source, layers) from what `built_engine` recorded about an engine."""
     if about.get("engine_layers"):
         return "by the engine's inspector", [Layer(*row) for row in about["engine_layers"]]
     layers = [Layer(*row) for row in about.get("layers", [])]
@@ -253,14 +255,14 @@ def layer_rows(about: dict[str, Any]) -> tuple[str, list[Layer]]:
 
 
 def named_capabilities(key: EngineKey) -> tuple[int, ...]:
-    """The `compute_capabilities` that a portable engine was built for; none for the library's
-    choice, and for an engine of one GPU."""
+    """Return the `compute_capabilities` that a portable engine was built for. Empty if the library
+    chose them, and for an engine of one GPU."""
     named = re.findall(r"(\d+)\.(\d)", key.gpu) if key.gpu.startswith(PORTABLE) else []
     return tuple(int(major + minor) for major, minor in named)
 
 
 def _target(library: TensorRt, compute_capabilities: tuple[int, ...]) -> str:
-    """RTX finishes an engine on the GPU that runs it; TensorRT's is of the GPU it was built on."""
+    """RTX completes an engine on the GPU that runs it; TensorRT builds for the GPU at hand."""
     if library.is_rtx:
         named = ", ".join(f"{c // 10}.{c % 10}" for c in compute_capabilities)
         return PORTABLE + (named or "the library's choice")
@@ -274,7 +276,7 @@ def _target(library: TensorRt, compute_capabilities: tuple[int, ...]) -> str:
 
 
 def _build_request(request: EngineRequest, key: EngineKey, store: EngineStore) -> BuildRequest:
-    # Timings are of one GPU and one version.
+    # Timings are valid for one GPU and one version only.
     machine = hashlib.sha256(f"{key.library} {key.gpu}".encode()).hexdigest()[:16]
     return BuildRequest(
         shapes=request.shapes,

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way to TensorRT (10.3 of JetPack 6 to 11.x) and to TensorRT for RTX (`tensorrt_rtx`).
+"""Load TensorRT (10.3 of JetPack 6 to 11.x) or TensorRT for RTX (`tensorrt_rtx`).
 
-The two libraries and their versions differ in names and in what a flag's number is; what differs is
-said here and nowhere else. Flags are taken by name: STRONGLY_TYPED is bit 1 in TensorRT 10 and
-bit 0 in TensorRT 11 and RTX.
+The two libraries and their versions differ in names and in the numbers of flags. This module hides
+the differences. It looks flags up by name: STRONGLY_TYPED is bit 1 in TensorRT 10 and bit 0 in
+TensorRT 11 and RTX.
 
-Only `engine_builder` parses and builds, in a process of its own: parser and builder can abort.
+Only `engine_builder` parses and builds, in a child process, because parser and builder can abort.
 """
 
 import ctypes
@@ -23,12 +23,12 @@ from typing import Any
 from sfseg_ros.errors import BackendError
 
 # Package -> (oldest version that works, how to install it). "auto" takes the first that works:
-# TensorRT knows every GPU, RTX needs none to build but runs on few.
+# TensorRT supports every GPU; RTX builds without a GPU but runs on few.
 LIBRARIES = {
     "tensorrt": ((10, 3), "pip install tensorrt, or JetPack 6 or newer"),
     "tensorrt_rtx": ((1, 4), "pip install tensorrt-rtx-cu13"),
 }
-# TensorRT-RTX 1.4 to 1.6 parse the portable form only: "Plugins are not supported".
+# TensorRT-RTX 1.4 to 1.6 only parse the portable form ("Plugins are not supported").
 OLDEST_RTX_WITH_PLUGINS = (1, 7)
 PARSER_OPENS = "libtensorrt_rtx.so"
 
@@ -47,12 +47,12 @@ class TensorRt:
 
     @property
     def title(self) -> str:
-        """Library and version for people."""
+        """Library and version, for messages."""
         return f"{'TensorRT-RTX' if self.is_rtx else 'TensorRT'} {'.'.join(map(str, self.version))}"
 
     def logger(self, say: Callable[[str], None] | None = None) -> Any:
-        """A logger of this library. `errors` are its last three, which the API itself does not
-        return; `say` hears warnings and errors, one line each."""
+        """Return a logger for this library. Its `errors` are the last three error messages, which
+        the API does not return. `say` is called with each warning and error as one line."""
         module = self.module
 
         class Log(module.ILogger):  # type: ignore[misc,name-defined]
@@ -70,7 +70,7 @@ class TensorRt:
         return Log()
 
     def check_plugins(self) -> None:
-        """Raise BackendError unless this library takes IPluginV3 plugins from an ONNX file."""
+        """Raise BackendError unless this library accepts IPluginV3 plugins in an ONNX file."""
         if self.is_rtx and self.version < OLDEST_RTX_WITH_PLUGINS:
             raise BackendError(
                 f"{self.title} refuses plugins, 1.7 or newer takes them; update it or build "
@@ -78,10 +78,10 @@ class TensorRt:
             )
 
     def check_parser_link(self) -> None:
-        """Raise BackendError where parsing a plugin node would abort this process.
+        """Raise BackendError if parsing a plugin node would abort this process.
 
-        The RTX parser opens "libtensorrt_rtx.so", its wheel has "libtensorrt_rtx.so.1" only, and
-        the parser ends the process when that fails. `link_environment` is the cure.
+        The RTX parser opens "libtensorrt_rtx.so", but its wheel only has "libtensorrt_rtx.so.1",
+        and the parser ends the process if it cannot open the file. `link_environment` solves this.
         """
         library = _rtx_library() if self.is_rtx else None
         if library is not None and not _parser_finds(library):
@@ -92,14 +92,14 @@ class TensorRt:
             )
 
     def create_network(self, builder: Any) -> Any:
-        """A strongly typed network: the ONNX file alone says each tensor's type."""
+        """Return an empty, strongly typed network: the ONNX file determines each tensor's type."""
         flag = self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         return builder.create_network(1 << int(flag))
 
     def parse(self, network: Any, log: Any, onnx_bytes: bytes) -> None:
-        """Fill `network` from an ONNX file. Raises BackendError with what the parser says.
+        """Fill `network` from an ONNX file. Raises BackendError with the parser's messages.
 
-        Call `check_parser_link` first where the file has plugin nodes.
+        If the file has plugin nodes, call `check_parser_link` first.
         """
         parser = self.module.OnnxParser(network, log)
         if parser.parse(onnx_bytes):
@@ -108,7 +108,7 @@ class TensorRt:
         raise BackendError(f"{self.title} refuses the model: {'; '.join(errors) or 'no reason'}")
 
     def register(self, creators: Iterable[Any]) -> None:
-        """Add plugin creators to the library's registry; those that it has stay."""
+        """Add plugin creators to the library's registry, except those that it already has."""
         registry = self.module.get_plugin_registry()
         for creator in creators:
             key = (creator.name, creator.plugin_version, creator.plugin_namespace)
@@ -120,9 +120,9 @@ class TensorRt:
 
 @functools.cache
 def load_tensorrt(name: str = "auto") -> TensorRt:
-    """Import "tensorrt", "tensorrt_rtx", or ("auto") the first of them that works.
+    """Import "tensorrt", "tensorrt_rtx", or ("auto") the first of the two that works.
 
-    Raises BackendError that names what is missing and how to get it.
+    Raises BackendError, which says what is missing and how to install it.
     """
     if name != "auto" and name not in LIBRARIES:
         raise BackendError(f"library {name!r}: expected one of auto, {', '.join(LIBRARIES)}")
@@ -131,7 +131,11 @@ def load_tensorrt(name: str = "auto") -> TensorRt:
         oldest, advice = LIBRARIES[candidate]
         try:
             module = importlib.import_module(candidate)
-        except (ImportError, OSError, RuntimeError) as error:  # it loads libraries by hand
+        except (
+            ImportError,
+            OSError,
+            RuntimeError,
+        ) as error:  # the package loads shared libraries itself
             reason = " ".join(str(error).split())
             refused.append(f"{candidate} cannot be imported ({reason}): {advice}")
             continue
@@ -144,11 +148,11 @@ def load_tensorrt(name: str = "auto") -> TensorRt:
 
 
 def link_environment(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """`environment` for a child process in which the RTX parser finds its library.
+    """Return `environment` for a child process in which the RTX parser finds its library.
 
-    Puts the link that the wheel lacks into `folder`, which must exist as long as the child, and
-    the folder in front of LD_LIBRARY_PATH: the loader reads that once, at the start of a process.
-    Where nothing is missing (TensorRT, no Linux, a repaired wheel), it is a plain copy.
+    Puts the link that the wheel lacks into `folder` and the folder in front of LD_LIBRARY_PATH,
+    which the loader reads once, when a process starts. `folder` must exist as long as the child.
+    If no link is missing (TensorRT, not Linux, a repaired wheel), returns a plain copy.
     """
     library = _rtx_library()
     if library is None or (library.parent / PARSER_OPENS).exists():
@@ -161,7 +165,7 @@ def link_environment(environment: Mapping[str, str], folder: Path) -> dict[str, 
 
 
 def _rtx_library() -> Path | None:
-    """The wheel's libtensorrt_rtx.so.1; None where there is no such wheel for Linux."""
+    """Return the wheel's libtensorrt_rtx.so.1, or None if no such wheel for Linux is installed."""
     spec = importlib.util.find_spec("tensorrt_rtx_libs") if sys.platform == "linux" else None
     for folder in (spec and spec.submodule_search_locations) or []:
         found = sorted(Path(folder).glob(f"{PARSER_OPENS}.*"))
@@ -171,7 +175,7 @@ def _rtx_library() -> Path | None:
 
 
 def _parser_finds(library: Path) -> bool:
-    """The parser looks beside itself (RPATH $ORIGIN), then where every dlopen does."""
+    """Search as the parser does: beside itself (RPATH $ORIGIN), then as every dlopen does."""
     if (library.parent / PARSER_OPENS).exists():
         return True
     try:
@@ -182,5 +186,5 @@ def _parser_finds(library: Path) -> bool:
 
 
 def _parser_error(error: Any) -> str:
-    """One parser error as one line: what, and at which node."""
+    """Return a parser error as one line, with the name of the node."""
     return " ".join(f"{error.desc()} (at {error.node_name() or 'the graph'})".split())

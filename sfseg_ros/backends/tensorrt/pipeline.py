@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An open TensorRT engine, and what one shape of input needs to run it as a CUDA graph.
+"""An open TensorRT engine, and the buffers and CUDA graphs that run it for one input shape.
 
-The rules of TensorRT's execution API are those of its headers from 10.3 to 11, and of TensorRT-RTX
-1.7.
+The code follows the headers of TensorRT 10.3 to 11 and of TensorRT-RTX 1.7.
 """
 
 import contextlib
@@ -32,13 +31,13 @@ from sfseg_ros.private_files import read_private, write_private
 
 IMAGE, LABELS, CONFIDENCE = "image", "labels", "confidence"
 SOURCE = "source"
-"""What is uploaded: the image itself, or the camera's bytes that it is made of."""
+"""Name of the uploaded buffer: the image, or the camera's bytes from which the image is made."""
 TABLES, TABLE_BYTES, PALETTE_BYTES = "tables", 256, 3 * 256
 """Device tables of the label rules: the published label of each label, then its colour."""
 
 
 class OpenEngine:
-    """A deserialised engine. Its context is current in the thread that makes one."""
+    """A deserialised engine. Its CUDA context must be current in the thread that makes one."""
 
     def __init__(
         self,
@@ -64,14 +63,14 @@ class OpenEngine:
         self._cache_size = 0
 
     def takes(self, size: tuple[int, int]) -> bool:
-        """Whether images of (height, width) are within the profile."""
+        """Return whether images of `size` (height, width) are within the profile."""
         return all(
             low <= side <= high for low, side, high in zip(self._low[1:3], size, self._high[1:3])
         )
 
     def context(self, whole_graph: bool) -> Any:
-        """An execution context that has no memory yet. `whole_graph`: TensorRT-RTX captures its
-        part in a graph of its own, for where we cannot."""
+        """Return an execution context without memory. With `whole_graph`, TensorRT-RTX captures its
+        part in its own graph, for engines that cannot be part of ours."""
         module = self.library.module
         own_memory = module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.library.is_rtx:
@@ -81,7 +80,7 @@ class OpenEngine:
             config.cuda_graph_strategy = (
                 strategy.WHOLE_GRAPH_CAPTURE if whole_graph else strategy.DISABLED
             )
-            # Lazy ones would be exchanged behind the back of a captured graph.
+            # With lazy specialisation the library would replace kernels of a captured graph.
             config.dynamic_shapes_kernel_specialization_strategy = (
                 module.DynamicShapesKernelSpecializationStrategy.EAGER
             )
@@ -94,7 +93,7 @@ class OpenEngine:
         return context
 
     def save_runtime_cache(self) -> None:
-        """TensorRT-RTX compiles kernels when it first meets a shape; the next start finds them."""
+        """Save the kernels that TensorRT-RTX has compiled for new shapes, for the next start."""
         if self._cache is None:
             return
         data = bytes(self._cache.serialize())
@@ -122,14 +121,14 @@ class OpenEngine:
             raise BackendError(f"{path}: its tensors are {', '.join(sorted(names))}")
         kinds = self.library.module.DataType
         for name in names:
-            # Plugins have no uint8 outputs: theirs are int8 with the same bytes.
+            # Plugins cannot have uint8 outputs; theirs are int8 with the same bytes.
             if self.engine.get_tensor_dtype(name) not in (kinds.UINT8, kinds.INT8):
                 raise BackendError(f"{path}: {name} is not of bytes")
 
 
 @dataclass(frozen=True)
 class CameraInput:
-    """Images of a camera's bytes that become the network's input in the same way."""
+    """How a camera's bytes become the network's input."""
 
     encoding: str
     step: int
@@ -145,7 +144,7 @@ class CameraInput:
         return self.step * self.geometry.image_size[0]
 
     def launch(self) -> Launch:
-        """From the camera's bytes to uint8 (H, W, 3). Raises BackendError where no kernel does."""
+        """Return the launch that makes uint8 (H, W, 3). Raises BackendError if no kernel does."""
         return camera_image_launch(self.encoding, self.step, self.geometry, self.is_bigendian)
 
 
@@ -153,10 +152,10 @@ PipelineKey = tuple[CameraInput | None, tuple[int, int], int]
 
 
 class Pipeline:
-    """All that one input shape needs, made when it first runs: `count` images of network `size`,
-    which come as RGB of that size or, with `camera`, as that camera's bytes.
+    """Everything that one input shape needs; it is made at the first run.
 
-    The lock is the caller's to hold, and the GPU's context to make current.
+    The input is `count` images of network `size`: RGB of that size or, if `camera` is given, bytes
+    of such a camera. The caller must hold `lock` and make the GPU's context current.
     """
 
     def __init__(
@@ -178,7 +177,7 @@ class Pipeline:
         self._owned: list[Any] = []
         self._host: dict[str, PinnedBuffer] = {}
         self._device: dict[str, DeviceBuffer] = {}
-        self._graphs: dict[tuple[str, ...], Graph] = {}  # by the names of what is downloaded
+        self._graphs: dict[tuple[str, ...], Graph] = {}  # by the names of the downloaded buffers
         self._rules = NO_RULES  # of the graphs and of the context
         self._rules_applied = False  # the context was seen to take it up
         self._tables_of: LabelRules | None = None
@@ -192,8 +191,11 @@ class Pipeline:
         results: Mapping[str, Uint8Array],
         places: Sequence[int],
     ) -> None:
-        """From host memory, one image for each of `places` in the results, to host memory: labels
-        and others by name, uint8 (more, H, W) or, if painted, (more, H, W, 3)."""
+        """Segment `images`, and write the outputs that `results` names into its arrays.
+
+        The outputs of image i go to index `places[i]`. Labels and confidence are uint8 (N, H, W),
+        painted images uint8 (N, H, W, 3).
+        """
         names = tuple(results)
         try:
             self._make_ready(names, rules)
@@ -213,26 +215,26 @@ class Pipeline:
             else:
                 self._enqueue(names)
         finally:
-            self._stream.wait()  # where the device failed, this knows the reason
+            self._stream.wait()  # if the device failed, this raises the reason
         for name, result in results.items():
             result[places] = self._host[name].array((len(images), *result.shape[1:]))
         if names not in self._graphs:
             self._capture(names)
 
     def free(self) -> None:
-        """Waits for the run under way; then nothing may run any more."""
+        """Wait for the current run and free everything. The pipeline must not run again."""
         with self.lock:
             self.freed = True
-            if self._gpu.lost:  # what belongs to a lost context goes with it
+            if self._gpu.lost:  # a lost context takes its objects with it
                 self._graphs.clear()
                 self._owned.clear()
             self._release()
 
     def _make_ready(self, names: Sequence[str], rules: LabelRules) -> None:
-        """All memory that a run needs: in a capture none can be had."""
+        """Allocate all memory that a run needs, because a capture cannot allocate."""
         if rules != self._rules:
             if self._whole_graph:
-                self._release()  # the context may hold a graph with the old one
+                self._release()  # the context may hold a graph with the old rules
             self._free_graphs()
             self._rules, self._rules_applied = rules, False
         if self._context is None:
@@ -262,14 +264,14 @@ class Pipeline:
         self._context = self._new_context()
 
     def _add(self, name: str, size: int) -> None:
-        """A buffer here and one on the device."""
+        """Add a pinned buffer on the host and a buffer on the device."""
         self._host[name] = self._own(self._gpu.pinned(size))
         self._device[name] = self._own(self._gpu.memory(size))
 
     def _release(self) -> None:
-        """What runs and captures have made; nothing of it is in use."""
+        """Free everything that runs and captures have made. None of it may be in use."""
         self._free_graphs()
-        self._context = None  # TensorRT's, before the memory that it was given
+        self._context = None  # free TensorRT's context before its memory
         self._host.clear()
         self._device.clear()
         self._rules_applied, self._tables_of, self._tables_are_new = False, None, False
@@ -288,7 +290,7 @@ class Pipeline:
         for name in (LABELS, CONFIDENCE):
             shape = tuple(context.get_tensor_shape(name))
             self._check(shape == self._shape[:3], f"{name} of {shape}")
-        # Memory for this shape, not for the largest that the engine takes.
+        # Memory for this shape, not for the engine's largest.
         size = context.update_device_memory_size_for_shapes()
         if size:
             memory = self._own(self._gpu.memory(size))
@@ -299,7 +301,7 @@ class Pipeline:
         return context
 
     def _enqueue(self, names: Sequence[str]) -> None:
-        """Everything from the pinned images to the pinned results, in the stream."""
+        """Put all work into the stream, from the pinned images to the pinned results."""
         count = self._shape[0]
         source, image = self._device[SOURCE], self._device[IMAGE]
         self._stream.upload(source, self._host[SOURCE], count * self._image_bytes)
@@ -313,7 +315,7 @@ class Pipeline:
                     self._stream.handle,
                 )
         accepted = self._execute()
-        plugin.raise_noted()  # also where the library goes on after what a callback raised
+        plugin.raise_noted()  # the library may go on after a callback has raised
         if not accepted:
             raise BackendError(f"{self._engine.library.title} failed: {_reason(self._engine.log)}")
         for name in names:
@@ -336,7 +338,7 @@ class Pipeline:
         return accepted
 
     def _paint(self, name: str) -> None:
-        """Of the labels and the network's input of this run."""
+        """Paint this run's labels, over the network's input for an overlay."""
         labels, palette = self._device[LABELS].address, self._device[TABLES].address + TABLE_BYTES
         if name == "overlay":
             launch = overlay_launch(self._shape[:3], self._rules.alpha)
@@ -346,7 +348,7 @@ class Pipeline:
         launch_kernel(launch, inputs, [self._device[name].address], self._stream.handle)
 
     def _capture(self, names: tuple[str, ...]) -> None:
-        """After a run, which is when TensorRT has loaded what it needs."""
+        """Capture a graph. Call this after a run, because TensorRT loads modules at the first."""
         if not self._capturable:
             return
         try:
@@ -359,10 +361,10 @@ class Pipeline:
             if error.lost:
                 raise
             self._capturable = False
-            self._tell(f"no CUDA graph, frames cost some launches more: {error}")
+            self._tell(f"no CUDA graph, each frame costs some launches more: {error}")
             if self._engine.library.is_rtx:
-                # The next run makes a context that captures its own part. Both at once would need
-                # twice the memory.
+                # The next run makes a context that captures its own part. Free the old context
+                # first: both together would need twice the memory.
                 self._whole_graph = True
                 self._release()
         self._engine.save_runtime_cache()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of the domain `sfseg` as TensorRT plugins (IPluginV3), launching our kernels.
 
-`OPERATORS` says what each operator takes and gives; `Plugin` is one class for all of them, made for
-the library that is installed by `creators`. Engines that hold them can be loaded only where
-`creators` were registered before.
+`OPERATORS` describes the inputs and outputs of each operator. One class, `Plugin`, serves all of
+them; `creators` makes it for the installed library. An engine with plugins can be loaded only after
+`creators` were registered.
 
-TensorRT only prints an exception raised in a callback, and goes on with a wrong engine where it
-comes from get_workspace_size or get_fields_to_serialize. So every callback notes what it raises,
-and `raise_noted` fails the build, or the frame, after the fact.
+TensorRT only prints an exception that a callback raises. If get_workspace_size or
+get_fields_to_serialize raise it, TensorRT even goes on with a wrong engine. Every callback
+therefore notes its exceptions, and `raise_noted` fails the build or the frame afterwards.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from sfseg_ros.kernels.launch import Launch, Shape
 from sfseg_ros.kernels.upsample_argmax import launch_with_label_rules, upsample_argmax_launch
 
 VERSION = "1"
-# Of an input or output, by the library's names: (type, format).
+# (type, format) of an input or output, by the library's names.
 TensorKind = tuple[str, str]
 
-# Storage of the features, by kind -> (dtype, layout): linear is (N, C, H, W); the others are
-# channels last, (N, H, W, C), HWC8 with the channels padded to a multiple of 8.
+# Storage of the features: kind -> (dtype, layout). Linear is (N, C, H, W). The others are channels
+# last, (N, H, W, C); HWC8 pads the channels to a multiple of 8.
 FEATURE_KINDS: dict[TensorKind, tuple[str, str]] = {
     ("FLOAT", "LINEAR"): ("float32", "linear"),
     ("FLOAT", "HWC"): ("float32", "hwc"),
@@ -39,32 +39,31 @@ FEATURE_KINDS: dict[TensorKind, tuple[str, str]] = {
     ("HALF", "HWC"): ("float16", "hwc"),
     ("HALF", "HWC8"): ("float16", "hwc"),
 }
-# What a builder may choose from, few so that it has little to time. TensorRT times two for each
-# type; its HWC is for fp32. RTX times nothing and takes the first; its convolutions give HWC, so
-# that it would transpose maps for linear, and for HWC8 too.
+# The kinds that a builder may choose from; few, so that it has little to time. TensorRT times two
+# for each type; its HWC is for fp32. RTX times nothing and takes the first. Its convolutions
+# produce HWC, so it would transpose maps for linear and for HWC8.
 OFFERED: dict[str, tuple[TensorKind, ...]] = {
     "tensorrt": (("FLOAT", "LINEAR"), ("FLOAT", "HWC"), ("HALF", "LINEAR"), ("HALF", "HWC8")),
     "tensorrt_rtx": (("FLOAT", "HWC"), ("HALF", "HWC")),
 }
-# Labels and confidence are uint8, but a plugin may have neither UINT8 nor BOOL outputs (the header
-# says so at IPluginV3OneBuild::getOutputDataTypes), and a network's UINT8 output must come from a
-# cast of floats. So the library calls these bytes INT8.
+# Labels and confidence are uint8, but a plugin may not have UINT8 or BOOL outputs (see the header
+# at IPluginV3OneBuild::getOutputDataTypes), and a network's UINT8 output must come from a cast of
+# floats. The library therefore sees these bytes as INT8.
 BYTES = "INT8"
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator, in words that need no library.
+    """One operator, described without TensorRT.
 
-    `attribute` is its one attribute, an integer. `features` are the positions, among inputs and
-    then outputs, of the tensors that share one storage of FEATURE_KINDS. Every other input is
-    linear, all of them fp32 or all of the features' type; every other output is linear BYTES.
-    `channels` are those of an input whose number is fixed: a kernel reads as many, whatever there
-    is. `output` is (input, axis) of each dimension of each output; its last two are multiplied by
-    the attribute where `upsamples`. `launch` takes the inputs' logical shapes, the attribute and
-    the storage. `with_label_rules` adds a threshold and a table to that launch, see
-    `applying_label_rules`.
-    """
+    `attribute` is the name of its only attribute, an integer. `features` are the positions, among
+    inputs and then outputs, of the tensors that share one storage of FEATURE_KINDS. Every other
+    input is linear, and all of these are fp32 or all of the features' type. Every other output is
+    linear BYTES. `channels` maps an input to its number of channels if that is fixed: the kernel
+    always reads that many. `output` is (input, axis) of each dimension of each output; if
+    `upsamples`, the last two are multiplied by the attribute. `launch` takes the inputs' logical
+    shapes, the attribute and the storage. `with_label_rules` adds a threshold and a table to that
+    launch, see `applying_label_rules`."""
 
     name: str
     attribute: str
@@ -80,7 +79,7 @@ class Operator:
     def kind_is_supported(
         self, position: int, kinds: Sequence[TensorKind], offered: Sequence[TensorKind]
     ) -> bool:
-        """Whether the tensor at `position` may have the last of `kinds`, given those before it.
+        """Return whether the tensor at `position` may have the last of `kinds`, after the others.
 
         `offered` are the kinds of features to choose from.
         """
@@ -93,7 +92,7 @@ class Operator:
         return kind in (others[:1] or [("FLOAT", "LINEAR"), (features[0], "LINEAR")])
 
     def output_types(self, input_types: Sequence[str]) -> list[str]:
-        """The type of each output. Raises BackendError for inputs that no kernel takes."""
+        """Return the type of each output. Raises BackendError if no kernel takes these inputs."""
         features = input_types[self.features[0]]
         others = {kind for p, kind in enumerate(input_types) if p not in self.features}
         same = all(input_types[p] == features for p in self.features if p < self.inputs)
@@ -115,8 +114,8 @@ class Operator:
         return [features if position in self.features else BYTES for position in positions]
 
     def check_channels(self, shapes: Sequence[Shape]) -> None:
-        """Raises BackendError for an input with other channels than the operator's contract; -1 is
-        unknown yet."""
+        """Raise BackendError if an input has another number of channels than the operator expects;
+        -1 means not known yet."""
         for position, channels in self.channels.items():
             if shapes[position][1] not in (-1, channels):
                 raise BackendError(
@@ -127,7 +126,7 @@ class Operator:
     def launch_for(
         self, shapes: Sequence[Shape], attribute: int, kinds: Sequence[TensorKind]
     ) -> Launch:
-        """The kernel's launch for logical shapes and kinds of the inputs."""
+        """Return the kernel's launch for the inputs' logical shapes and kinds."""
         dtype, layout = FEATURE_KINDS[kinds[self.features[0]]]
         others = [kinds[p] for p in range(self.inputs) if p not in self.features]
         flow_dtype = "float16" if others[:1] == [("HALF", "LINEAR")] else "float32"
@@ -137,8 +136,8 @@ class Operator:
 
 @dataclass(frozen=True)
 class Storage:
-    """dtype and layout of the features, dtype of flow and gate (names as in launch.py), and the
-    number that the channels in memory are a multiple of."""
+    """How tensors lie in memory: dtype and layout of the features, dtype of flow and gate (names as
+    in launch.py), and the multiple to which channels are padded."""
 
     dtype: str
     layout: str
@@ -149,7 +148,7 @@ class Storage:
         return -(-logical // self.pad) * self.pad
 
     def stored(self, shape: Shape) -> Shape:
-        """(N, C, H, W) with the channels that are in memory."""
+        """Return (N, C, H, W) with the padded number of channels."""
         return (shape[0], self.channels(shape[1]), *shape[2:])
 
 
@@ -229,15 +228,17 @@ OPERATORS = {
     )
 }
 
-# (thread, what it raised). A library calls back in the thread that runs an engine; one that builds
-# an engine may have threads of its own.
+# (thread, message of its exception). A library calls back in the thread that runs an engine. While
+# it builds an engine, it may use other threads.
 _noted: list[tuple[int, str]] = []
 _noted_lock = threading.Lock()
 
 
 def raise_noted(all_threads: bool = False) -> None:
-    """Raise BackendError with what callbacks in this thread have raised since the last call, if
-    anything. `all_threads`: for a process that builds one engine and does nothing beside."""
+    """Raise BackendError if callbacks in this thread have raised since the last call.
+
+    `all_threads` includes other threads, for a process that does nothing but build one engine.
+    """
     thread = threading.get_ident()
     with _noted_lock:
         found = [row for row in _noted if all_threads or row[0] == thread]
@@ -253,7 +254,8 @@ def _note(text: str) -> None:
 
 
 class _LabelRulesOfThread(threading.local):
-    """In this thread: (threshold, address of the table), and how many nodes took it up."""
+    """The rules of this thread, (threshold, address of the table), and the number of nodes that
+    have applied them."""
 
     rules: tuple[int, int] | None = None
     nodes = 0
@@ -264,11 +266,12 @@ _label_rules = _LabelRulesOfThread()
 
 @contextlib.contextmanager
 def applying_label_rules(threshold: int, table: int) -> Iterator[None]:
-    """What this thread runs or captures inside the block has its UpsampleArgmax write published
-    labels: less confidence than `threshold` (0 to 255) is 255, then the table, uint8 (256,) at the
-    device address `table`, says the label. The address is read when the work runs.
+    """Make UpsampleArgmax write published labels in the work that this thread runs or captures.
 
-    The engine has no such inputs: they would be part of the model's contract (ADR 28).
+    Labels whose confidence is below `threshold` (0 to 255) become 255. The table, uint8 (256,) at
+    the device address `table`, then gives the published label. The work reads it when it runs.
+
+    These are not inputs of the engine, because inputs are part of the model's contract (ADR 28).
     """
     _label_rules.rules, _label_rules.nodes = (threshold, table), 0
     try:
@@ -278,7 +281,7 @@ def applying_label_rules(threshold: int, table: int) -> Iterator[None]:
 
 
 def nodes_that_applied_rules() -> int:
-    """The number of nodes that wrote published labels in this thread's last such block."""
+    """Return how many nodes wrote published labels in this thread's last such block."""
     return _label_rules.nodes
 
 
@@ -300,8 +303,8 @@ def _noting(method: Method) -> Method:
 class Plugin:
     """One node: the callbacks of IPluginV3 with its core, build and runtime capabilities.
 
-    `creators` mixes it with those base classes of the library `trt`. Tensor descriptions are the
-    library's: type, format and dims, inside `desc` while building.
+    `creators` combines it with those base classes of the library `trt`. Tensor descriptions are the
+    library's: type, format and dims, which lie in `desc` during a build.
     """
 
     def __init__(self, trt: Any, operator: Operator, attribute: int) -> None:
@@ -315,7 +318,7 @@ class Plugin:
         )
         self.num_outputs = operator.outputs
         self.launch: Launch | None = None
-        # The library keeps pointers into these, so they live as long as the plugin.
+        # The library keeps pointers to these, so they must live as long as the plugin.
         self.value = np.array([attribute], np.int32)
         self.field = trt.PluginField(operator.attribute, self.value, trt.PluginFieldType.INT32)
         self.fields = trt.PluginFieldCollection([self.field])
@@ -337,7 +340,7 @@ class Plugin:
     def get_output_shapes(
         self, inputs: Sequence[Any], _shape_inputs: Sequence[Any], builder: Any
     ) -> list[Any]:
-        """Symbolic: sizes are known only when the engine runs."""
+        """Return symbolic shapes, because sizes are known only when the engine runs."""
         operator = self.operator
         factor = builder.constant(self.attribute)
         shapes = []
@@ -360,11 +363,11 @@ class Plugin:
 
     @_noting
     def configure_plugin(self, inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
-        """What a kernel needs is known from shapes, in on_shape_change. Here only an engine that
-        could never run is refused."""
+        """Refuse an engine that could never run. The launch depends on shapes, which
+        on_shape_change receives."""
         try:
             self.operator.check_channels([tuple(tensor.desc.dims) for tensor in inputs])
-        except BackendError as error:  # noted only: raised from here it ends RTX 1.7.1 by SIGABRT
+        except BackendError as error:  # only noted: an exception here ends RTX 1.7.1 with SIGABRT
             _note(one_line(error))
 
     @_noting
@@ -381,7 +384,7 @@ class Plugin:
 
     @_noting
     def set_tactic(self, _tactic: int) -> None:
-        """There is one kernel for each storage, so no tactics."""
+        """Do nothing: each storage has one kernel, so there are no tactics."""
 
     @_noting
     def on_shape_change(self, inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
@@ -400,7 +403,7 @@ class Plugin:
         _workspace: int,
         stream: int,
     ) -> None:
-        """Inputs and outputs are device addresses, `stream` a handle."""
+        """Launch the kernel. Inputs and outputs are device addresses, `stream` is a handle."""
         launch = self.launch
         if launch is None:
             raise BackendError("enqueue before on_shape_change")
@@ -412,7 +415,7 @@ class Plugin:
 
 
 class Creator:
-    """Makes plugins of one operator: from the node while building, from the engine at run time."""
+    """Makes plugins of one operator: from the node during a build, from the engine at run time."""
 
     def __init__(self, trt: Any, operator: Operator) -> None:
         trt.IPluginCreatorV3One.__init__(self)
@@ -425,7 +428,7 @@ class Creator:
 
     @_noting
     def create_plugin(self, _name: str, fields: Sequence[Any], _phase: Any) -> Plugin:
-        """Raises BackendError without the operator's attribute: there is no safe default."""
+        """Make a plugin. Raises BackendError without the attribute, as no default is safe."""
         wanted = self.operator.attribute
         values = [field.data for field in fields if field.name == wanted]
         if len(values) != 1 or np.size(values[0]) != 1:
@@ -440,9 +443,9 @@ class Creator:
 
 
 def creators(trt: Any) -> list[Any]:
-    """One creator for each operator, for the module `tensorrt` or `tensorrt_rtx`.
+    """Return one creator for each operator, for the module `tensorrt` or `tensorrt_rtx`.
 
-    The library keeps references only; the same objects come back for the same module.
+    The library keeps only references, so the same module always gets the same objects.
     """
     return _creators(trt)
 

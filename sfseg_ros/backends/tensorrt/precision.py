@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fp32 ONNX file in other arithmetic: explicit types and Q/DQ for a strongly typed engine.
+"""Rewrite the fp32 ONNX file in another precision: explicit types and Q/DQ nodes.
 
-What a layer computes in stands in the graph, so every TensorRT version builds the same network and
-ONNX Runtime can say on the processor what it costs in labels (`emulated`).
+The graph states the type in which each layer computes. Every TensorRT version therefore builds the
+same network, and ONNX Runtime can measure the loss of accuracy on the processor (`emulated`).
 
-- fp16: convolutions, products and what stands between them. Normalisation, spatial means,
-  exponentials and whatever is not in HALF_OPERATORS stay fp32; so do the coordinates inside the
-  `sfseg` nodes, which take and give fp16 features.
-- bf16: the same, but it has 8 bits: the convolutions that make flow, gate and scores stay fp32,
-  and so do the features of the `sfseg` nodes, whose kernels know fp32 and fp16.
-- int8, fp8 (E4M3): fp16 with Q/DQ around the convolutions of `quantized_convs`; symmetric, no
-  zero points, no quantised bias, because TensorRT takes nothing else.
+- fp16: convolutions, products and the operators between them. Normalisation, spatial means,
+  exponentials and all operators outside HALF_OPERATORS stay fp32. So do the coordinates inside the
+  `sfseg` nodes, whose features are fp16.
+- bf16: the same, except that bf16 has only 8 bits of precision: the convolutions that make flow,
+  gate and scores stay fp32. So do the features of the `sfseg` nodes, which have no bf16 kernels.
+- int8, fp8 (E4M3): fp16 with Q/DQ nodes around the convolutions of `quantized_convs`. They are
+  symmetric, without zero points or quantised bias, because TensorRT accepts nothing else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,18 +28,18 @@ from sfseg_ros.kernels import ONNX_DOMAIN
 ENGINE_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 QUANTIZED_PRECISIONS = ("int8", "fp8")
 RECIPE = 2
-"""Part of an engine's key: raise it when the same file and precision give another graph."""
+"""Part of an engine's key. Increase it when the same file and precision give another graph."""
 
-# The largest value of each quantised type; int8 leaves -128 out and so is symmetric.
+# The largest value of each quantised type. int8 leaves out -128 to be symmetric.
 QUANTIZED_MAX = {"int8": 127.0, "fp8": 448.0}
 MIN_SCALE = 2.0**-20
-"""A scale is stored as fp16, whose subnormals end at 2^-24: this one still has four bits. A channel
-of weights (or an activation) with a smaller one is zero for all that matters."""
+"""Smallest scale. Scales are stored as fp16, whose subnormals end at 2^-24; this one still has four
+bits. A channel of weights (or an activation) with a smaller scale is practically zero."""
 
-# Arithmetic that is worth half precision: a multiply-accumulate per weight.
+# Operators that gain from half precision: they multiply and accumulate for each weight.
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "DequantizeLinear"}
-# Done in half precision where their input already is. What is missing here adds up many values or
-# takes exponentials, and stays fp32.
+# Operators that run in half precision if their input already has it. Operators that sum many values
+# or take exponentials are not listed and stay fp32.
 HALF_OPERATORS = {
     *("Add", "Sub", "Mul", "Max", "Min", "Neg", "Abs", "Where"),
     *("Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu"),
@@ -47,9 +47,9 @@ HALF_OPERATORS = {
     *("Concat", "Split", "Slice", "Gather", "Pad", "Expand", "Tile", "Identity", "Transpose"),
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
 }
-# Exporters write "no bound" and "masked" as numbers beyond fp16: its own largest means the same.
+# Exporters write "no bound" and "masked" as numbers beyond fp16; the largest fp16 means the same.
 _BOUNDS = {"Clip", "Max", "Min", "Where", "Pad"}
-# What TensorRT-RTX 1.7.1 refuses in bf16: its parser the first, its builder the second.
+# Operators that TensorRT-RTX 1.7.1 refuses in bf16: the parser the first, the builder the second.
 _NOT_BF16 = {"HardSwish", "ConvTranspose"}
 FP16_MAX = 65504.0
 _HALF_TYPES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
@@ -59,11 +59,11 @@ _NAMES = {**_HALF_TYPES, int(TensorProto.FLOAT): "fp32"}
 def typed_model(
     model: ModelProto, precision: str, ranges: Mapping[str, float] | None = None
 ) -> ModelProto:
-    """A copy of the fp32 `model` in `precision`, one of ENGINE_PRECISIONS.
+    """Return a copy of the fp32 `model` in `precision`, one of ENGINE_PRECISIONS.
 
-    Input, outputs and the `sfseg` nodes with their functions stay. `ranges`, for int8 and fp8, says
-    how far from 0 the values of each tensor that `tensors_to_calibrate` names reach. Raises
-    BackendError where the model cannot be written in that precision.
+    Input, outputs and the `sfseg` nodes with their functions stay. `ranges`, for int8 and fp8, is
+    the largest absolute value of each tensor in `tensors_to_calibrate`. Raises BackendError if the
+    model cannot be written in that precision.
     """
     if precision not in ENGINE_PRECISIONS:
         raise BackendError(
@@ -86,8 +86,11 @@ def typed_model(
 
 
 def plain_model(model: ModelProto) -> ModelProto:
-    """The same fp32 network with its weights as fp32 initializers: no Cast of a stored fp16 weight,
-    no Constant nodes, and no functions but those of the domain `sfseg`."""
+    """Return the same fp32 network with all weights as fp32 initializers.
+
+    The result has no Cast of a stored fp16 weight, no Constant nodes, and no functions outside the
+    domain `sfseg`. Raises BackendError if the model cannot be written in this way.
+    """
     opset = _opset(model)
     if opset is None:
         raise BackendError("the file names no opset of standard operators: export the model again")
@@ -121,12 +124,12 @@ def plain_model(model: ModelProto) -> ModelProto:
 
 
 def _opset(holder: ModelProto | FunctionProto) -> int | None:
-    """Of the standard operators; None where there are none."""
+    """Return the opset of the standard operators, or None if there is none."""
     return next((o.version for o in holder.opset_import if o.domain in ("", "ai.onnx")), None)
 
 
 def _constant(node: NodeProto, weights: Mapping[str, TensorProto]) -> npt.NDArray[Any] | None:
-    """The value of a Constant node, or of a Cast of a stored weight to fp32; None for others."""
+    """Return the value of a Constant node or of a Cast of a stored weight to fp32, else None."""
     if node.domain:
         return None
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -154,7 +157,7 @@ def _constant(node: NodeProto, weights: Mapping[str, TensorProto]) -> npt.NDArra
 def _replace_nodes(
     model: ModelProto, nodes: list[NodeProto], weights: Iterable[TensorProto]
 ) -> None:
-    """The graph with these nodes and those of the weights that they read."""
+    """Replace the graph's nodes, and keep only those of `weights` that they read."""
     graph = model.graph
     read = {name for node in nodes for name in node.input}
     new = helper.make_graph(
@@ -164,18 +167,18 @@ def _replace_nodes(
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """The element type (onnx.TensorProto.DataType) of every tensor whose type can be told.
+    """Return the element type (onnx.TensorProto.DataType) of every tensor whose type is known.
 
-    The outputs of `sfseg` nodes follow from their contract, so that a file without the functions
-    can be read too.
+    The types of the outputs of `sfseg` nodes follow from their contract, so the file need not
+    contain the functions.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
     del copy.functions[:]
     del copy.graph.value_info[:]
     types = {w.name: w.data_type for w in model.graph.initializer}
-    # Inference stops at a node that it does not know; what it needs there is the type of what
-    # comes before it, hence once more for each of them.
+    # Inference stops at an `sfseg` node, whose type follows from its inputs. So it runs again after
+    # each of these nodes.
     while True:
         for name, kind in types.items():
             known = {v.name for v in (*copy.graph.value_info, *copy.graph.output)}
@@ -201,15 +204,15 @@ def element_types(model: ModelProto) -> dict[str, int]:
 
 
 class _Halver:
-    """Rewrites a plain model in place: half precision where `_is_half` says so, and a Cast wherever
-    a tensor is wanted in the other type."""
+    """Rewrites a plain model in place: nodes for which `_is_half` is true become half precision,
+    and a Cast is added wherever a node needs a tensor in the other type."""
 
     def __init__(self, model: ModelProto, half_type: int) -> None:
         self._model = model
         self._half = half_type
         self._types = element_types(model)
         self._weights = {w.name: w for w in model.graph.initializer}
-        self._opset = _opset(model) or 0  # plain_model refuses a file without
+        self._opset = _opset(model) or 0  # plain_model refuses a file without an opset
         self._kept = _sensitive_convs(model) if half_type == TensorProto.BFLOAT16 else set()
         self._nodes: list[NodeProto] = []
         self._casts: dict[tuple[str, int], str] = {}
@@ -244,9 +247,9 @@ class _Halver:
         return False
 
     def _typed_inputs(self, node: NodeProto) -> list[int]:
-        """The inputs that are fp32 or half and must have the type in which the node computes."""
+        """Return the fp32 or half inputs that must have the type in which the node computes."""
         if node.domain == ONNX_DOMAIN:
-            # Flow and gate in the features' type; the node computes coordinates in fp32 anyway.
+            # Flow and gate have the features' type; the node computes coordinates in fp32 anyway.
             indices = list(range(len(node.input)))
         elif node.op_type == "QuantizeLinear":
             indices = [0, 1]
@@ -260,13 +263,13 @@ class _Halver:
         return [i for i in indices if self._types.get(node.input[i]) in floats]
 
     def _half_inputs(self, node: NodeProto) -> list[int]:
-        """The inputs that must become fp32 for a node that computes in it."""
+        """Return the half inputs that must become fp32 for a node that computes in fp32."""
         if not node.domain and node.op_type in ("Cast", "Shape", "Size"):
             return []
         return [i for i, name in enumerate(node.input) if self._types.get(name) == self._half]
 
     def _as(self, name: str, wanted: int, reader: str) -> str:
-        """The name under which an operator `reader` can have `name` as `wanted`."""
+        """Return the name of the tensor `name` in the type `wanted`, for an operator `reader`."""
         if self._types[name] == wanted:
             return name
         if (name, wanted) not in self._casts:
@@ -284,8 +287,8 @@ class _Halver:
 
 
 def _is_channel_mean(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
-    """A mean over the channels of a pixel: a hundred values or so. One over an image could leave
-    the range of fp16 on its way."""
+    """Return whether the node is a mean over the channels of a pixel, about a hundred values. The
+    sum over a whole image could exceed the range of fp16."""
     if node.op_type != "ReduceMean":
         return False
     axes = [list(a.ints) for a in node.attribute if a.name == "axes"]
@@ -304,7 +307,7 @@ def _half_tensor(name: str, value: Float32Array, half_type: int) -> TensorProto:
                 f"{FP16_MAX:.0f}: use bf16"
             )
         return numpy_helper.from_array(half, name)
-    # Round to nearest, ties to even; NaN and infinity do not occur in a weight that is any good.
+    # Round to nearest, ties to even. Valid weights contain no NaN and no infinity.
     bits = value.view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     raw = rounded.astype(np.uint16).tobytes()
@@ -312,7 +315,7 @@ def _half_tensor(name: str, value: Float32Array, half_type: int) -> TensorProto:
 
 
 def _sensitive_convs(model: ModelProto) -> set[str]:
-    """Outputs of the convolutions nearest before a flow, a gate or the scores."""
+    """Return the outputs of the last convolutions before a flow, a gate or the scores."""
     producer = {output: node for node in model.graph.node for output in node.output}
     found = set()
     for node in model.graph.node:
@@ -337,11 +340,12 @@ def _sensitive_convs(model: ModelProto) -> set[str]:
 
 
 def quantized_convs(model: ModelProto, precision: str) -> list[NodeProto]:
-    """The convolutions of a plain model that int8 or fp8 is for.
+    """Return the convolutions of a plain model that become int8 or fp8.
 
-    Left in fp16: those that see the image (3 channels feed no matrix unit), those that make flow,
-    gate and scores (few channels, and labels depend on them), and in fp8 those whose channels are
-    no multiple of 16 or in groups, which fit no fp8 matrix instruction.
+    These stay fp16: convolutions of the image (3 channels do not fill a matrix unit), convolutions
+    that make flow, gate and scores (few channels, and labels depend on them), and, in fp8,
+    convolutions with groups or with channels that are not multiples of 16, for which there is no
+    fp8 matrix instruction.
     """
     weights = {w.name: w for w in model.graph.initializer}
     sensitive = _sensitive_convs(model)
@@ -362,7 +366,7 @@ def quantized_convs(model: ModelProto, precision: str) -> list[NodeProto]:
 
 
 def tensors_to_calibrate(model: ModelProto, precision: str) -> list[str]:
-    """Names of the activations of a plain model whose ranges int8 or fp8 needs."""
+    """Return the names of the activations of a plain model whose ranges int8 or fp8 needs."""
     return list(dict.fromkeys(node.input[0] for node in quantized_convs(model, precision)))
 
 
@@ -386,7 +390,7 @@ def _quantize(model: ModelProto, precision: str, ranges: Mapping[str, float]) ->
     rounded: dict[str, str] = {}
 
     def through(name: str, scale: Float32Array, **axis: Any) -> str:
-        """`name` rounded to the quantised type, by a Q and a DQ node; the same for all readers."""
+        """Return `name` rounded to the quantised type by a shared Q and DQ node."""
         if name not in rounded:
             stored, scale_name, zero = (f"{name}::{s}" for s in (precision, "scale", "zero"))
             rounded[name] = f"{name}::dequantized"
@@ -409,15 +413,15 @@ def _quantize(model: ModelProto, precision: str, ranges: Mapping[str, float]) ->
             if precision == "int8":
                 channels = weight.max(axis=tuple(range(1, weight.ndim)))
                 node.input[1] = through(node.input[1], _scale(channels, limit), axis=0)
-            else:  # fp8 has its own exponent: one scale for the layer serves
+            else:  # fp8 has its own exponent, so one scale per layer is enough
                 node.input[1] = through(node.input[1], _scale(weight.max(), limit))
         nodes.append(node)
     _replace_nodes(model, nodes, weights.values())
 
 
 def _scale(reach: Any, limit: float) -> Float32Array:
-    """reach / limit as an fp16 number, rounded up so that nothing within reach is clipped. Raises
-    BackendError where it is none."""
+    """Return reach / limit as an fp16 number, rounded up so that no value within reach is clipped.
+    Raises BackendError if it is not finite in fp16."""
     exact = np.maximum(np.asarray(reach, np.float64) / limit, MIN_SCALE)
     if not (exact <= FP16_MAX).all():  # NaN neither
         raise BackendError(
@@ -429,8 +433,8 @@ def _scale(reach: Any, limit: float) -> Float32Array:
 
 
 def _raise_opset(model: ModelProto, version: int) -> None:
-    """At least opset `version`, for the graph and the functions. From 18 to 19 only types were
-    added to operators that both have."""
+    """Raise the opset of the graph and the functions to at least `version`. Opset 19 only adds
+    types to operators of opset 18."""
     for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
         for opset in imports:
             if opset.domain in ("", "ai.onnx"):
@@ -441,11 +445,11 @@ def _raise_opset(model: ModelProto, version: int) -> None:
 
 
 def emulated(model: ModelProto) -> ModelProto:
-    """A typed model for a library without half precision: fp32 arithmetic, every half-precision
-    tensor rounded to its type, Q/DQ as they are.
+    """Return a typed model for a library without half precision.
 
-    This is what a GPU computes but for the order of its sums, and what is wanted of ONNX Runtime's
-    processor kernels, which would keep chains of fp16 operators in fp32 and know no bf16.
+    It computes in fp32, rounds every half-precision tensor to its type, and keeps Q/DQ nodes. Apart
+    from the order of sums, this is what a GPU computes. ONNX Runtime's processor kernels need it,
+    because they keep chains of fp16 operators in fp32 and do not support bf16.
     """
     types = element_types(model)
     copy = ModelProto()
@@ -473,7 +477,7 @@ def emulated(model: ModelProto) -> ModelProto:
 def _float_tensor(tensor: TensorProto) -> TensorProto:
     if tensor.data_type == TensorProto.FLOAT16:
         value = numpy_helper.to_array(tensor).astype(np.float32)
-    else:  # what to_array gives for bf16 depends on the version of onnx
+    else:  # the result of to_array for bf16 depends on the version of onnx
         bits = np.frombuffer(tensor.raw_data, np.uint16).astype(np.uint32) << 16
         value = bits.view(np.float32).reshape(tuple(tensor.dims))
     return numpy_helper.from_array(value, tensor.name)

@@ -378,7 +378,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_and_says_so_once(cuda, o
         check(backend, pictures(*shape))
         check(backend, pictures(*shape), confidence=False)
     assert len(said) == 1
-    assert said[0].startswith("no CUDA graph, frames cost some launches more: ")
+    assert said[0].startswith("no CUDA graph, each frame costs some launches more: ")
     assert "\n" not in said[0]
     assert backend.description.endswith(", no CUDA graph")
     assert not cuda.execs

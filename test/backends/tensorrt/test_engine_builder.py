@@ -83,13 +83,13 @@ def test_a_crash_becomes_one_error_with_the_last_words(library, tiny_manifest):
     library("print('out of patience', flush=True); os.abort()")
     with pytest.raises(BackendError) as caught:
         build(tiny_manifest)
-    assert "ended by SIGABRT; its last words: out of patience" in str(caught.value)
+    assert "ended by SIGABRT; its last output: out of patience" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_crash_without_a_word(library, tiny_manifest):
     library("os.kill(os.getpid(), 11)")
-    with pytest.raises(BackendError, match="ended by SIGSEGV; its last words: none"):
+    with pytest.raises(BackendError, match="ended by SIGSEGV; its last output: none"):
         build(tiny_manifest)
 
 

@@ -166,7 +166,7 @@ def test_a_refused_engine_is_not_given_out(tiny_manifest, tmp_path):
     stored, _ = built_engine(tiny_manifest, REQUEST, store)
     refused = {"accepted": False, "pixel_agreement": 0.5, "threshold": 0.99}
     store.remember(stored, {"accuracy": refused})
-    with pytest.raises(BackendError, match="50.00 % of the pixels, 99 % are wanted"):
+    with pytest.raises(BackendError, match="50.00 % of the pixels, 99 % are required"):
         built_engine(tiny_manifest, REQUEST, store)
     built_engine(tiny_manifest, REQUEST, store, rebuild=True)
 
