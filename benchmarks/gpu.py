@@ -26,13 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FORMAT = 1
 TAIL_CHARACTERS = 6000
 END_S = 8.0
-"""What is kept for writing down the end, and what a part gets for its own before it is killed."""
+"""Seconds kept for the final report, and seconds between ending and killing a part."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """`arguments` follow `python`. Where it has `measures`, it takes --result, --seconds and
-    --rehearse; otherwise what counts is its exit status. `tool` is a program that it needs."""
+    """A part of the benchmark. `arguments` follow `python`. A part that `measures` takes --result,
+    --seconds and --rehearse; otherwise only its exit status counts. `tool` is a required
+    program."""
 
     name: str
     limit_s: float
@@ -46,10 +47,10 @@ def _tests(*arguments: str) -> tuple[str, ...]:
     return ("-m", "pytest", *options, "--durations=5", *arguments)
 
 
-# In the order of what is wanted most, cheap ones first.
+# The most important parts come first, cheap ones before others.
 PARTS = (
     Part("machine", 60, ("-m", "benchmarks.gpu_machine")),
-    # Not all of test/: without ROS not all of it can be collected.
+    # Not all of test/: parts of it cannot be collected without ROS.
     Part("tests", 150, _tests("test/gpu", "test/backends", "test/kernels"), measures=False),
     Part("kernels", 170, ("-m", "benchmarks.gpu_kernels")),
     Part("end_to_end", 110, ("-m", "benchmarks.gpu_networks", "end_to_end")),
@@ -69,7 +70,7 @@ PARTS = (
 def main() -> int:
     arguments = parsed()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    # nvcc and compute-sanitizer, which a bare machine need not have on its PATH.
+    # nvcc and compute-sanitizer may be missing from the PATH of a bare machine.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
     parts = [part for part in PARTS if not arguments.only or part.name in arguments.only]
     document: dict[str, Any] = {
@@ -87,7 +88,7 @@ def main() -> int:
 
 
 def run_all(parts: Sequence[Part], document: dict[str, Any], path: Path, log: TextIO) -> None:
-    """Run the parts in their order; the document is on disk after each."""
+    """Run the parts in order. Writes the document to disk after each."""
     deadline = time.monotonic() + 60 * document["minutes"]
     no_gpu = "" if document["rehearsal"] else missing_gpu()
     for part in parts:
@@ -106,8 +107,8 @@ def run_all(parts: Sequence[Part], document: dict[str, Any], path: Path, log: Te
 
 
 def run(part: Part, limit_s: float, document: dict[str, Any], log: TextIO) -> dict[str, Any]:
-    """One part in a process of its own: status, seconds, what it measured, and its last words where
-    it did not end well."""
+    """Run one part in a child process. Returns status, seconds, its measurements and, if it failed,
+    the end of its output."""
     rehearse = document["rehearsal"]
     with tempfile.TemporaryDirectory(prefix="sfseg_gpu_") as name:
         result = Path(name) / "result.json"
@@ -133,7 +134,7 @@ def run(part: Part, limit_s: float, document: dict[str, Any], log: TextIO) -> di
 
 
 def _run(command: list[str], limit_s: float, log: TextIO) -> tuple[int | None, str]:
-    """(exit status, None where the limit ended it; its output). Its children end with it."""
+    """Return (exit status or None after a timeout, output). Its children end with it."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), environment.get("PYTHONPATH", "")])
@@ -172,7 +173,7 @@ def _word(status: int | None) -> str:
 
 
 def missing_gpu() -> str:
-    """Why nothing can run here, empty where there is a GPU."""
+    """Return why nothing can run here, or "" if there is a GPU."""
     code = "import torch; torch.zeros(1, device='cuda'); torch.cuda.synchronize()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
@@ -196,7 +197,7 @@ def write(document: dict[str, Any], path: Path) -> None:
 
 
 def summary(document: dict[str, Any]) -> list[str]:
-    """A short table for the end of the output."""
+    """Return a short table for the end of the output."""
     lines = ["", "=== parts"]
     for name, part in document["parts"].items():
         seconds = f"{part['seconds']:.0f} s" if "seconds" in part else part["reason"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels on the GPU for numpy arrays, as `kernels/host_emulation.py` has them on the CPU.
+"""Run the kernels on the GPU with numpy arrays, as `kernels/host_emulation.py` does on the CPU.
 
 With it the tests of test/kernels run on the GPU:
 
@@ -22,13 +22,13 @@ Array = npt.NDArray[Any]
 
 GUARD_BYTES = 256
 ALIGNMENT = 16
-# Products and sums are not fused, so that all kernels have the bits of their references.
+# Products and sums are not fused, so that all kernels match the bits of their references.
 EXACT = "--fmad=false"
 
 
 class DeviceKernels:
-    """`HostKernels` on the GPU. Arrays keep their alignment to 16 bytes; memory around the outputs
-    is watched. Close it to free the GPU."""
+    """`HostKernels` on the GPU. Arrays keep their alignment to 16 bytes, and writes around the
+    outputs are detected. Close it to free the GPU."""
 
     def __init__(self) -> None:
         self._gpu = Gpu()
@@ -41,7 +41,7 @@ class DeviceKernels:
         outputs: Sequence[Array],
         is_reversed: bool = False,
     ) -> None:
-        """Runs `launch` on C-contiguous arrays; what it computes is in `outputs` afterwards.
+        """Run `launch` on C-contiguous arrays, which writes `outputs`.
 
         The GPU has an order of its own, so `is_reversed` says nothing. Raises AssertionError where
         the kernel wrote outside of its outputs.
@@ -67,7 +67,7 @@ class DeviceKernels:
 
 
 class _Guarded:
-    """A copy of an array on the device between two bands of `fill`."""
+    """Copy an array to the device, between two bands of `fill`."""
 
     def __init__(self, array: Array, fill: int) -> None:
         if not array.flags.c_contiguous:
@@ -92,7 +92,7 @@ class _Guarded:
 
 
 def main(arguments: list[str]) -> int:
-    """pytest with every kernel of test/kernels on the GPU."""
+    """Run pytest with every kernel of test/kernels on the GPU."""
     if arguments[:1] == ["--exact"]:
         arguments = arguments[1:]
         binaries.OPTIONS = (*binaries.OPTIONS, EXACT)

@@ -19,7 +19,7 @@ from sfseg_ros.kernels.launch import Launch
 
 Work = Callable[[], object]
 L2_TIMES = 4
-"""Buffers that take turns are this many times the L2 cache together, so that none is in it."""
+"""Total size of the buffers that take turns, in L2 caches, so that the cache holds none of them."""
 MAX_SETS = 64
 
 
@@ -32,7 +32,7 @@ class CudaDevice:
     def __init__(self) -> None:
         from sfseg_ros.kernels.cuda_memory import Gpu
 
-        # The last Gpu to close takes the kernels along, which captured graphs still launch.
+        # The last Gpu to close unloads the kernels, which captured graphs still launch.
         self._gpu = Gpu()
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(properties.L2_cache_size)
@@ -42,12 +42,12 @@ class CudaDevice:
         torch.cuda.synchronize()
 
     def upload(self, target: Tensor, source: Tensor) -> None:
-        """From pinned memory, in the current stream. By the driver: torch notes what its own copies
-        of pinned memory use, which a capture may refuse."""
+        """Copy from pinned memory, in the current stream. This calls the driver, because torch
+        records its own copies of pinned memory, which a capture may refuse."""
         self._copy("cuMemcpyHtoDAsync", target, source)
 
     def download(self, target: Tensor, source: Tensor) -> None:
-        """To pinned memory, in the current stream."""
+        """Copy to pinned memory, in the current stream."""
         self._copy("cuMemcpyDtoHAsync", target, source)
 
     def _copy(self, function: str, target: Tensor, source: Tensor) -> None:
@@ -66,7 +66,7 @@ class CudaDevice:
         )
 
     def graph(self, work: Work) -> Work:
-        """`work` captured, after three runs of it as a warm-up; returns what replays it."""
+        """Capture `work` after three warm-up runs. Returns a function that replays it."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -84,7 +84,7 @@ class CudaDevice:
         torch.cuda.synchronize()
 
     def times_ms(self, works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-        """Time on the device of each, interleaved: one of each per round, in turning order.
+        """Measure the device time of each work, interleaved: one run of each per round, in turn.
 
         The host runs ahead, so its launches do not count: replays of graphs are meant.
         """
@@ -140,7 +140,7 @@ def device_of(rehearse: bool) -> Device:
 
 
 def latencies_ms(device: Device, works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Time on the host's clock from before the call until the device is done, interleaved."""
+    """Measure the host's time from the call until the device is done, interleaved."""
     names = list(works)
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 3):
@@ -154,7 +154,7 @@ def latencies_ms(device: Device, works: dict[str, Work], rounds: int) -> dict[st
 
 
 def statistics_of(times_ms: Sequence[float], calls: int = 1) -> dict[str, float]:
-    """Median, p99 and least of one call in ms; each time is of `calls` calls."""
+    """Return median, p99 and minimum of one call in ms; each time covers `calls` calls."""
     ordered = sorted(t / calls for t in times_ms)
     last = min(len(ordered) - 1, int(0.99 * len(ordered)))
     return {
@@ -166,26 +166,26 @@ def statistics_of(times_ms: Sequence[float], calls: int = 1) -> dict[str, float]
 
 
 def times_faster(reference_ms: Sequence[float], ours_ms: Sequence[float]) -> float:
-    """Median over the rounds of reference / ours."""
+    """Return the median over the rounds of reference / ours."""
     return statistics.median(r / o for r, o in zip(reference_ms, ours_ms, strict=True))
 
 
 def sets_past_cache(device: Device, bytes_moved: int) -> int:
-    """How many sets of buffers must take turns so that none is still in the L2 cache."""
+    """Return how many sets of buffers must take turns so that none stays in the L2 cache."""
     if device.rehearsal:
         return 2
     return max(2, min(MAX_SETS, -(-L2_TIMES * device.l2_bytes // bytes_moved)))
 
 
 def copy_work(device: Device, size: int) -> tuple[Work, int]:
-    """A copy of `size` bytes of random data on the device, and the bytes read and written."""
+    """Return a copy of `size` random bytes on the device, and the bytes read and written."""
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device.torch_device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source), 2 * size
 
 
 def matrix_product(device: Device) -> tuple[Work, float]:
-    """An fp16 product of random square matrices, and its floating-point operations."""
+    """Return an fp16 product of random square matrices and its floating-point operations."""
     n = 64 if device.rehearsal else 8192
     a, b = (
         torch.randn(n, n, device=device.torch_device, dtype=torch.float16) / n**0.5
@@ -196,7 +196,7 @@ def matrix_product(device: Device) -> tuple[Work, float]:
 
 
 class Report:
-    """What one part has found, on disk after every entry, so that an end of any kind loses none."""
+    """The results of a part, on disk after every entry, so that no kind of end loses them."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path = path
@@ -244,7 +244,7 @@ class Report:
 
 
 def _context_is_lost() -> bool:
-    """Whether an error of a kernel has ended all work of this process on the GPU."""
+    """Return whether a kernel's error has ended all work of this process on the GPU."""
     if not torch.cuda.is_initialized():
         return False
     try:
@@ -260,7 +260,7 @@ def _turned(names: list[str], turn: int) -> list[str]:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    """The tensor's memory as a flat numpy array of uint8, dense in whatever order it has."""
+    """Return the tensor's memory as a flat uint8 numpy array, in its own order."""
     storage = tensor.untyped_storage()
     first = tensor.storage_offset() * tensor.element_size()
     flat = torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each kernel against what PyTorch does in its place, and against the copy bandwidth.
+"""Compare each kernel with the equivalent PyTorch operators and with the copy bandwidth.
 
 Sizes are those of SFNet-Lite at 1024x2048. All times are replays of CUDA graphs that hold one call
 for each of several sets of buffers, together well past the L2 cache. The contenders of a row take
@@ -40,10 +40,10 @@ from training import operators
 ROUNDS = 200
 COPY_BYTES = 2**30
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3}
-"""How far from the fp32 reference a result may be: norm of the difference over the norm."""
+"""Allowed distance from the fp32 reference: norm of the difference over the norm."""
 
 COMPILED = ((torch.float16, "hwc"), (torch.float32, "linear"))
-"""What torch.compile is tried on: seconds for each row."""
+"""Rows on which torch.compile is tried: it takes seconds for each."""
 
 Chain = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -85,14 +85,14 @@ def main() -> None:
 
 
 def copy_bandwidth(device: Device, rounds: int) -> dict[str, float]:
-    """Bytes read and written per second by a large copy: of the median and of the least time."""
+    """Return the bytes per second of a large copy, by the median and by the minimum time."""
     work, moved = copy_work(device, 2**16 if device.rehearsal else COPY_BYTES)
     found = statistics_of(device.times_ms({"copy": work}, rounds)["copy"])
     return {name: moved / found[f"{name}_ms"] * 1e3 for name in ("median", "min")}
 
 
 def measured(device: Device, report: Report, case: Case, rounds: int) -> dict[str, Any]:
-    """One row: correctness, and times of our kernel, of each chain and of copies."""
+    """Return one row: correctness, and times of our kernel, of each chain and of copies."""
     sets = sets_past_cache(device, case.launch.bytes_moved)
     inputs = [case.inputs() for _ in range(sets)]
     outputs = [case.outputs() for _ in range(sets)]
@@ -116,7 +116,7 @@ def measured(device: Device, report: Report, case: Case, rounds: int) -> dict[st
         if work is not None:
             works[name] = work
     if case.compiled:
-        # A cache of its own for each row: past eight shapes of one function it would give up.
+        # Each row has its own cache, because torch.compile stops after eight shapes of a function.
         torch.compiler.reset()
         fused = torch.compile(case.chains[exact], dynamic=False)
         work = report.attempt(
@@ -157,8 +157,8 @@ def measured(device: Device, report: Report, case: Case, rounds: int) -> dict[st
 
 
 def difference(device: Device, case: Case, inputs: list[Tensor]) -> float:
-    """Our first output against the exact chain in fp32: norm of the difference over the norm for
-    floats; for labels and pixels the share that is off by more than 1."""
+    """Compare our first output with the exact chain in fp32. Returns the norm of the difference
+    over the norm for floats; for labels and pixels the share that is off by more than 1."""
     outputs = case.outputs()
     for output in outputs:
         output.fill_(float("nan") if output.is_floating_point() else 0xA5)
@@ -196,7 +196,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def cases(device: Device) -> list[Case]:
-    """Most wanted first: where time runs out, the last ones are missing."""
+    """Yield the most important cases first: if time runs out, the last are missing."""
     found: list[Case] = []
     for dtype, layout in (
         (torch.float16, "hwc"),
@@ -345,8 +345,8 @@ def overlay_case(device: Device) -> Case:
 
 
 def flow_warp_of_dtype(features: Tensor, flow: Tensor) -> Tensor:
-    """What a network in half precision does of itself: a grid of that precision, which is an eighth
-    of a pixel off at this width."""
+    """Warp with a half-precision grid, as a half-precision network does by itself. At this width
+    the grid is an eighth of a pixel off."""
     grid = operators.sampling_grid(flow).to(features.dtype)
     return F.grid_sample(features, grid, padding_mode="zeros", align_corners=True)
 
@@ -358,13 +358,13 @@ def gated_flow_fusion_of_dtype(high: Tensor, low: Tensor, flow: Tensor, gate: Te
 
 
 def interpolate_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels as every network in PyTorch makes them."""
+    """Compute labels as PyTorch networks usually do."""
     full = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
     return full.argmax(dim=1).to(torch.uint8)
 
 
 def interpolate_softmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Labels and confidence, likewise."""
+    """Compute labels and confidence in the same way."""
     full = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
     share, labels = full.softmax(dim=1).max(dim=1)
     return labels.to(torch.uint8), share.mul(255).round().to(torch.uint8)
@@ -376,7 +376,7 @@ def _chains(exact: Chain, of_dtype: Chain, dtype: torch.dtype) -> dict[str, Chai
 
 
 def _normal(device: Device, dtype: torch.dtype, shape: Sequence[int], layout: str) -> Tensor:
-    """Random features, in memory as `layout` says."""
+    """Return random features in memory layout `layout`."""
     x = torch.randn(*shape, device=device.torch_device).to(dtype)
     return x.contiguous(memory_format=torch.channels_last) if layout == "hwc" else x
 

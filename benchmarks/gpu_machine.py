@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU measurement was made on, its ceilings, and how the kernels compile there.
+"""Facts about the GPU and its machine, their limits, and how the kernels compile there.
 
 Started by benchmarks/gpu.py.
 """
@@ -132,7 +132,7 @@ def ceilings(device: Device) -> dict[str, float]:
         "upload": lambda: memory.copy_(host, non_blocking=True),
         "download": lambda: host.copy_(memory, non_blocking=True),
     }
-    # One after the other: an upload beside a copy would share the memory's bandwidth.
+    # One after the other: an upload during a copy would share the memory's bandwidth.
     ms = {
         name: statistics.median(device.times_ms({name: work}, rounds)[name])
         for name, work in works.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole network, and host picture to host labels, side by side on one GPU.
+"""Compare whole networks, and host image to host labels, side by side on one GPU.
 
 `network`: uint8 picture on the device to uint8 labels on the device. Times are latencies on the
 host's clock, from the call until the device is done, so that the launches of eager PyTorch count;
@@ -51,7 +51,7 @@ ROUNDS = 200
 SIZE = (1024, 2048)
 EAGER = "torch eager fp16, channels last"
 COMPILE_NEEDS_S = 60.0
-"""A whole network's torch.compile is not begun with less time left."""
+"""Minimum time left to start torch.compile of a whole network."""
 
 Segment = Callable[[Tensor], Tensor]  # uint8 (N, H, W, 3) RGB to uint8 (N, H, W), on the device
 
@@ -143,7 +143,7 @@ FP32 = "torch eager fp32"
 def eager_ways(
     device: Device, manifest: Manifest, rgb: Tensor
 ) -> dict[str, Callable[[], tuple[Work, Tensor]]]:
-    """What needs no compiler: eager PyTorch, the same in a CUDA graph, and with our kernels."""
+    """Return the variants without a compiler: eager PyTorch, a CUDA graph of it, our kernels."""
     size = (rgb.shape[1], rgb.shape[2])
     network = network_from_onnx(manifest.onnx_path)
     normalised32 = Normaliser(device, torch.float32)
@@ -180,7 +180,7 @@ def eager_ways(
 def compiled_ways(
     device: Device, manifest: Manifest, rgb: Tensor
 ) -> dict[str, Callable[[], tuple[Work, Tensor]]]:
-    """By torch.compile, without and with our kernels, both captured in a CUDA graph."""
+    """Return the variants with torch.compile, without and with our kernels, as CUDA graphs."""
     size = (rgb.shape[1], rgb.shape[2])
     network = network_from_onnx(manifest.onnx_path)
     normalised = Normaliser(device, torch.float16)
@@ -223,7 +223,7 @@ def library_ways(
 def engine_way(
     device: Device, manifest: Manifest, rgb: Tensor, plugins: bool
 ) -> tuple[Work, Tensor]:
-    """An engine in torch's stream, in a CUDA graph."""
+    """Run an engine in torch's stream, as a CUDA graph."""
     from sfseg_ros.backends.tensorrt import plugin
     from sfseg_ros.backends.tensorrt.engine_builder import BuildRequest, engine_from_onnx
     from sfseg_ros.backends.tensorrt.library import load_tensorrt
@@ -261,7 +261,7 @@ def engine_way(
 
 
 def onnxruntime_way(manifest: Manifest, rgb: Tensor) -> tuple[Work, Tensor]:
-    """The exported file with its standard bodies, input and outputs on the device."""
+    """Run the exported file with its standard bodies, input and outputs on the device."""
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -344,7 +344,7 @@ def end_to_end(device: Device, report: Report, manifest: Manifest, shape: Shape)
 def eager_infer(
     device: Device, network: torch.nn.Module, size: tuple[int, int]
 ) -> Callable[[Uint8Array], Uint8Array]:
-    """As PyTorch users write it: upload, colours, normalise, network, interpolate, argmax."""
+    """Do what PyTorch users write: upload, colours, normalise, network, interpolate, argmax."""
     net: Any = _half(device, network)
     normalised = Normaliser(device, torch.float16)
 
@@ -383,7 +383,7 @@ def rows_end_to_end(
 
 
 def steps(device: Device, pipeline: TorchPipeline, bgr: Uint8Array, rounds: int) -> dict[str, Any]:
-    """Each step alone: those on the device by its own clock, those on the host by the host's."""
+    """Time each step alone: device steps by the device's clock, host steps by the host's."""
     on_device = device.times_ms(pipeline.device_steps(), rounds)
     on_host = latencies_ms(
         device,
@@ -408,8 +408,8 @@ def steps(device: Device, pipeline: TorchPipeline, bgr: Uint8Array, rounds: int)
 def tensorrt_calls(
     report: Report, manifest: Manifest, bgr: Uint8Array
 ) -> dict[str, Callable[[Uint8Array], Uint8Array]]:
-    """The runtime's backend, where TensorRT has a library and a GPU that it takes. It takes RGB,
-    which the host makes of the camera's bytes before: not counted here."""
+    """Return the runtime's backend if TensorRT is installed and supports the GPU. Its input is RGB,
+    which the host makes from the camera's bytes; that time is not counted."""
     from sfseg_ros.backends.choice import open_backend
 
     rgb = np.ascontiguousarray(bgr[..., ::-1])
@@ -450,7 +450,7 @@ def pictures(shape: tuple[int, ...]) -> Uint8Array:
 
 
 def _captured(device: Device, run: Callable[[], Tensor]) -> tuple[Work, Tensor]:
-    """`run` as a graph, and the labels that its replays write."""
+    """Return `run` as a graph, and the labels that its replays write."""
     labels = torch.zeros_like(run())
     work = device.graph(lambda: labels.copy_(run()))
     labels.zero_()

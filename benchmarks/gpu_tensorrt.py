@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does TensorRT, or TensorRT-RTX, build, load and run our engines on this GPU? In whose words not?
+"""Try whether TensorRT or TensorRT-RTX builds, loads and runs our engines on this GPU.
 
 Each step is a process of its own with its own time limit: the library can abort. What it says is
 recorded to the letter. TensorRT-RTX is not documented for every chip (Hopper is missing); this asks
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def run_step(step: str, model: str, folder: Path, report: Report) -> dict[str, Any]:
-    """Exit status (None where the time ended it) and words of one step."""
+    """Return exit status (None after a timeout) and output of one step."""
     command = [sys.executable, "-m", "benchmarks.gpu_tensorrt", "--step", step, "--model", model]
     limit = min(STEP_LIMIT_S, report.seconds_left())
     begin = time.monotonic()
@@ -98,7 +98,7 @@ def import_library(_manifest: Manifest, _folder: Path) -> None:
 
 
 def build(manifest: Manifest, folder: Path) -> None:
-    """With plugins, as the runtime does: RTX for the chips that it knows, TensorRT for this GPU."""
+    """Build with plugins, as the runtime does: RTX for all known GPUs, TensorRT for this one."""
     request = BuildRequest(shapes=(SHAPE, SHAPE, SHAPE), plugins=True)
     engine, result = engine_from_onnx(_model(manifest), request, print)
     (folder / ENGINE).write_bytes(engine)
@@ -106,7 +106,7 @@ def build(manifest: Manifest, folder: Path) -> None:
 
 
 def validity(_manifest: Manifest, folder: Path) -> None:
-    """What RTX says of that engine before it loads it."""
+    """Print what RTX says about that engine before loading it."""
     library, _, runtime = _runtime()
     ask = getattr(runtime, "get_engine_validity", None)
     if ask is None:
@@ -123,7 +123,7 @@ def load(_manifest: Manifest, folder: Path) -> None:
 
 
 def build_for_this_gpu(manifest: Manifest, folder: Path) -> None:
-    """By the library's own word for it, CURRENT, and loaded at once."""
+    """Build for the capability that the library calls CURRENT, and load the engine at once."""
     library, log, runtime = _runtime()
     module = library.module
     library.check_parser_link()
@@ -149,7 +149,7 @@ def build_for_this_gpu(manifest: Manifest, folder: Path) -> None:
 
 
 def infer(manifest: Manifest, _folder: Path) -> None:
-    """By the runtime's backend, host picture to host labels."""
+    """Run the runtime's backend, from host image to host labels."""
     from sfseg_ros.backends.choice import open_backend
     from sfseg_ros.backends.protocol import BackendOptions
 
@@ -166,7 +166,7 @@ def _model(manifest: Manifest) -> onnx.ModelProto:
 
 
 def _runtime(level: str = "INFO") -> tuple[TensorRt, Any, Any]:
-    """(library, log that prints all from `level` on, runtime), our plugins registered."""
+    """Return (library, log that prints from `level` on, runtime) with our plugins registered."""
     library = load_tensorrt()
     library.register(plugin.creators(library.module))
     log = library.module.Logger(getattr(library.module.Logger, level))
@@ -177,7 +177,7 @@ def _text(said: Any) -> str:
     return said.decode(errors="replace") if isinstance(said, bytes) else said or ""
 
 
-# What may hang or abort comes last.
+# Steps that may hang or abort come last.
 STEPS: dict[str, Callable[[Manifest, Path], None]] = {
     "import": import_library,
     "build": build,
