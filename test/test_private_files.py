@@ -33,7 +33,7 @@ def refused(file, cache, what):
 
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o077])
-def test_only_the_owner_can_write_what_is_written_here_whatever_the_umask(cache, umask):
+def test_only_the_owner_can_write_the_files_whatever_the_umask(cache, umask):
     before = os.umask(umask)
     try:
         make_folders(cache / "a", cache)
@@ -69,7 +69,7 @@ def test_a_symbolic_link_is_refused(file, cache, place):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("place", ["file", "folder", "cache"])
-def test_what_belongs_to_another_user_is_refused(file, cache, place):
+def test_a_file_of_another_user_is_refused(file, cache, place):
     path = {"file": file, "folder": file.parent, "cache": cache}[place]
     os.chown(path, STRANGER, -1)
     refused(file, cache, f"{path}: belongs to user {STRANGER}")

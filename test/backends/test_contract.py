@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every backend does alike. A new backend subclasses BackendContract in three lines."""
+"""The contract of every backend. A new backend subclasses BackendContract in three lines."""
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ MAPPING = LabelMapping(
 
 
 def quarters(height=64, width=96):
-    """(image, labels): four areas in red, green, blue and red."""
+    """Return (image, labels): four areas in red, green, blue and red."""
     labels = np.zeros((height, width), np.uint8)
     labels[: height // 2, width // 2 :] = 1
     labels[height // 2 :, : width // 2] = 2
@@ -44,7 +44,7 @@ def quarters(height=64, width=96):
 
 
 def away_from_edges(labels):
-    """Pixels whose whole neighbourhood has one label, where upsampling cannot change it."""
+    """Return the pixels whose neighbourhood has one label, which upsampling cannot change."""
     inside = np.ones(labels.shape, bool)
     for axis in (-2, -1):
         for distance in range(1, 9):
@@ -89,10 +89,10 @@ class BackendContract:
     precision: str
     where = "1 thread"
 
-    def test_it_says_its_precision(self, backend):
+    def test_it_reports_its_precision(self, backend):
         assert backend.precision == self.precision
 
-    def test_it_says_who_it_is_in_one_line(self, backend):
+    def test_it_describes_itself_in_one_line(self, backend):
         assert backend.name == self.name
         assert self.precision in backend.description
         assert self.where in backend.description
@@ -115,7 +115,7 @@ class BackendContract:
         certain = round(255 / (1 + 2 * np.exp(-2)))
         assert np.abs(confidence[0][away_from_edges(expected)].astype(int) - certain).max() <= 1
 
-    def test_confidence_that_nobody_asked_for_is_none_and_changes_no_label(self, backend):
+    def test_confidence_is_none_unless_requested_and_does_not_change_labels(self, backend):
         rgb, _ = quarters()
         with_confidence, _ = backend.infer(rgb[None], confidence=True)
         labels, nothing = backend.infer(rgb[None], confidence=False)
@@ -137,7 +137,7 @@ class BackendContract:
     def test_published_labels_and_colours_are_those_that_the_processor_makes(
         self, backend, tiny_manifest, confidence, threshold, size
     ):
-        """Where a backend does it by itself, and where not."""
+        """Whether the backend itself or the processor applies the rules."""
         segmenter = Segmenter(tiny_manifest, backend)
         rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         rgb[:, : size[1] // 2] = quarters(*size)[0][:, : size[1] // 2]
@@ -318,7 +318,7 @@ class TestOpenVinoBf16(BackendContract):
 
 @needs("onnxruntime")
 class TestTensorRtPretended(BackendContract):
-    """Pinned memory, graphs and the stream of conftest.py around the network on the CPU."""
+    """Pinned memory, graphs and a stream of the imitated driver around the network on the CPU."""
 
     name, precision, where = "tensorrt", "fp32", "Pretend 1000"
 
@@ -360,7 +360,7 @@ class TestOnnxRuntimeCuda(BackendContract):
 
 
 def no_tensorrt():
-    """Why TensorRT cannot run here, empty where it can."""
+    """Return why TensorRT cannot run here, or "" if it can."""
     try:
         cuda_memory.Gpu().close()
         load_tensorrt()

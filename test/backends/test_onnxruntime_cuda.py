@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known of backend onnxruntime-cuda without a GPU; the rest is in test_contract.py."""
+"""Tests of backend onnxruntime-cuda that need no GPU; the others are in test_contract.py."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_it_computes_in_fp32_only(pretend, tiny_manifest):
 
 
 def failure(number, text, place="cudaStreamSynchronize(static_cast<cudaStream_t>(stream_))"):
-    """What CudaCall says, in the exception of the node or the copy that it was in."""
+    """Return the exception of a node or a copy, with the message of ONNX Runtime's CudaCall."""
     return RuntimeError(
         "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. "
         f"Name:'/trunk/conv1' Status Message: CUDA failure {number}: {text} ; GPU=0 ; hostname=r2 ;"
@@ -104,7 +104,7 @@ def fail_with(backend, error, monkeypatch):
         (46, "all CUDA-capable devices are busy or unavailable"),
     ],
 )
-def test_a_lost_context_is_said_and_the_next_backend_gets_a_new_one(
+def test_a_lost_context_is_reported_and_the_next_backend_gets_a_new_one(
     cuda, pretend, monkeypatch, number, text
 ):
     backend, *_ = pretend(onnxruntime_backend.CUDA)
@@ -129,7 +129,7 @@ def test_a_lost_context_is_said_and_the_next_backend_gets_a_new_one(
         RuntimeError("CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; GPU=0 ; line=700"),
     ],
 )
-def test_what_another_frame_may_survive_is_not_a_lost_context(cuda, pretend, monkeypatch, error):
+def test_an_error_of_one_frame_is_not_a_lost_context(cuda, pretend, monkeypatch, error):
     backend, *_ = pretend(onnxruntime_backend.CUDA)
     with monkeypatch.context() as patch:
         assert not fail_with(backend, error, patch).lost
@@ -138,7 +138,7 @@ def test_what_another_frame_may_survive_is_not_a_lost_context(cuda, pretend, mon
     assert cuda.resets == 0
 
 
-def test_a_lost_context_is_not_taken_from_those_who_still_use_it(cuda, pretend, monkeypatch):
+def test_a_lost_context_is_reset_only_after_its_last_user(cuda, pretend, monkeypatch):
     backend, *_ = pretend(onnxruntime_backend.CUDA)
     gpu = cuda_memory.Gpu()
     with monkeypatch.context() as patch:

@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture
 def uninstall(monkeypatch):
-    """Makes `import library` fail as if it were not installed."""
+    """Make `import library` fail as if it were not installed."""
 
     def hide(library):
         monkeypatch.setitem(sys.modules, library, None)
@@ -40,7 +40,7 @@ def test_auto_takes_onnx_runtime_where_openvino_is_missing(tiny_manifest, uninst
     assert "pip install openvino" in backend.reason
 
 
-def test_no_library_at_all_says_what_to_install(tiny_manifest, uninstall):
+def test_without_any_library_the_error_names_the_packages_to_install(tiny_manifest, uninstall):
     for library in ("tensorrt", "onnxruntime", "openvino"):
         uninstall(library)
     with pytest.raises(BackendError, match=r"pip install openvino onnx; or .*onnxruntime") as error:
@@ -70,13 +70,13 @@ def test_a_named_backend_is_not_replaced_by_another(tiny_manifest, uninstall):
         ("onnxruntime", {"precision": "bf16"}, "onnxruntime computes in fp32 only"),
     ],
 )
-def test_what_does_not_exist_is_refused(tiny_manifest, name, options, message):
+def test_unknown_names_and_options_are_refused(tiny_manifest, name, options, message):
     with pytest.raises(BackendError, match=message):
         open_backend(name, tiny_manifest, BackendOptions(**options))
 
 
 class Pretend:
-    """A backend whose opening ends as told."""
+    """A backend whose constructor raises `outcome` if that is an exception."""
 
     precisions = ("fp16",)
     name, description, precision, reason = "tensorrt", "pretend", "fp16", ""
@@ -117,7 +117,7 @@ def test_auto_does_not_hide_a_gpu_that_is_there_and_fails(tiny_manifest, pretend
         open_backend("auto", tiny_manifest)
 
 
-def test_auto_passes_over_what_does_not_compute_in_the_precision(tiny_manifest, pretend):
+def test_auto_passes_over_backends_without_the_precision(tiny_manifest, pretend):
     pretend()
     with pytest.raises(BackendError, match="only, not in int8") as error:
         open_backend("auto", tiny_manifest, BackendOptions("int8"))

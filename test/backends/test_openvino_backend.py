@@ -26,7 +26,7 @@ from sfseg_ros.kernels import cpu_tail  # noqa: E402
 
 @pytest.fixture(scope="module")
 def onnx_body(tiny_manifest):
-    """scores -> labels, confidence by the function's body, run by ONNX Runtime."""
+    """The function's body in ONNX Runtime: scores -> labels, confidence."""
     model = split_model_of(tiny_manifest).confidence_tail.SerializeToString()
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     return lambda scores: session.run(None, {session.get_inputs()[0].name: scores})
@@ -78,7 +78,7 @@ def backend(tiny_manifest, monkeypatch):
 
 
 def sizes(count):
-    """`count` different (height, width) that the tiny model takes."""
+    """Return `count` different (height, width) that the tiny model takes."""
     sides = range(32, 257, 32)
     return [(height, width) for height in sides for width in sides][:count]
 
@@ -88,7 +88,7 @@ def black(height, width, count=1):
 
 
 class CountingCore:
-    """ov.Core, which notes what it compiles and waits where a test wants it to."""
+    """An ov.Core that counts compilations and waits while `go_on` is not set."""
 
     def __init__(self, core):
         self.core = core
@@ -110,7 +110,7 @@ def test_only_the_last_sizes_stay_compiled(backend):
     assert len(backend._pipelines) == MAX_COMPILED_SIZES
 
 
-def test_no_number_of_images_compiles_anew(backend):
+def test_a_new_batch_size_compiles_nothing(backend):
     backend.infer(black(64, 96), confidence=True)
     backend._core = core = CountingCore(backend._core)
     for count in (1, 2, 3, 5):
@@ -153,7 +153,7 @@ def test_a_size_that_could_not_be_compiled_is_tried_again(backend, monkeypatch):
 
 
 def output_of(program):
-    """What the program prints about the shipped model, in a process of its own."""
+    """Return what the program prints about the shipped model, in a child process."""
     command = [sys.executable, "-c", program, str(find_model(DEFAULT_MODEL))]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
@@ -206,7 +206,7 @@ print(before, during, threads())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
-def test_a_closed_model_leaves_no_threads_while_somebody_still_holds_it():
+def test_a_closed_model_leaves_no_threads_even_if_it_is_still_referenced():
     before, during, after = map(int, output_of(THREADS).split())
     assert during >= before + 4, "counts nothing"
     assert after <= before + 2

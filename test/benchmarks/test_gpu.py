@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one command: what it does when parts fail, hang, are killed, or have no time or GPU."""
+"""`benchmarks.gpu` when parts fail, hang, are killed, or have no time or GPU."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def part(name, code, limit_s=20.0, **fields):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run parts; the document as it is on disk."""
+    """Run parts and return the document on disk."""
     monkeypatch.setattr(gpu, "END_S", 0.5)
 
     def go(*parts, minutes=5.0, no_gpu="", rehearse=False):
@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
     return go
 
 
-def test_a_part_that_fails_keeps_what_it_measured_and_its_words(run, tmp_path):
+def test_a_failed_part_keeps_its_measurements_and_its_output(run, tmp_path):
     document = run(
         part("first", MEASURES + "raise RuntimeError('exact words')"), part("second", MEASURES)
     )
@@ -52,7 +52,7 @@ def test_a_part_that_fails_keeps_what_it_measured_and_its_words(run, tmp_path):
     assert "exact words" in (tmp_path / "gpu.log").read_text()
 
 
-def test_a_part_that_hangs_is_ended_with_its_children_and_keeps_what_it_measured(run, tmp_path):
+def test_a_hanging_part_is_ended_with_its_children_and_keeps_its_measurements(run, tmp_path):
     child = tmp_path / "pid"
     code = (
         MEASURES + "import subprocess\n"
@@ -66,7 +66,7 @@ def test_a_part_that_hangs_is_ended_with_its_children_and_keeps_what_it_measured
     assert document["parts"]["hangs"]["result"]["rows"]
     assert document["parts"]["next"]["status"] == "ok"
     state = ""
-    for _ in range(50):  # until whoever inherited it has seen its end
+    for _ in range(50):  # until its new parent has reaped it
         try:
             stat = Path("/proc", child.read_text(), "stat").read_text()
             state = stat.split(")")[1].split()[0]
@@ -88,7 +88,7 @@ def test_a_part_that_is_killed_or_leaves_half_a_file_is_said(run):
     assert "result" not in document["parts"]["half"]
 
 
-def test_time_is_shared_and_what_has_none_is_not_begun(run):
+def test_parts_share_the_time_and_do_not_start_without_any(run):
     document = run(
         part("slow", "import time; time.sleep(60)"), part("late", MEASURES), minutes=0.05
     )

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
 
 
 def no_gpu():
-    """Why there is none; empty where there is one, also one that fails: the tests are to say it."""
+    """Return why there is no GPU, or "". It is "" for a broken GPU: the tests must fail then."""
     try:
         cuda_memory.Gpu().close()
     except cuda_memory.CudaError as error:

@@ -24,7 +24,7 @@ SIZES = ((64, 64), (352, 480), (352, 480))
 
 
 def no_tensorrt():
-    """Why there is none, empty where there is one."""
+    """Return why TensorRT cannot run here, or "" if it can."""
     try:
         load_tensorrt()
     except BackendError as error:

@@ -15,7 +15,7 @@ SHAPES = ((1, 64, 96), (2, 64, 96), (1, 128, 32))
 
 
 def no_tensorrt() -> str:
-    """Why TensorRT cannot run here, empty where it can."""
+    """Return why TensorRT cannot run here, or "" if it can."""
     try:
         cuda_memory.Gpu().close()
         load_tensorrt()

@@ -184,7 +184,7 @@ def test_no_byte_beyond_the_image_is_read(encoding, extra):
         ("mono8", 40000, (10, 40000), ("uint8", "hwc"), "sides up to 32767"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(encoding, step, size, output, says):
+def test_mismatched_arguments_are_refused_in_one_line(encoding, step, size, output, says):
     geometry = geometry_of(size, View(), lambda area: (8, 8))
     with pytest.raises(BackendError) as error:
         camera_image_launch(encoding, step, geometry, False, *output)

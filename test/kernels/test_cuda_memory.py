@@ -36,7 +36,7 @@ def test_importing_needs_neither_gpu_nor_bindings():
     assert said.stdout.count("\n") == 1
 
 
-def test_the_pretended_driver_takes_what_the_real_one_takes(cuda):
+def test_the_imitated_driver_has_the_signatures_of_the_real_one(cuda):
     real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
     for name, function in vars(type(cuda)).items():
         if not name.startswith("cu") or not inspect.isfunction(function):
@@ -56,11 +56,11 @@ def test_the_pretended_driver_takes_what_the_real_one_takes(cuda):
             assert int(getattr(getattr(real, table), member.name)) == int(member), member
 
 
-def test_the_numbers_of_what_loses_a_context_are_those_of_driver_and_runtime():
+def test_the_errors_that_lose_a_context_have_the_numbers_of_driver_and_runtime():
     pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
     from cuda.bindings import driver, runtime
 
-    for name, number in cuda_memory.LOST.items():  # of which older ones lack some
+    for name, number in cuda_memory.LOST.items():  # older bindings lack some
         assert int(getattr(driver.CUresult, f"CUDA_ERROR_{name}", number)) == number, name
     assert runtime.cudaError_t.cudaErrorIllegalAddress == cuda_memory.LOST["ILLEGAL_ADDRESS"]
     assert runtime.cudaError_t.cudaErrorLaunchFailure == cuda_memory.LOST["LAUNCH_FAILED"]
@@ -75,7 +75,7 @@ def test_bytes_go_to_the_device_and_back(cuda, gpu):
         stream.wait()
         host.array((24,))[:] = 0
         stream.download(host, device, 10)
-        assert not host.array((24,)).any(), "nothing happens before somebody waits"
+        assert not host.array((24,)).any(), "nothing runs before `wait`"
         stream.wait()
         np.testing.assert_array_equal(host.array((24,))[:10], np.arange(10))
         assert not host.array((24,))[10:].any()
@@ -98,7 +98,7 @@ def test_a_copy_beyond_the_end_is_refused(cuda, gpu):
             host.array((1,))
 
 
-def test_a_graph_repeats_what_was_captured_and_capturing_runs_nothing(cuda, gpu):
+def test_a_graph_repeats_the_captured_work_and_capturing_runs_nothing(cuda, gpu):
     with gpu.current():
         stream, host, back = gpu.stream(), gpu.pinned(4), gpu.pinned(4)
         device = gpu.memory(4)
@@ -116,7 +116,7 @@ def test_a_graph_repeats_what_was_captured_and_capturing_runs_nothing(cuda, gpu)
             stream.launch(graph)
             stream.wait()
             assert (back.array((4,)) == value).all()
-        assert not cuda.graphs, "only the instance of it is needed"
+        assert not cuda.graphs, "only its instance is needed"
         for owned in (graph, stream, host, back, device):
             owned.free()
     gpu.close()
@@ -124,7 +124,7 @@ def test_a_graph_repeats_what_was_captured_and_capturing_runs_nothing(cuda, gpu)
 
 
 @pytest.mark.parametrize("error", [BackendError("no"), KeyboardInterrupt()])
-def test_what_fails_while_capturing_ends_the_capture(cuda, gpu, error):
+def test_an_exception_during_a_capture_ends_it(cuda, gpu, error):
     with gpu.current():
         stream, host, device = gpu.stream(), gpu.pinned(4), gpu.memory(4)
 
@@ -139,7 +139,7 @@ def test_what_fails_while_capturing_ends_the_capture(cuda, gpu, error):
         stream.wait()
 
 
-def test_what_cannot_be_captured_is_the_error_of_the_call(cuda, gpu):
+def test_a_call_that_cannot_be_captured_raises_its_error(cuda, gpu):
     with gpu.current():
         stream = gpu.stream()
         with pytest.raises(CudaError, match="cuMemAlloc: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
@@ -207,7 +207,7 @@ def test_a_lost_context_is_noted_and_reset_when_it_is_closed(cuda):
     assert cuda.everything_is_freed()
 
 
-def test_a_lost_context_stays_until_nobody_here_uses_it(cuda):
+def test_a_lost_context_stays_until_its_last_user_here_closes_it(cuda):
     old, new = Gpu(), Gpu()
     with old.current():
         memory = old.memory(16)
@@ -215,7 +215,7 @@ def test_a_lost_context_stays_until_nobody_here_uses_it(cuda):
     with pytest.raises(CudaError), new.current():
         new.memory(16)
     new.close()
-    # Handles of a context that was reset could be anything by now.
+    # Handles of a context that was reset are invalid.
     with pytest.raises(CudaError, match="ILLEGAL_ADDRESS"), old.current():
         memory.free()
     assert old.lost
@@ -227,7 +227,7 @@ def test_a_lost_context_stays_until_nobody_here_uses_it(cuda):
     assert cuda.everything_is_freed()
 
 
-def test_nobody_gets_a_lost_context_between_its_last_user_and_its_reset(cuda, monkeypatch):
+def test_no_thread_gets_a_lost_context_between_its_last_user_and_its_reset(cuda, monkeypatch):
     gpu = Gpu()
     cuda.fail["cuMemAlloc"] = cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
     with pytest.raises(CudaError), gpu.current():
@@ -254,7 +254,7 @@ def test_nobody_gets_a_lost_context_between_its_last_user_and_its_reset(cuda, mo
 
 def test_spinning_is_asked_of_the_context_and_blocking_of_the_event(cuda):
     flags = cuda.CUctx_flags
-    cuda.flags = int(flags.CU_CTX_SCHED_BLOCKING_SYNC) | 8  # 8: another flag, which stays
+    cuda.flags = int(flags.CU_CTX_SCHED_BLOCKING_SYNC) | 8  # 8: another flag, which must stay
     spinning = Gpu(wait="spin")
     assert cuda.flags == int(flags.CU_CTX_SCHED_SPIN) | 8
     with spinning.current():

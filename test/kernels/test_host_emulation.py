@@ -49,7 +49,7 @@ def test_halves_are_rounded_as_numpy_does():
         np.testing.assert_array_equal(host_emulation.flow_warp(pairs, flow)[..., 0], expected)
 
 
-def test_a_missing_compiler_says_what_to_install(monkeypatch, tmp_path):
+def test_without_a_compiler_the_error_says_how_to_install_one(monkeypatch, tmp_path):
     monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

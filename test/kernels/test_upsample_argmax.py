@@ -214,7 +214,7 @@ def test_a_pixel_where_no_class_can_win_is_unlabelled_without_confidence(nothing
         (((1, 19, 3, 3), 4, "int8", "hwc", True), "no kernel for int8"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(arguments, says):
+def test_mismatched_arguments_are_refused_in_one_line(arguments, says):
     with pytest.raises(BackendError) as error:
         upsample_argmax_launch(*arguments)
     assert says in str(error.value)

@@ -152,7 +152,7 @@ def test_flow_to_nowhere_gives_zero_even_where_features_are_nan(special, channel
     np.testing.assert_array_equal(flow_warp(features, flow, align_corners), warped)
 
 
-def test_a_nan_pixel_spreads_to_what_touches_it_with_any_weight():
+def test_a_nan_pixel_spreads_to_every_sample_that_includes_it():
     features = np.zeros((1, 1, 1, 5), np.float32)
     features[..., 2] = np.nan
     # Corner-aligned: output i is source i exactly, whose right neighbour has weight 0.
@@ -177,7 +177,7 @@ def test_a_nan_pixel_spreads_to_what_touches_it_with_any_weight():
         (((65536, 1, 1, 1), (65536, 2, 1, 1), True, "float16", "hwc"), "in y and z"),
     ],
 )
-def test_warp_refuses_what_does_not_go_together_in_one_line(arguments, says):
+def test_warp_refuses_mismatched_arguments_in_one_line(arguments, says):
     with pytest.raises(BackendError) as error:
         flow_warp_launch(*arguments)
     assert says in str(error.value)
@@ -282,7 +282,7 @@ def test_gate_of_one_takes_the_high_map_and_of_zero_the_low(layout):
         ((1, 4, 3, 3), (1, 4, 6), "expected (N, C, H, W)"),
     ],
 )
-def test_fusion_refuses_what_does_not_go_together_in_one_line(high, low, says):
+def test_fusion_refuses_mismatched_arguments_in_one_line(high, low, says):
     with pytest.raises(BackendError) as error:
         gated_flow_fusion_launch(high, low, True, "float16", "hwc")
     assert says in str(error.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decisions of the backend, with a driver and a TensorRT of plain Python (imitations/)."""
+"""The decisions of the backend, on the imitated driver and library of test/imitations."""
 
 import ctypes
 import inspect
@@ -33,7 +33,7 @@ from sfseg_ros.segmenter import Segmenter
 
 
 def network(image):
-    """uint8 (N, H, W, 3) -> labels, confidence: a function that no mix-up of bytes survives."""
+    """uint8 (N, H, W, 3) -> labels, confidence: mixed-up bytes change the result."""
     labels = (image[..., 0].astype(int) * 3 + image[..., 1] * 5 + image[..., 2]) % 251
     return labels.astype(np.uint8), (255 - labels).astype(np.uint8)
 
@@ -86,7 +86,7 @@ def test_shapes_beyond_those_kept_are_freed_and_come_back_with_one_word(cuda, op
     each = tuple(count for count in cuda.pinned_and_device_memory())
     for size in sizes:
         check(backend, pictures(1, *size))
-    assert said == []  # gone for good is nobody's loss
+    assert said == []  # no shape has come back yet
     for size in sizes * 2:
         check(backend, pictures(1, *size))
     assert cuda.pinned_and_device_memory() == tuple(MAX_PIPELINES * count for count in each)
@@ -118,7 +118,7 @@ def test_one_engine_serves_the_usual_sizes_and_another_size_gets_its_own(open_te
     assert len(engines) == 2
 
 
-def test_a_fixed_network_size_is_what_the_engine_is_made_for(open_tensorrt, engines):
+def test_an_engine_is_built_for_a_fixed_network_size(open_tensorrt, engines):
     backend, _ = open_tensorrt(network_size=(96, 160), precision="bf16")
     assert engines[0].shapes == ((1, 96, 160, 3), (1, 96, 160, 3), (8, 96, 160, 3))
     assert backend.precision == "bf16"
@@ -185,7 +185,7 @@ def test_an_engine_for_one_size_is_taken_also_where_another_is_open(
 def test_an_engine_for_one_size_that_verify_refused_leaves_the_others(
     open_tensorrt, engines, tiny_manifest, first
 ):
-    """Whether it is the first that is asked for, or one is open already."""
+    """Both for the first size and while another engine is open."""
     backend, _ = open_tensorrt()
     backend.close()
     store = EngineStore()
@@ -258,7 +258,7 @@ def test_progress_is_heard_while_building_and_ends_empty(open_tensorrt):
     assert said[-1] == ""
 
 
-def test_building_can_be_given_up(cuda, open_tensorrt, engines):
+def test_a_build_can_be_cancelled(cuda, open_tensorrt, engines):
     said = []
     with pytest.raises(BackendError, match="cancelled"):
         open_tensorrt(cancelled=lambda: True, progress=said.append)
@@ -318,7 +318,7 @@ def test_a_gpu_that_takes_no_kernels_for_another_reason_is_an_error(
     assert cuda.everything_is_freed()
 
 
-def test_results_are_the_callers(open_tensorrt):
+def test_results_belong_to_the_caller(open_tensorrt):
     backend, _ = open_tensorrt()
     first, _ = backend.infer(pictures(1, 64, 96), confidence=False)
     before = first.copy()
@@ -346,7 +346,7 @@ def test_threads_of_different_and_equal_shapes_do_not_mix(open_tensorrt):
             job.result()
 
 
-def test_a_shape_that_another_thread_pushes_out_meanwhile_is_made_again(open_tensorrt):
+def test_a_shape_that_another_thread_replaces_is_made_again(open_tensorrt):
     backend, _ = open_tensorrt()
     check(backend, pictures(1, 32, 32))
     (pipeline,) = backend._pipelines.values()
@@ -384,7 +384,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_and_says_so_once(cuda, o
     assert not cuda.execs
 
 
-def test_what_tensorrt_refuses_is_its_reason_in_one_line(open_tensorrt):
+def test_a_refusal_of_tensorrt_is_reported_in_one_line(open_tensorrt):
     def refuse(engine):
         engine.refuses = "enqueueV3: invalid\n  state"
 
@@ -405,7 +405,7 @@ def test_memory_that_is_not_there_costs_this_frame_and_leaves_nothing(cuda, open
 
 
 @pytest.mark.parametrize("frames_before", [0, 1, 3])
-def test_a_lost_context_is_one_clear_error_until_the_backend_is_opened_anew(
+def test_a_lost_context_is_one_clear_error_until_the_backend_is_opened_again(
     cuda, open_tensorrt, frames_before
 ):
     backend, module = open_tensorrt()
@@ -468,7 +468,7 @@ def test_an_engine_that_is_being_opened_keeps_its_gpu_until_it_is_there(cuda, op
     assert cuda.everything_is_freed()
 
 
-def test_what_a_plugin_raises_fails_the_frame_also_where_tensorrt_goes_on(
+def test_an_exception_of_a_plugin_fails_the_frame_even_if_tensorrt_goes_on(
     open_tensorrt, monkeypatch
 ):
     backend, module = open_tensorrt()
@@ -544,7 +544,7 @@ def test_auto_takes_it(open_tensorrt, tiny_manifest):
 
 @pytest.fixture
 def camera_kernels(cuda, monkeypatch):
-    """The kernel that makes the network's input, by its reference; its launches are noted."""
+    """The reference in place of the kernel that makes the network's input. Returns its launches."""
     launches = []
 
     def launch(encoding, step, geometry, is_bigendian=False):
@@ -610,7 +610,7 @@ def test_cameras_bytes_are_uploaded_as_they_are_and_become_the_input_there(
 def test_eight_different_cameras_are_recorded_once_and_the_warm_up_makes_room(
     open_tensorrt, camera_kernels, tiny_manifest
 ):
-    """Every number of frames of any of them at once, with and without confidence."""
+    """With any number of frames at once, with and without confidence."""
     said = []
     backend, module = open_tensorrt(warn=said.append)
     segmenter = Segmenter(tiny_manifest, backend)
@@ -635,7 +635,7 @@ def test_eight_different_cameras_are_recorded_once_and_the_warm_up_makes_room(
     assert [camera for camera, *_ in backend._pipelines].count(None) == MAX_PIPELINES - 15
 
 
-def test_pixels_that_nobody_looks_at_are_never_made(open_tensorrt, camera_kernels, tiny_manifest):
+def test_pixels_that_are_not_read_are_never_computed(open_tensorrt, camera_kernels, tiny_manifest):
     backend, _ = open_tensorrt()
     picture = camera_frame("yuv422", 128, 192, 2, seed=1)
     Segmenter(tiny_manifest, backend).segment_batch([(picture, WHOLE_IMAGE)], confidence=False)
@@ -664,7 +664,7 @@ def test_without_the_kernel_the_processor_makes_the_input(
 def test_a_model_is_warmed_up_for_the_cameras_that_are_known(
     cuda, open_tensorrt, camera_kernels, tiny_manifest
 ):
-    """For one to three alike and one other: then every frame is a graph from its first one on."""
+    """With one to three equal cameras and another one: even their first frames run as graphs."""
     backend, module = open_tensorrt()
     segmenter = Segmenter(tiny_manifest, backend)
     alike = [camera_frame("bgr8", 128, 192, 3, seed, padding=6) for seed in range(3)]
@@ -718,7 +718,7 @@ def test_labels_are_finished_in_the_graph(cuda, open_tensorrt):
     assert len(cuda.execs) == 1
 
 
-def test_pictures_are_painted_for_who_asks_and_cost_nobody_else(cuda, open_tensorrt):
+def test_images_are_painted_only_on_request(cuda, open_tensorrt):
     backend, _ = open_tensorrt()
     rgb = pictures(2, 64, 96)
     check(backend, rgb)
@@ -737,10 +737,10 @@ def test_pictures_are_painted_for_who_asks_and_cost_nobody_else(cuda, open_tenso
 
 @pytest.mark.parametrize("rtx", [False, True])
 @pytest.mark.parametrize("capturable", [True, False])
-def test_what_changes_is_recorded_again_and_the_old_one_never_runs(
+def test_changed_rules_are_captured_again_and_the_old_graph_never_runs(
     cuda, open_tensorrt, rtx, capturable
 ):
-    """Also where TensorRT-RTX keeps a graph of its own, with threshold and address in it."""
+    """Also if TensorRT-RTX keeps its own graph, which contains threshold and address."""
     backend, _ = open_tensorrt(
         rtx=rtx, configure=lambda engine: setattr(engine, "capturable", capturable)
     )
@@ -799,7 +799,7 @@ def test_cameras_of_several_kinds_get_their_published_labels_and_paintings(
 def test_the_kernels_apply_label_rules_as_the_processor_does(
     cuda, host_kernels, open_tensorrt_with, tiny_manifest
 ):
-    """Scores through UpsampleArgmax, ColorMask and Overlay as they are compiled, graph and all."""
+    """Scores pass through the compiled UpsampleArgmax, ColorMask and Overlay, in a graph."""
 
     def scores(image):
         n, height, width, _ = image.shape
@@ -851,7 +851,7 @@ def test_an_engine_without_our_plugins_leaves_it_to_the_processor(
 
 
 def test_labels_without_their_rules_are_an_error_and_not_published(open_tensorrt):
-    """As from a library that would run our plugins in a thread of its own."""
+    """As if the library ran our plugins in its own thread."""
 
     def in_a_thread(enqueue, *arguments):
         result = []
@@ -1016,7 +1016,7 @@ def public_methods(kind):
 
 
 @pytest.mark.slow
-def test_the_real_rtx_builds_what_the_backend_asks_for_and_says_why_it_cannot_load_it(
+def test_the_real_rtx_builds_the_requested_engine_and_says_why_it_cannot_load_it(
     cuda, tiny_manifest, monkeypatch, tmp_path
 ):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")

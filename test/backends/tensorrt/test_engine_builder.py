@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build's process: what becomes of it when it crashes, hangs, is cancelled or loses its
+"""The build's child process: what happens when it crashes, hangs, is cancelled or loses its
 parent. A module in place of the library behaves badly; `test_engines.py` builds real engines."""
 
 import fcntl
@@ -189,7 +189,7 @@ def test_a_portable_engine_needs_the_bodies(tiny_manifest):
     assert {n.op_type for n in prepare(model, plugins=True).graph.node} > {"FlowWarp"}
 
 
-def test_what_the_inspector_says_becomes_layers():
+def test_layers_are_read_from_the_inspectors_json():
     """The forms in which TensorRT 8 to 11 write types; not run on a GPU."""
     text = """{"Layers": [
       {"Name": "a", "LayerType": "CaskConvolution",
@@ -212,7 +212,7 @@ def test_what_the_inspector_says_becomes_layers():
     ]
 
 
-def test_what_a_killed_builder_left_is_removed_by_the_next(
+def test_the_next_builder_removes_the_folder_of_a_killed_one(
     library, tiny_manifest, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing but the bytes that were built for exactly this is ever given out as an engine."""
+"""The store returns only the bytes that were built for exactly the wanted key."""
 
 import dataclasses
 import errno
@@ -44,7 +44,7 @@ def never() -> tuple[bytes, dict]:
     raise AssertionError("built although the engine is there")
 
 
-def test_what_was_built_is_found_with_its_notes_and_not_built_again(tmp_path):
+def test_a_built_engine_is_found_with_its_notes_and_not_built_again(tmp_path):
     store = EngineStore(tmp_path)
     assert store.find("tiny", KEY) is None
     path = put(store)
@@ -84,7 +84,7 @@ def test_every_field_of_the_key_is_in_its_name():
 
 
 def engine_or_reason(store: EngineStore) -> bytes | None:
-    """What a backend would get: the engine's bytes, None for a refusal or no engine."""
+    """Return what a backend would get: the engine's bytes, or None if refused or missing."""
     try:
         stored = store.find("tiny", KEY)
         return stored.read() if stored else None
@@ -94,7 +94,7 @@ def engine_or_reason(store: EngineStore) -> bytes | None:
 
 
 def check_repair(store: EngineStore) -> None:
-    """Building again replaces whatever is there."""
+    """Building again replaces a damaged engine."""
     said = []
     rebuilt, data = store.get_or_build("tiny", KEY, lambda: (b"new", {}), said.append)
     assert data in (b"new", ENGINE)
@@ -147,7 +147,7 @@ def test_any_text_in_the_json_is_refused_in_one_line(tmp_path, text):
     check_repair(store)
 
 
-def test_what_is_removed_is_gone_with_what_lay_beside_it(tmp_path):
+def test_removing_an_engine_also_removes_the_files_beside_it(tmp_path):
     store = EngineStore(tmp_path)
     path, other = put(store), put(store, dataclasses.replace(KEY, precision="fp32"))
     path.with_suffix(".runtime_cache").write_bytes(b"x" * 100)
@@ -230,7 +230,7 @@ def test_a_folder_that_another_user_can_write_holds_no_engines(tmp_path, level):
         store.get_or_build("tiny", KEY, never)
 
 
-def test_a_failed_build_leaves_what_was_there(tmp_path):
+def test_a_failed_build_keeps_the_old_engine(tmp_path):
     store = EngineStore(tmp_path)
     put(store)
 
@@ -318,7 +318,7 @@ engine_store.EngineStore(Path({folder!r})).get_or_build("tiny", KEY, lambda: (b"
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_builder_that_is_killed_while_writing_leaves_no_lock_and_no_half_engine(tmp_path, half):
-    """`half`: even where a file system lost the order of the writes."""
+    """`half`: even if the file system reorders writes."""
     (tmp_path / "test_engine_store_key.py").write_text(
         f"from sfseg_ros.backends.tensorrt.engine_store import EngineKey\nKEY = {KEY!r}\n"
     )
@@ -372,7 +372,7 @@ def test_waiting_for_another_builder_can_be_cancelled(tmp_path):
 
 
 def test_readers_during_many_rebuilds_see_a_whole_engine_or_a_refusal(tmp_path):
-    """Every engine's bytes say which it is; none is ever mixed."""
+    """Each engine consists of one repeated byte, so a mixture would be seen."""
     store = EngineStore(tmp_path)
     put(store)
     stop = threading.Event()
@@ -402,7 +402,7 @@ def test_readers_during_many_rebuilds_see_a_whole_engine_or_a_refusal(tmp_path):
 
 
 def test_an_engine_that_is_there_needs_no_lock(tmp_path):
-    """Of an image or a folder that only root can write."""
+    """Such as one in a container image or in a folder that only root can write."""
     store = EngineStore(tmp_path)
     path = put(store)
     lock = path.with_suffix(".lock")
@@ -414,7 +414,7 @@ def test_an_engine_that_is_there_needs_no_lock(tmp_path):
         store.get_or_build("tiny", KEY, never, rebuild=True)
 
 
-def test_what_is_being_written_is_no_engine_yet(tmp_path):
+def test_an_engine_that_is_being_written_is_not_listed(tmp_path):
     store = EngineStore(tmp_path)
     path = put(store)
     (path.parent / f".{path.stem}.4711.engine").write_bytes(ENGINE[:99])
@@ -422,7 +422,7 @@ def test_what_is_being_written_is_no_engine_yet(tmp_path):
     assert [found for found, _ in store.engines()] == [path]
 
 
-def test_what_cannot_be_written_leaves_nothing_and_is_said(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing_and_is_reported(tmp_path, monkeypatch):
     store = EngineStore(tmp_path)
     stored = load_json(put(store))
     before = sorted(stored.path.parent.iterdir())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine a model gets: keys, calibrations, what is passed on to the build. The library is
-imitated; `tools/test_engine.py` builds real ones."""
+"""Which engine a model gets: keys, calibrations, build requests. The library is imitated;
+`tools/test_engine.py` builds real engines."""
 
 import dataclasses
 import threading
@@ -29,7 +29,7 @@ ACCEPTED = {"pixel_agreement": 0.99, "threshold": 0.98, "accepted": True}
 
 @pytest.fixture(autouse=True)
 def builds(monkeypatch):
-    """The requests that reached the builder; each engine is `engine N`."""
+    """Return the requests that reached the builder. Each engine is `engine N`."""
     requests = []
 
     def build(model, request, say, cancelled):
@@ -91,7 +91,7 @@ def test_an_engine_of_tensorrt_is_of_one_gpu(tiny_manifest, tensorrt_10_9):
     assert (key.library, key.gpu) == ("TensorRT 10.9.0", "NVIDIA Orin, 8.7")
 
 
-def test_what_is_asked_for_reaches_the_builder(tiny_manifest, tmp_path, builds):
+def test_the_request_reaches_the_builder(tiny_manifest, tmp_path, builds):
     store = EngineStore(tmp_path)
     request = dataclasses.replace(REQUEST, precision="fp32", batches=(1, 2, 4), plugins=False)
     built_engine(tiny_manifest, request, store)
@@ -135,7 +135,7 @@ def test_int8_without_pictures_takes_the_newest_calibration(
 
 
 def test_int8_that_was_never_measured_is_not_used(make_random_model, tmp_path, builds):
-    """Its build ended after the engine and before the comparison with fp32."""
+    """Its build was interrupted between the engine and the comparison with fp32."""
     model, store = make_random_model(0), EngineStore(tmp_path)
     request = dataclasses.replace(REQUEST, precision="int8")
     measured, _ = built_engine(model, request, store, lambda: images(1))

@@ -102,14 +102,14 @@ def test_auto_takes_tensorrt_before_rtx(installed):
     assert load_tensorrt("tensorrt_rtx").is_rtx
 
 
-def test_auto_passes_over_what_is_missing_or_too_old(installed):
+def test_auto_passes_over_missing_and_old_libraries(installed):
     rtx = fake("1.7.1.116", "tensorrt_rtx")
     for others in ([], [fake("8.6.1")], [fake("10.2.0")]):
         installed(rtx, *others)
         assert load_tensorrt().module is rtx
 
 
-def test_the_error_says_of_each_library_what_is_wrong_and_what_to_do(installed):
+def test_the_error_names_problem_and_remedy_for_each_library(installed):
     installed(fake("8.6.1"))
     with pytest.raises(BackendError) as caught:
         load_tensorrt()
@@ -184,7 +184,7 @@ def test_a_refused_creator_is_an_error(installed):
         load_tensorrt().register([creator("FlowWarp")])
 
 
-def test_what_the_parser_says_becomes_one_line(installed):
+def test_parser_errors_become_one_line(installed):
     class Parser:
         num_errors = 2
 
@@ -272,7 +272,7 @@ print("parsed")
 
 @needs_rtx
 @pytest.mark.parametrize("cured", [False, True])
-def test_the_check_agrees_with_what_the_real_parser_does(tiny_model, tmp_path, cured):
+def test_the_check_agrees_with_the_real_parser(tiny_model, tmp_path, cured):
     model = prepare(onnx.load(tiny_model / "model.onnx"), plugins=True)
     onnx.save(model, tmp_path / "model.onnx")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}

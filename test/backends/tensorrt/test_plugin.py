@@ -311,7 +311,7 @@ def test_enqueue_before_a_shape_is_known_is_an_error_that_is_noted(trt):
     plugin.raise_noted()  # said once
 
 
-def test_what_one_thread_runs_into_fails_nobody_elses_frame(trt):
+def test_an_error_in_one_thread_fails_no_frame_of_another(trt):
     def fail():
         with pytest.raises(BackendError):
             made(trt, "FlowWarp", 1).enqueue([], [], [1, 2], [3], 0, 0)
@@ -357,7 +357,7 @@ class TestLife:
         assert (loaded.operator, loaded.attribute) == (node.operator, attribute)
         assert loaded.num_outputs == plugin.OPERATORS[name].outputs
 
-    def test_what_the_library_points_to_outlives_the_call(self, trt, name, attribute):
+    def test_objects_that_the_library_references_outlive_the_call(self, trt, name, attribute):
         node = made(trt, name, attribute)
         assert node.get_fields_to_serialize() is node.get_fields_to_serialize()
         assert node.fields[0].data is node.value
@@ -372,7 +372,7 @@ class TestLife:
             assert other.launch is None
             assert other.fields is not node.fields
 
-    def test_identity_and_what_is_needed_of_the_library(self, trt, name, attribute):
+    def test_identity_and_base_classes(self, trt, name, attribute):
         node = made(trt, name, attribute)
         assert (node.plugin_name, node.plugin_version, node.plugin_namespace) == (
             *(name, "1"),
@@ -445,7 +445,7 @@ CALLBACKS = (
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_every_callback_notes_what_it_raises(name):
+def test_every_callback_notes_its_exceptions(name):
     """Also get_workspace_size and get_fields_to_serialize, after which the library goes on."""
 
     def broken(self):

@@ -150,7 +150,7 @@ def test_a_graph_of_another_opset_than_its_functions_is_refused_in_one_line(tiny
         typed_model(model, "fp16")
 
 
-def test_a_weight_beyond_fp16_is_refused_with_what_to_use(tiny_manifest):
+def test_a_weight_beyond_fp16_is_refused_and_bf16_suggested(tiny_manifest):
     model = onnx.load(tiny_manifest.onnx_path)
     for weight in model.graph.initializer:
         if weight.name == "bias":
@@ -262,7 +262,7 @@ def test_missing_ranges_are_named(shipped):
         typed_model(shipped, "int8", {})
 
 
-# --- models that nobody has seen ----------------------------------------------------------------
+# --- random models -----------------------------------------------------------------------------
 
 SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 24))]
 
