@@ -300,12 +300,12 @@ def launch_kernel(
 
 def _int32(value: int) -> ctypes.c_int32:
     if not -(2**31) <= value < 2**31:
-        raise BackendError(f"kernel argument {value} does not fit into 32 bits: a smaller image")
+        raise BackendError(f"kernel argument {value} does not fit into 32 bits: use a smaller image")
     return ctypes.c_int32(value)
 
 
-# By context: how many Gpu objects share it (a model loads beside the one in use), whether it is
-# lost, the module with all kernels, and the functions in it.
+# By context: the number of Gpu objects that share it (a new model loads beside the one in use),
+# whether it is lost, the module with all kernels, and its functions.
 _users: Counter[int] = Counter()
 _users_lock = threading.Lock()
 _lost: set[int] = set()
@@ -315,17 +315,17 @@ _modules_lock = threading.Lock()
 
 
 def load_kernels() -> None:
-    """Compile and load the kernels into the context that is current, before they are needed.
+    """Compile the kernels and load them into the current context, before they are needed.
 
-    Raises CudaError, which names the file that the driver refuses, and BackendError where there is
-    no compiler.
+    Raises CudaError with the name of the file if the driver refuses it, and BackendError without a
+    compiler.
     """
     with _modules_lock:
         _module(_current_context())
 
 
 def _kernel(name: str) -> Any:
-    """The function of this name, in the context that is current."""
+    """Return the function of this name in the current context."""
     context = _current_context()
     with _modules_lock:
         if (context, name) not in _functions:
