@@ -300,7 +300,9 @@ def launch_kernel(
 
 def _int32(value: int) -> ctypes.c_int32:
     if not -(2**31) <= value < 2**31:
-        raise BackendError(f"kernel argument {value} does not fit into 32 bits: use a smaller image")
+        raise BackendError(
+            f"kernel argument {value} does not fit into 32 bits: use a smaller image"
+        )
     return ctypes.c_int32(value)
 
 
