@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: everything that a run needs to go on, and what a model card needs to say."""
+"""Checkpoints: the state that resumes a run, and the facts for the model card."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from training.exported_weights import weights_of_model
 
-# SFNet's authors save the mean IoU as a numpy number, which torch refuses unless it is told what
-# such a number is made of; their numpy had `scalar` in another module.
+# SFNet's authors save the mean IoU as a numpy number. torch refuses it unless its parts are
+# declared safe; old versions of numpy have `scalar` in another module.
 _SCALAR = np.float64(0).__reduce__()[0]
 NUMPY_NUMBERS: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -37,10 +37,10 @@ def load(path: Path, kind: str = "checkpoint") -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; only tensors, numbers and plain values are accepted.
 
     Args:
-        kind: what the file is, for the words of an error.
+        kind: noun for the file in an error.
 
     Raises:
-        SystemExit: the file is missing or no checkpoint.
+        SystemExit: the file is missing or is not a checkpoint.
     """
     if not path.exists():
         raise SystemExit(f"{kind} {path} is missing: expected a file that torch.save wrote")
@@ -49,10 +49,10 @@ def load(path: Path, kind: str = "checkpoint") -> dict[str, Any]:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged file
         message = str(error).splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):  # its advice is to run what the file says
-            message = "it holds other things than tensors and plain values"
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to run the file's code
+            message = "it holds objects other than tensors and plain values"
         raise SystemExit(
-            f"{kind} {path} cannot be read ({message}); expected what torch.save wrote"
+            f"{kind} {path} cannot be read ({message}); expected a file that torch.save wrote"
         ) from None
     return state
 
@@ -61,7 +61,7 @@ def load_network(network: nn.Module, path: Path) -> dict[str, Any]:
     """Fills `network` with the averaged weights of a checkpoint; returns the checkpoint.
 
     Raises:
-        SystemExit: the file is no checkpoint of a run, or one of another network.
+        SystemExit: the file is not a checkpoint of a run, or it belongs to another network.
     """
     state = load(path)
     weights = _averaged_weights(state, path)
@@ -73,15 +73,14 @@ def load_network(network: nn.Module, path: Path) -> dict[str, Any]:
 
 
 def load_all_but_classes(network: nn.Module, path: Path, num_classes: int) -> list[str]:
-    """Fills `network` with the averaged weights of a checkpoint, or with the weights of a model
-    directory, of the same network, which may be trained for another number of classes.
+    """Fills `network` from a checkpoint's averaged weights or from a model directory.
 
-    Returns the names of the tensors that keep their values: those whose first axis is the classes,
-    where the checkpoint has more or fewer than `num_classes`. The norms of a model directory want
-    `fit_norms` before training.
+    The file may have another number of classes than `num_classes`: then the tensors whose first
+    axis is the classes keep their values, and their names are returned. After a model directory,
+    call `fit_norms` before training.
 
     Raises:
-        SystemExit: the file is no checkpoint of a run, or one of another network.
+        SystemExit: the file is not a checkpoint of a run, or it belongs to another network.
     """
     own = network.state_dict()
     if path.is_dir():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""--data-root NAME=FOLDER, by which training, evaluation and export find the data of a recipe."""
+"""The option --data-root NAME=FOLDER of training, evaluation and export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.recipe import Recipe, validation_data
 
 
 class DataRoots(dict[str, Path]):
-    """Folders by name; asking for one that was not given ends the program with a line."""
+    """Folders by name; a missing name ends the program with one line."""
 
     def __missing__(self, name: str) -> Path:
         raise SystemExit(f"no folder for {name!r}: add --data-root {name}=FOLDER")
@@ -41,11 +41,13 @@ class DataRootAction(argparse.Action):
 def validation_pictures(
     recipe: Recipe, roots: DataRoots | None, folder: Path | None, lists: list[str]
 ) -> tuple[SegmentationDataset, list[str]]:
-    """The recipe's validation, found by `roots`, or, where these are None, what the list files in
-    `folder` name; and the names of the lists.
+    """Returns validation pictures and the names of their lists.
+
+    The pictures are the recipe's validation set in `roots`, or, if `roots` is None, those that the
+    list files in `folder` name.
 
     Raises:
-        SystemExit: there are none.
+        SystemExit: there are no such pictures.
     """
     if roots is not None:
         data = validation_data(recipe, roots)

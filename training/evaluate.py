@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mIoU of a checkpoint or of an exported model directory: whole image, single scale, no flip."""
+"""Measures the mIoU of a checkpoint or a model directory: whole images, one scale, no flip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.recipe import built_network, load_recipe
 def evaluate(
     network: nn.Module, data: SegmentationDataset, num_classes: int, device: torch.device
 ) -> ConfusionMatrix:
-    """Confusion matrix of `network` over `data`, fp32, every picture at its own size."""
+    """Returns the confusion matrix of `network` over `data`, fp32, each picture at its own size."""
     network.eval()
     matrix = ConfusionMatrix(num_classes)
     for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
@@ -40,7 +40,7 @@ def evaluate(
 
 
 def evaluate_segmenter(segmenter: Segmenter, data: SegmentationDataset) -> ConfusionMatrix:
-    """Confusion matrix of a deployed model: what the node would publish for these pictures."""
+    """Returns the confusion matrix of a deployed model, with the labels that the node publishes."""
     matrix = ConfusionMatrix(len(segmenter.manifest.classes))
     for index in tqdm(range(len(data)), "evaluate", mininterval=5.0):
         sample = data[index]
@@ -63,8 +63,10 @@ def record(
     lists: list[str],
     what: str,
 ) -> dict[str, object]:
-    """The measurement as plain values for a manifest: IoUs from 0 to 1, with digits enough that a
-    percentage of them is rounded once."""
+    """Returns the measurement as plain values for a manifest.
+
+    IoUs are 0 to 1, with enough digits that a percentage is rounded once.
+    """
     iou = {
         name: None if np.isnan(value) else round(float(value), 6)
         for name, value in zip(names, matrix.iou(), strict=True)
@@ -111,7 +113,7 @@ def main() -> None:
         measure = partial(evaluate, network.to(device), data, len(names), device)
     try:
         matrix = measure()
-    except ValueError as error:  # a DataError, or a size that the network refuses
+    except ValueError as error:  # a DataError, or a size that the network does not take
         raise SystemExit(str(error)) from None
     print(what)
     print(report(matrix, names))
@@ -122,17 +124,19 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", help="module:function in training/recipes, for the classes")
+    parser.add_argument("recipe", help="module:function in training/recipes; gives the classes")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, help="averaged weights of a training run")
     what.add_argument("--model", type=Path, help="exported model directory, through the runtime")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--data", type=Path, help="folder with the list files, of train ids")
+    where.add_argument(
+        "--data", type=Path, help="folder with list files; label maps hold train ids"
+    )
     where.add_argument(
         "--data-root",
         action=DataRootAction,
         metavar="NAME=FOLDER",
-        help="instead, as in training: the recipe's validation pictures",
+        help="instead of --data: the recipe's validation pictures, as in training",
     )
     parser.add_argument(
         "--lists", nargs="+", default=["test.txt"], help="with --data: list files to join"

@@ -2,8 +2,8 @@
 """Writes a model directory: python -m training.export RECIPE --checkpoint FILE --output-dir
 models/NAME ...
 
-One ONNX file for ONNX Runtime, OpenVINO and TensorRT (docs/adr/0001 and 0002): uint8 RGB in, uint8
-labels and confidence out, everything between as nodes of the graph.
+The ONNX file serves ONNX Runtime, OpenVINO and TensorRT (docs/adr/0001 and 0002). It takes uint8
+RGB and returns uint8 labels and confidence; all steps between are nodes of the graph.
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ MIN_SIZE = (64, 64)
 MAX_SIZE = (2048, 4096)
 MIN_AGREEMENT = 0.999
 MEASURED = {"pictures", "lists", "measured", "protocol", "commit", "miou", "pixel_accuracy", "iou"}
-"""What the card prints of a measurement."""
+"""Fields of a measurement that the model card prints."""
 
 
 class DeployedModel(nn.Module):
-    """The contract around a network: uint8 (N, H, W, 3) RGB -> uint8 labels and confidence (N, H,
-    W)."""
+    """The network as deployed: uint8 (N, H, W, 3) RGB -> uint8 labels and confidence (N, H, W)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ def main() -> None:
 
 
 def check_input_size(recipe: Recipe, multiple: int) -> None:
-    """Ends the program where the model's usual input is none that its network takes."""
+    """Ends the program if the network does not take the recipe's input_size."""
     height, width = recipe.input_size
     if height % multiple or width % multiple:
         raise SystemExit(
@@ -96,12 +95,12 @@ def check_input_size(recipe: Recipe, multiple: int) -> None:
 
 
 def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
-    """The deployed form of `network`, fp32, with the sfseg functions; N, H and W stay free."""
+    """Exports the deployed form of `network`: fp32, with the sfseg functions, N, H and W free."""
     multiple = int(network.size_multiple)  # type: ignore[arg-type]
     rows = torch.export.Dim("rows", min=MIN_SIZE[0] // multiple, max=MAX_SIZE[0] // multiple)
     columns = torch.export.Dim("columns", min=MIN_SIZE[1] // multiple, max=MAX_SIZE[1] // multiple)
-    # Sizes that share no factor with each other or with the bins, so that nothing is specialised
-    # by accident; larger ones where these would be below the least size.
+    # Sizes without a common factor with each other or with the pooling bins, so that the exporter
+    # specialises nothing by accident; the larger pair keeps to the minimum size.
     height, width = (11, 13) if 11 * multiple >= max(MIN_SIZE) else (67, 71)
     example = torch.zeros((2, height * multiple, width * multiple, 3), dtype=torch.uint8)
     program = torch.onnx.export(
@@ -124,11 +123,11 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     model = program.model_proto
     used = {node.op_type for node in model.graph.node if node.domain == ONNX_DOMAIN}
     if "UpsampleArgmax" not in used:
-        # What PyTorch does, silently, where torch.export.export(strict=False) fails: in its other
-        # way of tracing torch.onnx.is_in_onnx_export() is False.
+        # If torch.export.export(strict=False) fails, PyTorch silently traces in another way, in
+        # which torch.onnx.is_in_onnx_export() is False.
         raise RuntimeError(
             "the graph was traced without the sfseg operations, expected torch.export to take the "
-            "network as it is: run torch.export.export(DeployedModel(network), ...) to see why not"
+            "network as it is: torch.export.export(DeployedModel(network), ...) shows the reason"
         )
     del model.functions[:]
     bodies = functions(int(network.output_stride))  # type: ignore[arg-type]
@@ -136,9 +135,7 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
     if not any(opset.domain == ONNX_DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(ONNX_DOMAIN, 1))
     _name_dimensions(model)
-    for (
-        node
-    ) in model.graph.node:  # source-file notes of the exporter: names of one machine's folders
+    for node in model.graph.node:  # the exporter notes source files, with folders of this machine
         del node.metadata_props[:]
         node.doc_string = ""
     del model.graph.value_info[:]
@@ -150,7 +147,7 @@ def onnx_from_network(network: nn.Module) -> onnx.ModelProto:
 
 
 def _needed(bodies: list[onnx.FunctionProto], used: set[str]) -> list[onnx.FunctionProto]:
-    """The functions that the graph calls, and those that they call."""
+    """Returns the functions that the graph calls, directly or through other functions."""
     by_name = {body.name: body for body in bodies}
     pending, needed = list(used), set()
     while pending:
@@ -181,8 +178,8 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
         conv = producer.get(norm.input[0])
         if conv is None or conv.op_type != "Conv":
             continue
-        # Somebody may ask for the convolution's shape, which folding keeps; nobody else may see
-        # its values.
+        # Folding keeps the convolution's shape but changes its values: other nodes may read only
+        # the shape.
         others = [node for node in readers[norm.input[0]] if node is not norm]
         if any(node.op_type != "Shape" for node in others):
             continue
@@ -212,8 +209,10 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def halved_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that stores convolution weights as fp16 with a Cast back: half the file, the same
-    fp32 arithmetic."""
+    """Returns a copy that stores convolution weights as fp16 and casts them back.
+
+    The file is half as large; the arithmetic stays fp32.
+    """
     original, model = model, onnx.ModelProto()
     model.CopyFrom(original)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -240,16 +239,16 @@ def check_parity(
     stored: bytes,
     images: list[np.ndarray[Any, Any]],
 ) -> dict[str, Any]:
-    """Share of pixels with equal labels, ONNX Runtime fp32 against torch fp32.
+    """Measures the share of pixels with equal labels, ONNX Runtime fp32 against torch fp32.
 
-    Of `exact`, which has the network's own weights, it tells whether the graph computes what torch
-    does. Rounding to fp16 moves the scores a little, so in `stored` pixels whose best two classes
-    are nearly equal change too; a network after a few steps of training has many of them.
+    `exact` has the network's own weights, so it shows whether the graph computes what torch does.
+    Rounding to fp16 changes the scores a little: in `stored`, pixels whose best two classes are
+    nearly equal change their label. A network after a few training steps has many such pixels.
 
     Args:
         exact: the ONNX file with fp32 weights.
-        stored: the one with weights rounded to fp16, which is deployed.
-        images: uint8 (H, W, 3) RGB, sides multiples of the network's.
+        stored: the deployed ONNX file, with weights rounded to fp16.
+        images: uint8 (H, W, 3) RGB; the sides are multiples of the network's size_multiple.
     """
     import onnxruntime
 
@@ -281,7 +280,7 @@ def check_parity(
 
 
 def agreement_report(parity: dict[str, Any]) -> str:
-    """What `check_parity` found, as lines of text."""
+    """Returns the result of `check_parity` as lines of text."""
     stored = parity["pixel_agreement"]
     text = (
         f"agreement with torch: {100 * parity['pixel_agreement_before_rounding']:.3f} % of pixels, "
@@ -297,8 +296,10 @@ def agreement_report(parity: dict[str, Any]) -> str:
 
 
 def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndarray[Any, Any]]:
-    """Pictures of --parity-data or of the recipe's validation at the input size, or noise where
-    neither is named."""
+    """Returns pictures at the input size for the parity check.
+
+    They come from --parity-data or from the recipe's validation set; without either they are noise.
+    """
     height, width = recipe.input_size
     if arguments.parity_data is None and arguments.data_root is None:
         rng = np.random.default_rng(0)
@@ -316,10 +317,10 @@ def parity_images(arguments: argparse.Namespace, recipe: Recipe) -> list[np.ndar
 
 
 def measurements(evaluation: list[str], class_names: list[str]) -> dict[str, dict[str, Any]]:
-    """What `training.evaluate --json` wrote, by name, from NAME=FILE pairs.
+    """Reads NAME=FILE pairs, where `training.evaluate --json` wrote FILE; returns them by name.
 
     Raises:
-        SystemExit: no pair, no such file, or not a measurement of these classes.
+        SystemExit: an argument is no pair, a file is missing or is no measurement of these classes.
     """
     measured = {}
     for pair in evaluation:
@@ -352,7 +353,7 @@ def measurements(evaluation: list[str], class_names: list[str]) -> dict[str, dic
 
 
 def training_record(state: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says about where the weights of a checkpoint come from."""
+    """Returns the manifest's record of the origin of a checkpoint's weights."""
     if "published" in state:  # written by training/weights.py
         return {"training": state["published"]}
     return {
@@ -377,7 +378,7 @@ def manifest_of(
     provenance: dict[str, Any],
     measured: dict[str, dict[str, Any]],
 ) -> Manifest:
-    """The manifest of the ONNX file `content` in `directory`, which need not be there yet."""
+    """Builds the manifest of the ONNX file `content` in `directory`, which may not exist yet."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Manifest(
         directory=directory,
@@ -406,14 +407,14 @@ def manifest_of(
 
 
 def write_model(manifest: Manifest, content: bytes) -> None:
-    """Writes the model directory of `manifest` with the ONNX file `content`, all or nothing.
+    """Writes the model directory of `manifest` with the ONNX file `content`, whole or not at all.
 
-    The three files are written in a folder inside it and moved when all are complete, the manifest
-    last: it holds the hash of its ONNX file, so one without the other is refused by the runtime.
-    Other files stay.
+    The three files are complete in a temporary folder before they are moved. The manifest moves
+    last: it holds the hash of the ONNX file, so the runtime refuses a mixture of old and new files.
+    Other files in the directory stay.
 
     Raises:
-        SystemExit: the folder cannot be written, or the manifest is not one that the runtime takes.
+        SystemExit: the folder cannot be written, or the runtime would refuse the manifest.
     """
     try:
         manifest.directory.mkdir(parents=True, exist_ok=True)
@@ -435,13 +436,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     real = parser.add_mutually_exclusive_group()
     real.add_argument(
-        "--parity-data", type=Path, help="folder with the list files of real pictures"
+        "--parity-data", type=Path, help="folder with list files of pictures for the parity check"
     )
     real.add_argument(
         "--data-root",
         action=DataRootAction,
         metavar="NAME=FOLDER",
-        help="instead, as in training: the recipe's validation pictures",
+        help="instead of --parity-data: the recipe's validation pictures, as in training",
     )
     parser.add_argument("--parity-lists", nargs="+", default=["val.txt"], help="with --parity-data")
     parser.add_argument(

@@ -14,19 +14,19 @@ from training.operators import resize
 def ohem_cross_entropy(
     logits: Tensor, labels: Tensor, threshold: float = 0.7, keep: int = 100_000
 ) -> Tensor:
-    """Mean cross entropy over the hard pixels of the batch.
+    """Computes the mean cross entropy over the hard pixels of the batch (OHEM).
 
-    A pixel is hard when the probability of its true class is at most `threshold`; when fewer than
-    `keep` pixels are, the `keep` hardest count. Batches with no more than `keep` valid pixels are
-    not mined. Differs: the papers say "the 10 % hardest"; this is the rule of the authors'
-    OhemCrossEntropy2dTensor.
+    A pixel is hard if the probability of its true class is at most `threshold`. If fewer than
+    `keep` pixels are hard, the `keep` hardest count. If the batch has at most `keep` labelled
+    pixels, all count. Differs: the papers say "the 10 % hardest"; the authors'
+    OhemCrossEntropy2dTensor has this rule.
 
     Args:
         logits: float (N, C, H, W).
         labels: integer (N, H, W), 255 = ignore.
 
     Returns:
-        Scalar; 0 with a gradient of 0 when every pixel is ignored.
+        Scalar; 0 with a gradient of 0 if every pixel is ignored.
     """
     losses = F.cross_entropy(
         logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none"
@@ -42,8 +42,7 @@ def ohem_cross_entropy(
 
 
 def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> Tensor:
-    """OHEM on the main scores plus OHEM on every auxiliary head, weight 1 each, as the
-    authors' code."""
+    """Sums OHEM of the main scores and of each auxiliary head with weight 1, as the authors do."""
     logits, aux = output["logits"], output["aux"]
     assert isinstance(logits, Tensor)
     assert isinstance(aux, list)
@@ -57,10 +56,10 @@ def deeply_supervised(output: dict[str, Tensor | list[Tensor]], labels: Tensor) 
 def cross_entropy(
     output: dict[str, Tensor | list[Tensor]], labels: Tensor, aux_weight: float = 0.4
 ) -> Tensor:
-    """Mean cross entropy of the main scores plus `aux_weight` times that of each auxiliary head.
+    """Sums the mean cross entropy of the main scores and `aux_weight` times that of each auxiliary
+    head.
 
-    Paper: PSPNet section 3.3 and ICNet section 3.3 (0.4); DFANet, which has no such head, section
-    4.
+    Paper: PSPNet section 3.3 and ICNet section 3.3 (0.4); DFANet section 4, without such heads.
     """
     logits, aux = output["logits"], output["aux"]
     assert isinstance(logits, Tensor)

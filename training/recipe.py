@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is: a frozen value returned by a function in `training/recipes/`."""
+"""The description of a training run: a frozen value that a function in training/recipes returns."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from training.schedules import poly
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a recipe says about its teacher.
+    """The teacher of a recipe.
 
     Args:
-        teacher: the recipe of the teacher's network.
-        weight: of this loss beside the one on the labels.
-        temperature: by which both networks' scores are divided: the higher, the more the
-            improbable classes count.
+        teacher: module:function of the recipe that builds the teacher's network.
+        weight: of the distillation loss; the loss on the labels has weight 1.
+        temperature: divides the scores of both networks; a higher one gives improbable classes
+            more weight.
     """
 
     teacher: str
@@ -39,26 +39,27 @@ class Recipe:
     """One training run.
 
     Args:
-        name: of the model directory that export writes.
-        network: builds the network, random weights.
+        name: of the exported model.
+        network: builds the network with random weights.
         classes: (name, RGB colour) per train id.
         mixture: data roots by name -> the data sets of an epoch.
-        validation: data roots by name -> pictures for choosing; None when the run uses everything.
+        validation: data roots by name -> pictures for model selection; None if the run trains on
+            everything.
         augmentation: paired transforms.
-        backbone_weights: file in the `weights` root to start the trunk from, or None: a published
-            trunk or network, or the checkpoint of a run.
+        backbone_weights: file in the data root `weights` that initialises the trunk: a published
+            trunk or network, or the checkpoint of a run. None: random weights.
         optimiser: "sgd" (momentum 0.9) or "adamw".
-        learning_rate: of layers that start from random values.
-        pretrained_factor: learning-rate factor of layers that were loaded.
-        weight_decay: on convolution weights only.
+        learning_rate: of layers with random initial weights.
+        pretrained_factor: multiplies the learning rate of loaded layers.
+        weight_decay: of convolution weights; other parameters have none.
         batch_size, epochs, warmup_steps: length of the run.
-        ema_decay: of the averaged weights that are evaluated and exported.
-        clip_norm: largest norm of the gradient.
+        ema_decay: of the averaged weights, which are evaluated and exported.
+        clip_norm: maximum norm of the gradient.
         input_size: (height, width) of the exported model's usual input.
-        loss: of what the network returns in training and the label maps, integer (N, H, W).
-        schedule: learning-rate factor of (step, total, warmup=steps); `poly` with another power is
-            a functools.partial.
-        distillation: the teacher whose scores are learned beside the labels, or None.
+        loss: (output of the network in training, label maps integer (N, H, W)) -> scalar.
+        schedule: (step, total, warmup=steps) -> factor of the learning rate. For `poly` with
+            another power use functools.partial.
+        distillation: the teacher whose scores the network learns beside the labels, or None.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Recipe:
 
 
 def load_recipe(path: str) -> Recipe:
-    """The recipe that `module:function` names; `module` is inside training.recipes.
+    """Loads the recipe `module:function`; `module` is one of training.recipes.
 
     Raises:
         SystemExit: no such module or function.
@@ -98,12 +99,12 @@ def load_recipe(path: str) -> Recipe:
             "expected module:function, e.g. sfnet_lite:camvid_r18"
         ) from None
     if not isinstance(recipe, Recipe):
-        raise SystemExit(f"{path!r} is no recipe: expected a function that returns a Recipe")
+        raise SystemExit(f"{path!r} is not a recipe: expected a function that returns a Recipe")
     return recipe
 
 
 def training_data(recipe: Recipe, roots: dict[str, Path]) -> list[MixturePart]:
-    """`recipe.mixture(roots)`, where every data set knows how many classes there are.
+    """Opens the data sets of an epoch and tells each one the number of classes.
 
     Raises:
         SystemExit: a data set is missing or has other classes.
@@ -118,7 +119,11 @@ def training_data(recipe: Recipe, roots: dict[str, Path]) -> list[MixturePart]:
 
 
 def validation_data(recipe: Recipe, roots: dict[str, Path]) -> SegmentationDataset | None:
-    """`recipe.validation(roots)`, likewise; None where the recipe has none."""
+    """Opens the validation pictures likewise; returns None if the recipe has none.
+
+    Raises:
+        SystemExit: the data set is missing or has other classes.
+    """
     if recipe.validation is None:
         return None
     try:
@@ -130,8 +135,8 @@ def validation_data(recipe: Recipe, roots: dict[str, Path]) -> SegmentationDatas
 
 
 def built_network(recipe: Recipe) -> nn.Module:
-    """`recipe.network()`, where the number of classes that it says it scores (`num_classes`) is
-    the recipe's; a network that says none is not checked.
+    """Builds the recipe's network and compares its `num_classes`, if it has one, with the recipe's
+    classes.
 
     Raises:
         SystemExit: the network scores another number of classes.

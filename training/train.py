@@ -36,7 +36,7 @@ from training.weights import load_matching, read_state, refuse_another_network
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_EPOCHS = 1_000_000
-"""Of a run that ends by minutes."""
+"""Number of epochs of a run that ends by the clock."""
 Tensors = tuple[Tensor, ...] | list[Tensor]
 AveragingFunction = Callable[[Tensors, Tensors, Tensor | int], None]
 
@@ -49,30 +49,31 @@ class Run:
     ema: AveragedModel
     optimiser: torch.optim.Optimizer
     seed: int
-    pretrained: tuple[str, ...] = ()  # tensors of the trunk that a published file filled
+    pretrained: tuple[str, ...] = ()  # names of the trunk's tensors that a file filled
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    # Of the process, not in the checkpoint:
+    # Not in the checkpoint:
     precision: torch.dtype = torch.float32  # of the forward pass
     teacher: nn.Module | None = None
 
 
 @dataclass(frozen=True)
 class Length:
-    """When a run ends: after `epochs`, or, where `minutes` is not 0, after these of training.
+    """The end of a run: after `minutes` of training, or after `epochs` if `minutes` is 0.
 
-    The schedule ends with the run. A run by minutes follows the clock: on a machine with other work
-    it takes fewer steps, and its learning rate still falls to the end of the schedule.
+    The schedule ends with the run. A run by the clock takes fewer steps on a busy machine, and its
+    learning rate still follows the whole schedule.
     """
 
     epochs: int
     minutes: float = 0.0
 
     def total_steps(self, run: Run, epoch_steps: int, step_in_epoch: int, seconds: float) -> int:
-        """How many steps the whole run takes, by what is known after `seconds` of training.
+        """Estimates the number of steps of the whole run after `seconds` of training.
 
-        By epochs from where the run stands: a second stage may have epochs of another length.
+        A run by epochs counts from its present step, because a second stage may have epochs of
+        another length.
         """
         if self.minutes:
             return max(run.step + 1, round(run.step * 60 * self.minutes / max(seconds, 1.0)))
@@ -103,7 +104,7 @@ def main() -> None:
             break
         try:
             train_epoch(run, recipe, parts, length, device, arguments.workers, writer)
-        except DataError as error:  # from a loader's process it comes below that one's traceback
+        except DataError as error:  # a loader process puts its traceback before the message
             line = str(error).strip().splitlines()[-1]
             raise SystemExit(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
         run.epoch = epoch + 1
@@ -112,7 +113,7 @@ def main() -> None:
         if validation is not None and (run.epoch % 4 == 0 or last):
             try:
                 matrix = evaluate(run.ema.module, validation, len(recipe.classes), device)
-            except ValueError as error:  # a DataError, or a size that the network refuses
+            except ValueError as error:  # a DataError, or a size that the network does not take
                 raise SystemExit(f"validation: {error}") from None
             writer.add_scalar("miou/held_out", matrix.miou(), run.step)
             print(report(matrix, [name for name, _ in recipe.classes]), flush=True)
@@ -121,8 +122,7 @@ def main() -> None:
 
 
 def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -> Run:
-    """A new run, or the one that --resume names, or a new one from the weights that --init
-    names."""
+    """Starts a run: a new one, with --init from given weights, or with --resume from last.pt."""
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -133,14 +133,16 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
         check_resumable(recipe, state, last)
     if arguments.resume and "pretrained" in state:
         pretrained = tuple(state["pretrained"])
-    else:  # also a checkpoint of a version that did not write it
+    else:  # a new run, or a checkpoint of a version without "pretrained"
         pretrained = load_trunk(recipe, network, arguments.data_root)
     if arguments.init:
-        anew = checkpoint.load_all_but_classes(network, arguments.init, len(recipe.classes))
-        if anew:
+        random_layers = checkpoint.load_all_but_classes(
+            network, arguments.init, len(recipe.classes)
+        )
+        if random_layers:
             print(
-                f"{arguments.init}: all loaded but {len(anew)} tensors, which start anew for "
-                f"{len(recipe.classes)} classes: {', '.join(anew)}"
+                f"{arguments.init}: loaded, except {len(random_layers)} tensors that start from "
+                f"random values for {len(recipe.classes)} classes: {', '.join(random_layers)}"
             )
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = AveragedModel(network, multi_avg_fn=averaging(recipe.ema_decay), use_buffers=True)
@@ -152,8 +154,8 @@ def start(recipe: Recipe, arguments: argparse.Namespace, device: torch.device) -
 
 
 def fit_norms_to_data(run: Run, recipe: Recipe, parts: list[MixturePart]) -> None:
-    """Gives the norms of a run that starts from a model directory the statistics of its own
-    pictures."""
+    """Sets the batch norm statistics of a run that starts from a model directory, from the run's
+    own pictures."""
     data = Mixture(parts, recipe.augmentation, run.seed, epoch=0)
     device = next(run.network.parameters()).device
     loader = DataLoader(data, recipe.batch_size)
@@ -164,8 +166,8 @@ def fit_norms_to_data(run: Run, recipe: Recipe, parts: list[MixturePart]) -> Non
 
 
 def load_trunk(recipe: Recipe, network: nn.Module, roots: dict[str, Path]) -> tuple[str, ...]:
-    """Fills the trunk from the recipe's file, where it names one; returns the names of the
-    trunk's tensors that the file had."""
+    """Fills the trunk from `backbone_weights`, if the recipe has them; returns the names of the
+    tensors that were loaded."""
     if not recipe.backbone_weights:
         return ()
     path = roots["weights"] / recipe.backbone_weights
@@ -174,16 +176,17 @@ def load_trunk(recipe: Recipe, network: nn.Module, roots: dict[str, Path]) -> tu
     if not matches.loaded:
         raise SystemExit(
             f"{path} fits no layer of the trunk, expected weights of {network.description}; "
-            "`python -m training.weights` says what a file gives"
+            "`python -m training.weights` reports what fits"
         )
     refuse_another_network(path, matches.foreign("trunk"))
     return tuple(matches.loaded)
 
 
 def averaging(decay: float) -> AveragingFunction:
-    """The update of the averaged weights: a decay that rises to `decay` with the steps.
+    """Returns the update of the averaged weights, with a decay that rises to `decay`.
 
-    A fixed decay of 0.998 would still hold half of the random initial weights after 350 steps.
+    With a constant decay of 0.998, half of the average after 350 steps would be the random initial
+    weights.
     """
 
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
@@ -198,7 +201,7 @@ def averaging(decay: float) -> AveragingFunction:
 
 
 def optimiser(recipe: Recipe, network: nn.Module, loaded: set[str]) -> torch.optim.Optimizer:
-    """Four groups: loaded or random, with weight decay (convolution weights) or without."""
+    """Builds the optimiser with four groups: loaded or random, with or without weight decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     trunk = network.get_submodule("trunk").named_parameters() if loaded else ()
     old = {id(parameter) for name, parameter in trunk if name in loaded}
@@ -234,7 +237,7 @@ def train_epoch(
         data,
         recipe.batch_size,
         num_workers=workers,
-        # A smaller last batch is dropped, unless it is all there is.
+        # Drops an incomplete last batch, unless it is the only one.
         drop_last=len(data) >= recipe.batch_size,
         worker_init_fn=_one_thread,
         pin_memory=device.type == "cuda",
@@ -256,7 +259,13 @@ def train_epoch(
 
 
 def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: float) -> float:
-    """One update; returns the loss. rgb uint8 (N, h, w, 3), labels integer (N, h, w)."""
+    """Updates the network once; returns the loss.
+
+    Args:
+        rgb: uint8 (N, h, w, 3).
+        labels: integer (N, h, w).
+        factor: multiplies the learning rate.
+    """
     for group in run.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     with _autocast(rgb.device, run.precision):
@@ -268,7 +277,7 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), recipe.clip_norm)
-    # A non-finite step would poison the weights and the average for good.
+    # A non-finite step would spoil the weights and their average permanently.
     if torch.isfinite(norm):
         run.optimiser.step()
     else:
@@ -279,12 +288,12 @@ def train_step(run: Run, recipe: Recipe, rgb: Tensor, labels: Tensor, factor: fl
 
 
 def fastest_precision(run: Run, recipe: Recipe) -> torch.dtype:
-    """The precision whose forward and backward pass is the fastest of four, on a copy of the
-    network and noise; prints which one and by how much.
+    """Measures forward and backward passes in each precision, on a copy of the network and noise;
+    prints and returns the fastest precision.
 
-    A flag of the processor does not tell: with AVX-512 BF16 but no AMX, bf16 takes half as long
-    again as fp32, and without either more than ten times as long, so that once is enough. On a
-    CPU the process's own time counts, which other programs do not lengthen.
+    Processor flags do not predict it: with AVX-512 BF16 but no AMX, bf16 takes 1.5 times as long as
+    fp32; without either it takes more than ten times as long, and one pass is enough. On a CPU the
+    process's own time counts, which other programs do not lengthen.
     """
     device = next(run.network.parameters()).device
     network = copy.deepcopy(run.network).train()
@@ -318,10 +327,10 @@ def _autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 
 def _output(network: nn.Module, rgb: Tensor) -> dict[str, Any]:
-    """What the network returns in training.
+    """Returns the output of the network in training.
 
     Raises:
-        SystemExit: it refuses the pictures' size, or batch normalisation has one value a channel.
+        SystemExit: the network does not take this size, or a batch norm sees one value per channel.
     """
     try:
         return network(images_from_rgb(rgb, network))  # type: ignore[no-any-return]
@@ -352,22 +361,23 @@ def save(run: Run, path: Path, recipe: str) -> None:
 
 
 def check_resumable(recipe: Recipe, state: dict[str, Any], path: Path) -> None:
-    """Ends the program where a checkpoint of this network is not one of a run of this recipe."""
+    """Ends the program if the checkpoint cannot resume a run of this recipe."""
     if "optimiser" not in state:
         raise SystemExit(
-            f"{path} holds weights but no run that can go on: start one from them with --init"
+            f"{path} holds weights but no run to resume: start a run from them with --init"
         )
     groups = state["optimiser"]["param_groups"]
     kind = "sgd" if "momentum" in groups[0] else "adamw"
     if kind != recipe.optimiser:
         raise SystemExit(
             f"{path} was trained with the optimiser {kind!r}, expected the recipe's "
-            f"{recipe.optimiser!r}: resume with the recipe of the run, or start one with --init"
+            f"{recipe.optimiser!r}: resume with the recipe of the run, or start a new one with "
+            "--init"
         )
 
 
 def restore(run: Run, state: dict[str, Any]) -> None:
-    """Puts the run where its checkpoint was written."""
+    """Restores the state of the run from its checkpoint."""
     run.ema.module.load_state_dict(state["ema"])
     run.network.load_state_dict(state["network"])
     run.ema.n_averaged.fill_(state["ema_updates"])
@@ -375,15 +385,15 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         run.optimiser.load_state_dict(state["optimiser"])
     except ValueError as error:
         raise SystemExit(
-            f"last.pt cannot go on ({error}): expected the backbone_weights that the run began "
-            "with; resume with the recipe of the run, or start one with --init"
+            f"last.pt cannot be resumed ({error}): expected the backbone_weights that the run "
+            "started with; resume with the recipe of the run, or start a new one with --init"
         ) from None
     run.seed, run.epoch, run.step = state["seed"], state["epoch"], state["step"]
     run.seconds = state["seconds"]
 
 
 def _one_thread(_: int) -> None:
-    """Loader workers share the cores with the training step: no thread pool of their own."""
+    """Gives a loader worker one thread: it shares the cores with the training step."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -404,13 +414,13 @@ def parse_arguments() -> argparse.Namespace:
         "--minutes",
         type=float,
         default=0.0,
-        help="of training, instead of --epochs: the schedule follows the clock and ends then",
+        help="train for this long, instead of --epochs; the schedule follows the clock",
     )
     parser.add_argument(
         "--precision",
         choices=["auto", *PRECISIONS],
         default="auto",
-        help="of the forward pass; auto: whichever a short measurement finds faster",
+        help="of the forward pass; auto measures which is faster",
     )
     parser.add_argument(
         "--stop-after", type=int, default=0, help="stop after this epoch; the schedule is unchanged"
@@ -420,15 +430,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--teacher",
         type=Path,
-        help="checkpoint or model directory of the recipe that the recipe's `distillation` names",
+        help="checkpoint or model directory of the teacher that the recipe's `distillation` names",
     )
     start_from = parser.add_mutually_exclusive_group()
-    start_from.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pt")
+    start_from.add_argument(
+        "--resume", action="store_true", help="continue the run of OUTPUT_DIR/last.pt"
+    )
     start_from.add_argument(
         "--init",
         type=Path,
-        help="checkpoint of the same network whose averaged weights to start from, or its model "
-        "directory; where it has other classes, the layers that score them start anew",
+        help="start from the averaged weights of a checkpoint, or from a model directory, of the "
+        "same network; with other classes, the layers that score them start from random values",
     )
     return parser.parse_args()
 

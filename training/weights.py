@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a published checkpoint gives to a recipe's network: python -m training.weights RECIPE
-FILE; with --output OURS.pt it becomes a checkpoint that train --init, evaluate and export take.
+"""Reports which tensors of a published file fit a recipe: python -m training.weights RECIPE FILE.
+With --output OURS.pt it writes a checkpoint for train --init, evaluate and export.
 
-A file of training/networks or training/backbones knows the layouts that its weights are published
-in: a function `state_from_SOURCE(state)` in it gives the tensors under our names and leaves out
-what it does not know. Layouts that have our names need none: torchvision's and timm's ResNet,
-torchvision's ShuffleNet, and the ImageNet weights of STDC and DF as their authors give them away.
+Each file of training/networks or training/backbones knows the layouts of its published weights: its
+function `state_from_SOURCE(state)` renames the tensors and drops unknown ones; `DEAD_LAYERS` are
+prefixes of tensors that a published file has but the network does not run. Layouts with our names
+need no function: torchvision's and timm's ResNet, torchvision's ShuffleNet, and the authors'
+ImageNet weights of STDC and DF.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ IN_PLACE_EPSILON = 1e-5  # in-place batch norm's default, which STDC-Seg keeps
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of the tensors of a network and of a file.
+    """Result of load_matching: which tensors of a network and of a file matched.
 
     Args:
         loaded: our names of the tensors that were copied.
-        left: our names of those that kept their values; batch norm's counters, which training does
-            not read, are in neither.
-        unused: the file's names of tensors that went nowhere.
-        misfits: of those left, the ones that the file has in another shape, and both shapes.
-        unknown: of those unused, the ones that are no misfits and no `DEAD_LAYERS` of the
-            module's file: the file may hold another network.
-        surplus: our names of tensors that the file has for a layer of the module which the module
-            does not have, such as a block more of a ResNet.
-        in_place_norms: batch norms whose weight was converted, see plain_norms.
+        left: our names of tensors that kept their values. Counters of batch norms are in neither
+            list, because training does not read them.
+        unused: the file's names of tensors that were not copied.
+        misfits: tensors in `left` that the file has in another shape, with both shapes.
+        unknown: tensors in `unused` that are neither misfits nor `DEAD_LAYERS`; the file may hold
+            another network.
+        surplus: our names of the file's tensors inside a layer of the module that the module does
+            not have, such as an additional block of a ResNet.
+        in_place_norms: number of batch norms whose weights were converted, see plain_norms.
     """
 
     loaded: list[str]
@@ -56,8 +57,10 @@ class Matches:
     in_place_norms: int = 0
 
     def foreign(self, part: str) -> list[str]:
-        """The tensors that tell a file of another network: a file for a "trunk" may hold any heads,
-        one for a "network" only layers that are known to be dead."""
+        """Returns the tensors that belong to another network.
+
+        A file for the "trunk" may hold any heads; a file for the "network" only dead layers.
+        """
         return self.surplus if part == "trunk" else self.unknown
 
     def __str__(self) -> str:
@@ -80,7 +83,7 @@ def main() -> None:
     arguments = parse_arguments()
     network = built_network(load_recipe(arguments.recipe))
     state = read_state(arguments.file)
-    # A file for the trunk alone fills nothing of the network by name, and the other way round.
+    # The names in a file for the trunk match no names of the network, and vice versa.
     matches = {"network": load_matching(network, state)}
     if hasattr(network, "trunk"):
         matches["trunk"] = load_matching(network.get_submodule("trunk"), state)
@@ -94,9 +97,9 @@ def main() -> None:
     refuse_another_network(arguments.file, matches[part].foreign(part))
     if arguments.output and part == "trunk":
         raise SystemExit(
-            f"{arguments.output} not written: --output wants a file of a whole network, and "
+            f"{arguments.output} not written: --output takes a file of a whole network, and "
             f"{arguments.file} is one of a trunk: name it in the recipe's backbone_weights and "
-            "give training.train its folder, --data-root weights=FOLDER"
+            "pass its folder to training.train, --data-root weights=FOLDER"
         )
     if arguments.output:
         training_only = names_of_training_only(network)
@@ -104,7 +107,7 @@ def main() -> None:
         if random:
             raise SystemExit(
                 f"{arguments.output} not written: {arguments.file} leaves {len(random)} tensors of "
-                f"{arguments.recipe} random that its scores come from, such as {random[0]}"
+                f"{arguments.recipe} random that compute its scores, such as {random[0]}"
             )
         digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
         source = f"none here: published weights {arguments.file.name}, SHA-256 {digest}"
@@ -121,10 +124,10 @@ def refuse_another_network(path: Path, foreign: list[str]) -> None:
 
 
 def read_state(path: Path) -> State:
-    """The tensors of a .safetensors file, or of whatever torch.save wrote, by name.
+    """Reads the tensors of a .safetensors file, or of a file that torch.save wrote, by name.
 
-    A "state_dict", "model" or "ema" inside the file is unpacked, and the "module." that distributed
-    training puts before each name is dropped.
+    Unpacks "state_dict", "model" or "ema", and drops the prefix "module." that distributed training
+    adds.
 
     Raises:
         SystemExit: the file is missing or holds no tensors.
@@ -153,10 +156,10 @@ def read_state(path: Path) -> State:
 
 
 def load_matching(module: nn.Module, state: State) -> Matches:
-    """Copies every tensor whose name and shape match, under the layout in which most do.
+    """Copies the tensors whose name and shape match, in the layout that matches most of them.
 
-    Nothing is skipped silently: the caller prints the answer, and what was loaded tells the
-    optimiser which layers start from random values.
+    Callers print the result, so that no tensor is skipped silently. It tells the optimiser which
+    layers start from random values.
     """
     own = module.state_dict()
     state, in_place_norms = plain_norms(state)
@@ -169,7 +172,7 @@ def load_matching(module: nn.Module, state: State) -> Matches:
             chosen, placed = candidate, names
     module.load_state_dict(chosen, strict=False)
     misfits = {name: v for name, v in placed.items() if name in own and name not in chosen}
-    # A key map renames tensors, it does not copy them.
+    # Key maps rename tensors without copying them, so addresses identify the tensors.
     used = {value.data_ptr() for value in chosen.values()}
     unused = {n: v for n, v in state.items() if v.data_ptr() not in used and not _is_counter(n)}
     expected = {value.data_ptr() for value in misfits.values()}
@@ -214,7 +217,7 @@ def plain_norms(state: State) -> tuple[State, int]:
 
 
 def names_of_training_only(network: nn.Module) -> set[str]:
-    """Tensors of the layers that do not run in evaluation: a file for inference need not have them.
+    """Returns the names of tensors that evaluation does not need.
 
     The network must take an image of twice its `size_multiple`.
     """
@@ -229,20 +232,20 @@ def names_of_training_only(network: nn.Module) -> set[str]:
 
 
 def _layouts(module: nn.Module) -> list[Callable[[State], State]]:
-    """Our own names, those of a network around a trunk, and the key maps in the file that defines
-    the module's class."""
+    """Returns the known layouts: our names, a network around a trunk, and the key maps in the file
+    of the module's class."""
     file = vars(sys.modules[type(module).__module__])
     maps = [_tolerant(value) for name, value in file.items() if name.startswith("state_from_")]
     return [dict, _state_from_trunk, *maps]
 
 
 def _state_from_trunk(state: State) -> State:
-    """The trunk of one of our networks, such as a run's checkpoint holds."""
+    """Extracts the trunk from one of our networks, such as the checkpoint of a run."""
     return renamed(state, (("trunk.", ""),))
 
 
 def _tolerant(key_map: Callable[[State], State]) -> Callable[[State], State]:
-    """`key_map`, giving no tensors for a layout whose names it cannot take apart."""
+    """Wraps `key_map` so that it returns no tensors for names that it cannot parse."""
 
     def mapped(state: State) -> State:
         try:
@@ -258,9 +261,9 @@ def _is_counter(name: str) -> bool:
 
 
 def renamed(state: State, prefixes: tuple[tuple[str, str], ...]) -> State:
-    """The tensors whose name begins with one of `prefixes` (theirs, ours), under our names.
+    """Returns the tensors whose names begin with one of `prefixes` (theirs, ours), renamed.
 
-    The first that fits counts; "module." before a name is dropped.
+    The first matching prefix counts; a prefix "module." is dropped.
     """
     ours: State = {}
     for full_name, value in state.items():
@@ -276,7 +279,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="module:function in training/recipes")
     parser.add_argument("file", type=Path, help=".safetensors, .pth, .pt or .tar")
-    parser.add_argument("--output", type=Path, help="checkpoint to write the filled network to")
+    parser.add_argument("--output", type=Path, help="checkpoint to write")
     return parser.parse_args()
 
 

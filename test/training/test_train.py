@@ -162,7 +162,7 @@ def test_what_cannot_be_resumed_is_one_line(tiny_recipe: Recipe, tmp_path: Path)
         start(published_trunk(tiny_recipe, tmp_path), resume, CPU)
     assert start(tiny_recipe, resume, CPU).step == 0
     torch.save({"ema": run.network.state_dict(), "published": "here"}, tmp_path / "last.pt")
-    with pytest.raises(SystemExit, match="holds weights but no run that can go on"):
+    with pytest.raises(SystemExit, match="holds weights but no run to resume"):
         start(tiny_recipe, resume, CPU)
 
 
@@ -175,7 +175,7 @@ def test_init_takes_all_but_the_classes_of_another_recipe(
     given.init = tmp_path / "eleven.pt"
     run = start(tiny_recipe, given, CPU)
     assert capsys.readouterr().out == (
-        f"{given.init}: all loaded but 2 tensors, which start anew for 3 classes: "
+        f"{given.init}: loaded, except 2 tensors that start from random values for 3 classes: "
         "head.3.bias, head.3.weight\n"
     )
     own, theirs = run.network.state_dict(), eleven.state_dict()

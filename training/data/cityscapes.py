@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cityscapes with fine labels, 19 classes, in the folders that its site's archives unpack to."""
+"""Cityscapes with fine labels, 19 classes, in the folders of its archives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CITYSCAPES_CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("bicycle", (119, 11, 32)),
 )
 
-# The label id of each train id; all others are ignored.
+# The label id of each train id; other label ids are ignored.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
@@ -55,26 +55,27 @@ class CityscapesFolder(ListedFolder):
 
 
 def cityscapes(root: Path, splits: tuple[str, ...]) -> ListedFolder:
-    """Cityscapes fine, 1024x2048; the sizes of the splits are 2975, 500 and 1525 (no labels)."""
+    """Cityscapes, 1024x2048; "train", "val" and "test" have 2975, 500 and 1525 (unlabelled)
+    pictures."""
     return CityscapesFolder(root, splits, {label: train for train, label in enumerate(LABEL_IDS)})
 
 
 def train_mixture(roots: dict[str, Path]) -> list[MixturePart]:
-    """All of "train" in each epoch, for a recipe; the folder is --data-root cityscapes=FOLDER."""
+    """For a recipe: all of "train" in each epoch, from --data-root cityscapes=FOLDER."""
     data = cityscapes(roots["cityscapes"], ("train",))
     return [MixturePart(data, len(data))]
 
 
 def validation(roots: dict[str, Path]) -> ListedFolder:
-    """The split "val", for a recipe's validation."""
+    """For a recipe: the split "val"."""
     return cityscapes(roots["cityscapes"], ("val",))
 
 
 def cityscapes_panoptic(root: Path, split: str) -> PanopticFolder:
-    """Cityscapes fine, 19 classes, 8 of them things; split "train" or "val".
+    """Cityscapes with instances, 8 of the 19 classes are things; split "train" or "val".
 
-    The JSON file comes from cityscapesscripts' createPanopticImgs, with or without
-    --use-train-id. Its order of classes is that of the train ids.
+    createPanopticImgs of cityscapesscripts writes the JSON file, with or without --use-train-id. It
+    lists the classes in the order of the train ids.
     """
     annotations = root / "gtFine" / f"cityscapes_panoptic_{split}.json"
 

@@ -19,11 +19,11 @@ class ListedFolder:
         root: folder that holds the list files.
         lists: list files to join, e.g. ("train.txt", "val.txt"); each line is "image label",
             relative to root.
-        raw_to_train: raw label id -> train id; ids that are absent become 255. None: the files
-            hold train ids.
-        keep: drives to keep, as prefixes of the file stem; empty keeps all.
-        drop: drives to leave out, likewise.
-        long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
+        raw_to_train: raw label id -> train id; other raw ids become 255. None: the files hold
+            train ids.
+        keep: prefixes of the file stems to keep, such as the names of drives; empty keeps all.
+        drop: prefixes of the file stems to leave out.
+        long_side: maximum width or height; larger pictures are shrunk when read. 0: no limit.
 
     Raises:
         FileNotFoundError: a list file is missing or names no pictures.
@@ -75,15 +75,15 @@ class ListedFolder:
         return len(self.pairs)
 
     def expect_classes(self, num_classes: int) -> None:
-        """From now on a label map with another train id than these, or 255, is refused."""
+        """Makes the data set refuse train ids other than 0 to num_classes - 1 and 255."""
         self.num_classes = num_classes
 
     def __getitem__(self, index: int) -> Sample:
         """Image uint8 (H, W, 3) RGB and labels uint8 (H, W).
 
         Raises:
-            DataError: the picture or its label map is unreadable, their sizes differ, the label map
-                is not one byte a pixel, or it holds an id that is neither a class nor 255.
+            DataError: a file is unreadable, picture and label map have different sizes, the label
+                map is not one byte per pixel, or an id is neither a class nor 255.
         """
         image_path, label_path = (self.root / name for name in self.pairs[index])
         bgr = read_bgr(image_path)
@@ -98,7 +98,7 @@ class ListedFolder:
         if wrong.any():
             raise DataError(
                 f"{label_path} holds {labels[wrong][0]}: expected 0 to {self.num_classes - 1}, or "
-                f"{UNLABELLED} for pixels to ignore; ListedFolder's raw_to_train maps other ids"
+                f"{UNLABELLED} to ignore; ListedFolder's raw_to_train maps other ids"
             )
         rgb, labels = rgb_and_labels(bgr, labels, self.long_side)
         return Sample(rgb, labels, image_path.stem)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several data sets in one epoch, each with its own share."""
+"""Mixes several data sets in one epoch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from training.data.transforms import Augmentation
 
 @dataclass(frozen=True)
 class MixturePart:
-    """A data set and how many of its pictures an epoch holds (drawn without repeats while there
-    are enough)."""
+    """A data set and the number of its pictures per epoch.
+
+    They are drawn without repeats if the data set has enough.
+    """
 
     data: SegmentationDataset
     per_epoch: int
 
 
 class Mixture(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Augmented pictures of one epoch; the seed and the epoch decide everything, so a resumed run
-    repeats nothing.
+    """The augmented pictures of one epoch.
+
+    Seed and epoch determine order and augmentation, so a resumed run sees the pictures that the
+    uninterrupted run would see.
 
     Items: image uint8 (h, w, 3) RGB, labels uint8 (h, w) train ids, both at the crop size.
     """

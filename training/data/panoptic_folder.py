@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with things told apart, in COCO's panoptic format: COCO, Cityscapes, rendered towns.
+"""Reads pictures with instances in COCO's panoptic format: COCO, Cityscapes, rendered towns.
 
-A sample's label map is uint16: train id + 256 * instance. Stuff and crowds have instance 0, void is
-255. So the remainder of 256 is an ordinary label map, and every transform of labels fits.
+A sample's label map is uint16: train id + 256 * instance. Stuff and crowds have instance 0; void is
+255. The label map modulo 256 is therefore an ordinary label map, and the transforms of labels work.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ MAX_INSTANCES = 255
 
 
 class PanopticFolder:
-    """Pictures, and segment ids with their list.
+    """Pictures with segment ids, listed in a JSON file.
 
     Args:
         annotations: JSON file; the PNGs of segment ids lie in the folder of the same name. The
-            train id of a class is its place in the file's "categories".
-        image_path: file of a picture, from its "file_name" in the JSON file.
-        long_side: pictures larger than this are shrunk to it when read; 0 keeps their size.
+            train id of a class is its index in the file's "categories".
+        image_path: "file_name" in the JSON file -> path of the picture.
+        long_side: maximum width or height; larger pictures are shrunk when read. 0: no limit.
 
     Attributes:
         annotations: the JSON file.
         entries: (file name of the picture, its entry in the JSON file) per picture.
-        categories: the JSON file's, in the order of the train ids.
-        things: train ids of the classes that are counted.
+        categories: of the JSON file, in the order of the train ids.
+        things: train ids of the classes with instances.
 
     Raises:
-        FileNotFoundError: no JSON file, or it names no pictures.
+        FileNotFoundError: the JSON file is missing or names no pictures.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class PanopticFolder:
         return len(self.entries)
 
     def expect_classes(self, num_classes: int) -> None:
-        """Raises DataError where the file has another number of categories: a train id is a place
-        in their list."""
+        """Raises DataError if the file has another number of categories."""
         if len(self.categories) != num_classes:
             raise DataError(
                 f"{self.annotations} has {len(self.categories)} categories, expected the recipe's "
@@ -74,11 +73,11 @@ class PanopticFolder:
             )
 
     def __getitem__(self, index: int) -> Sample:
-        """Image uint8 (H, W, 3) RGB and labels uint16 (H, W) as the module describes them.
+        """Image uint8 (H, W, 3) RGB and labels uint16 (H, W), see the module.
 
         Raises:
-            DataError: the picture or its ids are unreadable, their sizes differ, a category is not
-                in the file's list, or there are more things than a label map can hold.
+            DataError: a file is unreadable, picture and ids have different sizes, a category is not
+                listed, or the picture has more than 255 things.
         """
         name, entry = self.entries[index]
         path = self.image_path(name)
@@ -88,7 +87,7 @@ class PanopticFolder:
         except FileNotFoundError as error:
             raise DataError(str(error)) from None
         if bgr.shape[:2] != ids.shape:
-            raise DataError(f"{path}: its size is not that of its ids")
+            raise DataError(f"{path}: picture and segment ids have different sizes")
         labels = np.full(ids.shape, UNLABELLED, np.uint16)
         instance = 0
         for segment in entry["segments_info"]:

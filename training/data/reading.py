@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of pictures and label maps, for every data set."""
+"""Reads the pictures and label maps of all data sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.data.dataset import DataError
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8]:
-    """A picture file as uint8 (H, W, 3) BGR, upright. Raises DataError."""
+    """Reads a picture file as uint8 (H, W, 3) BGR, upright. Raises DataError."""
     try:
         return np.asarray(read_picture(path, cv2.IMREAD_COLOR), np.uint8)
     except ImageError as error:
@@ -26,10 +26,10 @@ def read_bgr(path: Path) -> NDArray[np.uint8]:
 
 
 def read_label_ids(path: Path) -> NDArray[np.uint8]:
-    """Ids uint8 (H, W) of a label map: of a grey picture its values, of a palette's its indices.
+    """Reads a label map as ids uint8 (H, W): grey values, or the indices of a palette.
 
     Raises:
-        DataError: the file is unreadable, or has more than one byte a pixel.
+        DataError: the file is unreadable or has more than one byte per pixel.
     """
     try:
         data = read_picture_bytes(path)
@@ -41,27 +41,30 @@ def read_label_ids(path: Path) -> NDArray[np.uint8]:
     if ids.ndim == 3 or ids.dtype != np.uint8:
         channels = ids.shape[2] if ids.ndim == 3 else 1
         raise DataError(
-            f"{path}: label map of {channels} x {ids.dtype} a pixel, expected one uint8, the id of "
-            "its class: write cv2.imwrite(path, ids) with ids uint8 (H, W), or a palette PNG"
+            f"{path}: label map of {channels} x {ids.dtype} per pixel, expected one uint8, the "
+            "class id: write cv2.imwrite(path, ids) with ids uint8 (H, W), or a palette PNG"
         )
     return np.asarray(ids, np.uint8)
 
 
 def _palette_indices(data: bytes, colours: NDArray[Any]) -> NDArray[Any]:
-    """The indices of a palette PNG, which OpenCV reads as colours; other files' `colours`. `data`
-    has been examined."""
+    """Returns the indices of a palette PNG, which OpenCV reads as colours, or `colours` for other
+    files.
+
+    `data` must have passed the guards of `decode_picture`.
+    """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.array(picture) if picture.mode == "P" else colours
-    except (OSError, SyntaxError):  # a format that OpenCV alone reads
+    except (OSError, SyntaxError):  # a format that only OpenCV reads
         return colours
 
 
 def rgb_and_labels(
     bgr: NDArray[Any], labels: NDArray[Any], long_side: int
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """A picture uint8 (H, W, 3) as RGB and its label map (H, W), both shrunk to `long_side` where
-    they are larger; 0 keeps their size."""
+    """Converts a picture uint8 (H, W, 3) to RGB, and shrinks it and its label map (H, W) to
+    `long_side` if they are larger; 0: no limit."""
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     shrink = long_side / max(rgb.shape[:2]) if long_side else 1.0
     if shrink < 1.0:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paired transforms: what moves the picture moves its labels. Randomness comes from an explicit
-generator."""
+"""Random transforms of a picture together with its labels, from an explicit generator."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from sfseg_ros.model.manifest import UNLABELLED
 from training.data.dataset import Sample
 
 PADDING_RGB = (124, 116, 104)
-"""What stands beside the picture: about ImageNet's mean, which normalising makes nearly 0."""
+"""Colour beside the picture: about ImageNet's mean, which normalisation turns into nearly 0."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,14 @@ class Augmentation:
     """Random scale, crop, flip and colour.
 
     Args:
-        crop_size: (height, width) of what comes out.
+        crop_size: (height, width) of the result.
         scale: range of the uniform random scale. Paper: SFNet [0.75, 2.0]; Differs: the authors'
             scripts [0.5, 2.0].
-        rotation_degrees: largest rotation either way.
+        rotation_degrees: maximum rotation in either direction.
         jitter: relative range of brightness, contrast and saturation, as in the authors' scripts
             (0.25).
-        hue_degrees: largest shift of hue.
-        blur_probability: chance of a Gaussian blur, sigma 0.15 to 1.3.
+        hue_degrees: maximum shift of the hue.
+        blur_probability: of a Gaussian blur, sigma 0.15 to 1.3.
     """
 
     crop_size: tuple[int, int]
@@ -47,7 +46,7 @@ class Augmentation:
     def _place(
         self, sample: Sample, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | NDArray[np.uint16]]:
-        """One affine warp does scale, rotation, flip and crop: one interpolation, not four."""
+        """Scales, rotates, flips and crops in one affine warp, hence with one interpolation."""
         height, width = sample.labels.shape
         crop_height, crop_width = self.crop_size
         scale = float(rng.uniform(*self.scale))
@@ -55,15 +54,14 @@ class Augmentation:
         cos, sin = scale * np.cos(angle), scale * np.sin(angle)
         flip = -1.0 if rng.random() < 0.5 else 1.0
         linear = np.array([[cos * flip, -sin], [sin * flip, cos]])
-        # The crop slides over whatever the scaled picture has to spare; a smaller picture is
-        # centred.
+        # The crop lies anywhere in a larger picture; a smaller picture is centred.
         spare_x = max(width * scale - crop_width, 0.0) * (rng.random() - 0.5)
         spare_y = max(height * scale - crop_height, 0.0) * (rng.random() - 0.5)
         centre = np.array([(width - 1) / 2, (height - 1) / 2])
         target = np.array([(crop_width - 1) / 2 + spare_x, (crop_height - 1) / 2 + spare_y])
         matrix = np.hstack([linear, (target - linear @ centre)[:, None]])
         source = sample.image
-        if scale < 0.8:  # bilinear alone would alias what it skips
+        if scale < 0.8:  # against aliasing: bilinear sampling skips pixels
             source = np.asarray(cv2.GaussianBlur(source, (0, 0), 0.4 / scale), np.uint8)
         image = cv2.warpAffine(
             source, matrix, (crop_width, crop_height), flags=cv2.INTER_LINEAR,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and frames of videos without labels, from which a teacher's scores alone are learned."""
+"""Pictures and video frames without labels, for distillation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from training.data.reading import read_bgr, rgb_and_labels
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MAX_FRAMES = 1000
-"""Of all videos of a folder: they are held in memory."""
+"""Maximum number of frames of all videos in a folder; they are held in memory."""
 
 
 class Unlabelled:
-    """The pictures of a folder and every so many frames of its videos; all labels are 255.
+    """The pictures of a folder and every n-th frame of its videos; all labels are 255.
 
     Args:
-        folder: pictures and videos, not those of folders inside it.
-        long_side: larger pictures are shrunk to it.
-        every: one frame in so many of each video.
+        folder: holds pictures and videos; its subfolders are not searched.
+        long_side: maximum width or height; larger pictures are shrunk.
+        every: n, the step between frames.
 
     Raises:
-        FileNotFoundError: the folder holds neither.
+        FileNotFoundError: the folder holds no pictures and no videos.
         DataError: a video cannot be read.
     """
 
@@ -61,7 +61,7 @@ class Unlabelled:
         return len(self.pictures) + len(self.frames)
 
     def expect_classes(self, num_classes: int) -> None:
-        """Nothing to check: 255 is allowed with any number of classes."""
+        """Does nothing: 255 is allowed with any number of classes."""
 
     def __getitem__(self, index: int) -> Sample:
         """Image uint8 (H, W, 3) RGB and labels uint8 (H, W), all 255.

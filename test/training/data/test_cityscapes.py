@@ -13,7 +13,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
     cv2.imwrite(str(path), pixels)
 
 
-def test_labels_become_train_ids_and_pictures_come_in_the_order_of_their_names(
+def test_labels_become_train_ids_and_pictures_are_sorted_by_name(
     tmp_path: Path,
 ) -> None:
     ids = np.array([[7, 33, 0, 10, 26, 29]], np.uint8)
@@ -29,6 +29,6 @@ def test_labels_become_train_ids_and_pictures_come_in_the_order_of_their_names(
     assert CITYSCAPES_CLASSES[13][0] == "car"
 
 
-def test_missing_split_is_named_with_what_to_unpack(tmp_path: Path) -> None:
+def test_error_of_a_missing_split_says_what_to_unpack(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"leftImg8bit/val holds no.*unpack"):
         cityscapes(tmp_path, ("val",))

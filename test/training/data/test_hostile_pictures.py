@@ -10,7 +10,7 @@ CHILD = ROOT / "test" / "picture_files" / "picture_child.py"
 
 
 def test_every_entry_point_refuses_the_animated_png(tmp_path: Path) -> None:
-    """In a process of its own: a decoder that reads the file crashes."""
+    """Runs in a child process, because a decoder that reads the file crashes."""
     done = subprocess.run(
         [sys.executable, str(CHILD), "training", str(tmp_path)],
         capture_output=True,

@@ -12,7 +12,7 @@ from training.data.labelmefacade import LABELMEFACADE_TO_CAMVID, labelmefacade
 from training.data.listed_folder import ListedFolder
 
 
-def test_pictures_come_as_rgb_with_their_train_ids(street: Path) -> None:
+def test_pictures_are_rgb_with_train_ids(street: Path) -> None:
     sample = camvid(street, ("train.txt",))[0]
     assert sample.name == "A_000"
     assert sample.image.shape == (64, 96, 3)
@@ -21,7 +21,7 @@ def test_pictures_come_as_rgb_with_their_train_ids(street: Path) -> None:
     assert set(np.unique(sample.labels)) == {0, 1, 2, 255}
 
 
-def test_drives_can_be_kept_or_left_out(street: Path) -> None:
+def test_drives_can_be_kept_or_dropped(street: Path) -> None:
     assert len(ListedFolder(street, ("train.txt",), keep=("B",))) == 2
     assert len(ListedFolder(street, ("train.txt",), drop=("B",))) == 6
 
@@ -30,7 +30,7 @@ def test_lists_are_joined(street: Path) -> None:
     assert len(camvid(street, ("train.txt", "train.txt"))) == 16
 
 
-def test_a_missing_list_says_what_is_expected(tmp_path: Path) -> None:
+def test_error_of_a_missing_list_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"val.txt is missing.*check the folder"):
         camvid(tmp_path, ("val.txt",))
 
@@ -47,7 +47,7 @@ def test_palette_png_is_read_as_its_indices(street: Path) -> None:
     palette = Image.fromarray(ids).convert("P")
     palette.putpalette([value for i in range(256) for value in (255 - i, i, 7)])
     palette.save(path)
-    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim == 3  # what OpenCV makes of it
+    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim == 3  # OpenCV reads colours
     labels = camvid(street, ("train.txt",))[0].labels
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, ids)
@@ -56,14 +56,14 @@ def test_palette_png_is_read_as_its_indices(street: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (np.zeros((64, 96, 3), np.uint8), r"label map of 3 x uint8 a pixel, expected one uint8"),
-        (np.zeros((64, 96), np.uint16), r"label map of 1 x uint16 a pixel, expected one uint8"),
+        (np.zeros((64, 96, 3), np.uint8), r"label map of 3 x uint8 per pixel, expected one uint8"),
+        (np.zeros((64, 96), np.uint16), r"label map of 1 x uint16 per pixel, expected one uint8"),
         (np.full((64, 96), 3, np.uint8), r"holds 3: expected 0 to 2, or 255"),
         (np.full((64, 96), 254, np.uint8), r"holds 254: expected 0 to 2, or 255"),
         (None, r"label map missing or unreadable"),
     ],
 )
-def test_label_map_that_cannot_be_learned_from_is_named(
+def test_error_names_an_unusable_label_map(
     street: Path, ids: np.ndarray | None, message: str
 ) -> None:
     path = street / "labels/train/A_000.png"
@@ -78,7 +78,7 @@ def test_label_map_that_cannot_be_learned_from_is_named(
     assert "\n" not in str(error.value)
 
 
-def test_facade_ids_become_camvid_ids_and_the_rest_is_ignored(tmp_path: Path) -> None:
+def test_facade_ids_become_camvid_ids_and_others_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a.png b.png\n")
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 5, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "b.png"), np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 255]], np.uint8))

@@ -16,7 +16,7 @@ def mixture(street: Path, epoch: int = 0) -> Mixture:
     )
 
 
-def test_every_part_has_its_share_and_repeats_only_when_it_must(street: Path) -> None:
+def test_every_part_has_its_number_and_repeats_only_if_it_is_too_small(street: Path) -> None:
     order = mixture(street).order
     first = [picture for part, picture in order if part == 0]
     second = [picture for part, picture in order if part == 1]
@@ -24,6 +24,6 @@ def test_every_part_has_its_share_and_repeats_only_when_it_must(street: Path) ->
     assert sorted(second) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
 
 
-def test_an_epoch_can_be_repeated_and_the_next_one_differs(street: Path) -> None:
+def test_an_epoch_is_reproducible_and_the_next_one_differs(street: Path) -> None:
     assert torch.equal(mixture(street)[3][0], mixture(street)[3][0])
     assert mixture(street, 0).order != mixture(street, 1).order

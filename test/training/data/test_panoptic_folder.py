@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panoptic label maps from tiny data sets laid out as COCO, Cityscapes and the town are."""
+"""Panoptic label maps of tiny data sets laid out as COCO, Cityscapes and the rendered town."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         rendered_town_panoptic(tmp_path, "val")
 
 
-def test_other_classes_than_the_recipes_are_refused(town: Path) -> None:
+def test_classes_other_than_the_recipes_are_refused(town: Path) -> None:
     data = rendered_town_panoptic(town, "val")
     data.expect_classes(3)
     with pytest.raises(DataError, match=r"panoptic_val\.json has 3 categories, expected .* 19"):
@@ -140,5 +140,5 @@ def test_missing_ids_are_an_error_of_the_data(town: Path) -> None:
 def test_a_picture_of_another_size_is_refused(town: Path) -> None:
     cv2.imwrite(str(town / "images/val/a.png"), np.zeros((4, 4, 3), np.uint8))
 
-    with pytest.raises(ValueError, match=r"a\.png: its size is not that of its ids"):
+    with pytest.raises(ValueError, match=r"a\.png: picture and segment ids have different sizes"):
         rendered_town_panoptic(town, "val")[0]

@@ -22,17 +22,16 @@ def test_labels_move_with_the_picture(seed: int) -> None:
     assert out.labels.shape == (48, 64)
     inside = out.labels != 255
     bright = out.image.mean(axis=2) > 127
-    # Only pixels on the one border between the halves may disagree, by less than one picture row
-    # each.
+    # Only pixels on the border between the halves may disagree, less than one column of them.
     assert (bright != (out.labels == 1))[inside].mean() < 0.05
 
 
-def test_what_lies_outside_the_picture_is_ignored() -> None:
+def test_pixels_outside_the_picture_are_ignored() -> None:
     out = Augmentation((100, 100), scale=(0.5, 0.5))(half_and_half(), np.random.default_rng(0))
     assert (out.labels == 255).mean() == pytest.approx(1 - 30 * 40 / 100**2, abs=0.03)
 
 
-def test_the_generator_decides_everything() -> None:
+def test_the_generator_determines_the_result() -> None:
     augmentation = Augmentation((32, 32), rotation_degrees=5)
     first, again = (augmentation(half_and_half(), np.random.default_rng(7)) for _ in range(2))
     other = augmentation(half_and_half(), np.random.default_rng(8))
