@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning from the scores of a network that is better: the teacher.
+"""Distillation: a network learns from the scores of a better one, the teacher.
 
-Paper: Hinton et al., "Distilling the Knowledge in a Neural Network", section 2, for every pixel.
+Paper: Hinton et al., "Distilling the Knowledge in a Neural Network", section 2, for each pixel.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from training.recipe import Distillation, Recipe, built_network, load_recipe
 
 
 def opened_teacher(recipe: Recipe, file: Path | None, device: torch.device) -> nn.Module | None:
-    """The network that `recipe.distillation` names, with the averaged weights of the checkpoint
-    `file` or those of the model directory `file`, frozen; None where the recipe learns from labels
-    alone.
+    """Opens the teacher of `recipe`, frozen, with the weights of `file`, a checkpoint or a model
+    directory. Returns None if the recipe has no teacher.
 
     Raises:
-        SystemExit: the recipe has a teacher but there is no file, or the other way round; the file
-            is none of that network; the teacher has other classes.
+        SystemExit: only one of teacher and file is given, the file belongs to another network, or
+            the teacher has other classes.
     """
     if recipe.distillation is None:
         if file is not None:
-            raise SystemExit(f"recipe {recipe.name!r} has no teacher: leave --teacher {file} out")
+            raise SystemExit(f"recipe {recipe.name!r} has no teacher: omit --teacher {file}")
         return None
     if file is None:
         raise SystemExit(
@@ -51,13 +50,13 @@ def opened_teacher(recipe: Recipe, file: Path | None, device: torch.device) -> n
 def distillation_loss(
     distillation: Distillation, teacher: nn.Module, rgb: Tensor, logits: Tensor
 ) -> Tensor:
-    """`weight` times the divergence of the class probabilities from the teacher's at the same
-    temperature, mean over all pixels, labelled or not.
+    """Computes `weight` times the mean divergence of the class probabilities from the teacher's.
 
-    The square of the temperature keeps the gradient's size.
+    The mean covers all pixels, with and without labels. The square of the temperature keeps the
+    scale of the gradient.
 
     Args:
-        rgb: uint8 (N, H, W, 3), what both networks see.
+        rgb: uint8 (N, H, W, 3), input of both networks.
         logits: the student's scores, float (N, C, H, W).
     """
     temperature = distillation.temperature

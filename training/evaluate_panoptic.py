@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panoptic quality of a checkpoint: whole pictures at the recipe's size, single scale, no flip.
+"""Measures panoptic quality of a checkpoint: whole pictures at the recipe's size, no flip.
 
     python -m training.evaluate_panoptic knet:town_r18 --checkpoint RUN/last.pt --data DIR \
         --output-dir RUN
 
-Writes its segments in COCO's panoptic format, which panopticapi reads as well.
+Writes the predicted segments in COCO's panoptic format, which panopticapi reads as well.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ LAYOUTS = {"town": rendered_town_panoptic, "cityscapes": cityscapes_panoptic, "c
 def segments_of(
     network: KNet, image: np.ndarray[Any, Any], fit: tuple[int, int], device: torch.device
 ) -> tuple[np.ndarray[Any, Any], list[int]]:
-    """Segments int64 (H, W), 0 = void, and their train ids, of an image uint8 (H, W, 3) RGB.
+    """Segments an image uint8 (H, W, 3) RGB; returns segments int64 (H, W), 0 = void, and their
+    train ids.
 
-    The network sees the image scaled to fit into `fit` (height, width), padded at the right and
-    below to its multiple with the grey that training pads with.
+    The image is scaled to fit into `fit` (height, width), and padded at the right and bottom with
+    the grey of training.
     """
     height, width = image.shape[:2]
     scale = min(fit[0] / height, fit[1] / width)
@@ -60,7 +61,7 @@ def segments_of(
 
 
 def most_frequent_classes(data: PanopticFolder) -> np.ndarray[Any, Any]:
-    """The class that every pixel has most often, int64 (H, W): what one can say with eyes shut.
+    """Returns the most frequent class of each pixel, int64 (H, W): a prediction without a picture.
 
     Raises:
         DataError: pictures of different sizes.
@@ -86,7 +87,7 @@ def _text(array: np.ndarray[Any, Any]) -> str:
 def write_prediction(
     data: PanopticFolder, path: Path, predictions: list[tuple[np.ndarray[Any, Any], list[int]]]
 ) -> None:
-    """Segments with their train ids, one pair per picture of `data`, as JSON file and PNGs."""
+    """Writes (segments, train ids) of each picture of `data` as a JSON file and PNGs."""
     path.with_suffix("").mkdir(parents=True, exist_ok=True)
     annotations = []
     for (_, entry), (segments, classes) in zip(data.entries, predictions, strict=True):
@@ -113,7 +114,7 @@ def main() -> None:
         data = layout(arguments.data, arguments.split)
         path = arguments.output_dir / f"panoptic_{arguments.split}.json"
         if path.resolve() == data.annotations.resolve():
-            raise SystemExit(f"{path} is the truth: expected another folder as --output-dir")
+            raise SystemExit(f"{path} is the ground truth: expected another folder as --output-dir")
         if arguments.blind:
             mean = most_frequent_classes(layout(arguments.data, "train")) + 1
             predictions = [(mean, list(range(len(data.categories))))] * len(data)
@@ -140,12 +141,14 @@ def main() -> None:
 def predict(
     arguments: argparse.Namespace, data: PanopticFolder
 ) -> list[tuple[np.ndarray[Any, Any], list[int]]]:
-    """What the network says about every picture."""
+    """Runs the network on every picture."""
     recipe = load_recipe(arguments.recipe)
     data.expect_classes(len(recipe.classes))
     network = built_network(recipe)
     if not isinstance(network, KNet):
-        raise SystemExit(f"{arguments.recipe} builds no KNet: nothing to merge")
+        raise SystemExit(
+            f"{arguments.recipe} builds no KNet: expected a recipe of training/recipes/knet.py"
+        )
     if arguments.checkpoint:
         checkpoint.load_network(network, arguments.checkpoint)
     else:
@@ -161,7 +164,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("recipe", help="module:function in training/recipes")
     parser.add_argument("--checkpoint", type=Path, help="averaged weights of a training run")
     parser.add_argument(
-        "--blind", action="store_true", help="no network: the mean label map of the train split"
+        "--blind",
+        action="store_true",
+        help="use no network: predict the most frequent class of each pixel in train",
     )
     parser.add_argument("--data", type=Path, required=True, help="root of the data set")
     parser.add_argument("--layout", choices=LAYOUTS, default="town")

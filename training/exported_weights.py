@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the weights of a network back from the model.onnx of a model directory, so that a run can
-start from what is shipped.
+"""Reads the weights of a network from the model.onnx of a model directory, so that a run can start
+from a shipped model.
 
-The file has batch norms folded into convolutions. A norm read back gives the same output in
-evaluation, from statistics that say "mean 0, variance 1"; `fit_norms` replaces these by the ones
-of real pictures, without which a step of training, whose norms look at the batch, would compute
-something else.
+The file has batch norms folded into convolutions. A norm that is read back has mean 0 and variance
+1 and gives the same output in evaluation. In training, norms use the statistics of the batch, so
+`fit_norms` must first set those of real pictures.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from sfseg_ros.errors import SfsegError
 from sfseg_ros.model.manifest import load_manifest
 
 PREFIX = "network."
-"""Of a parameter's name in the graph."""
+"""Prefix of parameter names in the graph."""
 MAX_NOTED = 4096
-"""Numbers of a parameter that a note may hold."""
+"""Maximum number of values of a parameter in a note."""
 Weights = dict[str, Tensor]
 
 
 def note_lost_parameters(model: onnx.ModelProto, network: nn.Module) -> None:
-    """Writes the small parameters that the exporter has folded into constants without a name, such
-    as the weights of ESeg's fusions, into the file's metadata."""
+    """Notes in the metadata the small parameters that the exporter folded into nameless constants,
+    such as the weights of ESeg's fusions."""
     named = {tensor.name for tensor in model.graph.initializer}
     convolutions = _Convolutions(model).weights
     norms = {f"{name}." for name, part in network.named_modules() if _is_norm(part)}
@@ -49,12 +48,12 @@ def note_lost_parameters(model: onnx.ModelProto, network: nn.Module) -> None:
 
 
 def weights_of_model(network: nn.Module, directory: Path) -> Weights:
-    """The weights in `directory`/model.onnx by the names of `network`, which gives their norms.
+    """Reads the weights in `directory`/model.onnx under the names of `network`.
 
-    Layers that only training runs are not among them. Shapes are not compared.
+    They lack layers that only training runs. Shapes are not compared.
 
     Raises:
-        SystemExit: no model directory, or a tensor of the network is not in it.
+        SystemExit: `directory` is no model directory, or lacks a tensor of the network.
     """
     try:
         model = read_onnx(load_manifest(directory).onnx_path)
@@ -83,11 +82,11 @@ def weights_of_model(network: nn.Module, directory: Path) -> Weights:
 
 
 def fit_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Gives the norms that `weights_of_model` filled the statistics of their inputs over `batches`
-    of normalised images (N, 3, H, W), and changes scale and shift so that in evaluation the network
-    computes what it did. Returns how many norms there are.
+    """Sets the statistics of the norms that `weights_of_model` filled, from `batches` of normalised
+    images (N, 3, H, W). Returns the number of these norms.
 
-    The network is left in evaluation.
+    Scale and shift change as well, so that the output in evaluation stays the same. Leaves the
+    network in evaluation mode.
     """
     norms = [p for p in network.modules() if isinstance(p, nn.BatchNorm2d) and _only_adds(p)]
     sums: dict[nn.Module, Tensor] = {
@@ -145,7 +144,7 @@ class _Convolutions:
 
 
 class _Order:
-    """What one evaluation of a network shows: the modules that ran, and the norm that reads each
+    """Records one evaluation of a network: the modules that ran, and the norm after each
     convolution."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -172,7 +171,7 @@ class _Order:
 
 
 def _named(model: onnx.ModelProto, own: Weights) -> Weights:
-    """Tensors of the network that the graph or its notes have under their names."""
+    """Returns the network's tensors that the graph or its notes name."""
     found = {
         tensor.name.removeprefix(PREFIX): _tensor(tensor)
         for tensor in model.graph.initializer
@@ -198,7 +197,7 @@ def _norm_that_adds(name: str, bias: Tensor, epsilon: float) -> Weights:
 
 
 def _only_adds(norm: nn.BatchNorm2d) -> bool:
-    """Whether a norm has the statistics that `_norm_that_adds` writes, as a new one has too."""
+    """Whether a norm has the statistics of `_norm_that_adds`, as a new norm has."""
     mean, variance = norm.running_mean, norm.running_var
     return (
         mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())

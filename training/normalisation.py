@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that turns camera bytes into network input, in training and in the exported
-graph."""
+"""Converts camera bytes to network input, in training and in the exported graph."""
 
 from __future__ import annotations
 
@@ -19,14 +18,14 @@ class Normalisation:
 
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""Of the pictures of ImageNet, which most backbones were trained with."""
+"""Statistics of ImageNet, with which most backbones were trained."""
 
 
 def images_from_rgb(rgb: Tensor, network: nn.Module) -> Tensor:
-    """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W), normalised as the `normalisation` of the
-    network's trunk says, else as ImageNet.
+    """Normalises uint8 (N, H, W, 3) RGB to float32 (N, 3, H, W).
 
-    The permuted view is channels-last in memory, which the convolutions want.
+    Mean and deviation come from the attribute `normalisation` of the network's trunk; without one
+    they are ImageNet's. The permuted view is channels-last in memory, which suits convolutions.
     """
     expected = getattr(getattr(network, "trunk", None), "normalisation", IMAGENET)
     mean = torch.tensor(expected.mean, device=rgb.device) * 255.0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard-ONNX bodies of the operators of the domain `sfseg`, as model-local functions.
+"""Bodies of the operators of the domain `sfseg` in standard ONNX, as model-local functions.
 
-They say the same as `training/operators.py`. A runtime that has a kernel for an operator
-takes the node; every other runtime inlines the body (docs/adr/0020).
+They compute the same as training/operators.py. A runtime with a kernel for an operator runs
+the node; other runtimes inline the body (docs/adr/0020).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PLUGIN_ATTRIBUTE_NAMES = ["plugin_namespace", "plugin_version"]
 
 
 def functions(output_stride: int) -> list[FunctionProto]:
-    """The bodies of all operators, for a model whose scores are at `output_stride`."""
+    """Returns the bodies of all operators, for a model whose scores are at `output_stride`."""
     return [flow_warp(), gated_flow_fusion(), upsample_argmax(output_stride)]
 
 
 def flow_warp() -> FunctionProto:
-    """FlowWarp(features, flow) -> warped. Coordinates are fp32 whatever the features are."""
+    """FlowWarp(features, flow) -> warped. Coordinates are always fp32."""
     nodes = [
         _node("Cast", ["flow"], ["flow32"], to=TensorProto.FLOAT),
         _node("Shape", ["flow"], ["shape"]),
@@ -46,7 +46,7 @@ def flow_warp() -> FunctionProto:
 
 
 def _axis(name: str, dimension: int, channel: int) -> list[NodeProto]:
-    """Base positions from -1 to 1 along one dimension of the flow, and the flow divided by its
+    """Computes base positions from -1 to 1 along one dimension of the flow, and the flow over its
     size."""
     n = name
     return [
@@ -113,8 +113,8 @@ def _warp_node(inputs: list[str], output: str) -> NodeProto:
 def upsample_argmax(stride: int) -> FunctionProto:
     """UpsampleArgmax(scores) -> labels, confidence.
 
-    The factor is a constant of the body, not read from the attribute: TensorRT wants Resize's
-    scales constant.
+    The factor is a constant of the body instead of an attribute, because TensorRT requires constant
+    scales of Resize.
     """
     scales = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0, 1.0, stride, stride])
     nodes = [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operations of SFNet that get a kernel of their own, in plain PyTorch.
+"""The operations of SFNet that have their own kernels, in plain PyTorch.
 
-While a model is being exported each becomes one node of the ONNX domain `sfseg`;
-`training/export.py` adds the standard-ONNX bodies. Everywhere else the arithmetic below runs.
+During export each operation becomes one node of the ONNX domain `sfseg`, and training/export.py
+adds its body in standard ONNX. Otherwise the PyTorch code below runs.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": "sfseg", "plugin_version": "1"}
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of float (N, C, h, w) to `size` (height, width), corners aligned as the
+    """Resizes float (N, C, h, w) bilinearly to `size` (height, width), with aligned corners as the
     authors do."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 def sampling_grid(flow: Tensor) -> Tensor:
-    """Normalised sampling positions (N, H, W, 2), x first, of a flow (N, 2, H, W).
+    """Returns sampling positions (N, H, W, 2), x first, in [-1, 1], of a flow (N, 2, H, W).
 
-    A corner-aligned grid in [-1, 1] plus flow / (W, H).
-    Paper: SFNet (IJCV) equation 2. Differs: the paper's displacement is twice as far for the same
-    flow; the factor is the authors' code (AlignedModule.flow_warp) and is learned away.
+    They are a corner-aligned grid plus flow / (W, H).
+    Paper: SFNet (IJCV) equation 2. Differs: the paper's displacement is twice as large for the same
+    flow; this is the factor of the authors' code (AlignedModule.flow_warp). Training compensates.
     """
     height, width = flow.shape[2:]
     y = _corner_aligned(height, flow)
     x = _corner_aligned(width, flow)
-    # Always fp32: a grid in half precision is off by an eighth of a pixel at W = 512.
+    # Always fp32: in half precision the grid is off by an eighth of a pixel at W = 512.
     flow = flow.float()
     grid_x = x[None, None, :] + flow[:, 0] / width
     grid_y = y[None, :, None] + flow[:, 1] / height
@@ -39,7 +39,7 @@ def sampling_grid(flow: Tensor) -> Tensor:
 
 
 def _corner_aligned(size: int, like: Tensor) -> Tensor:
-    """`size` positions from -1 to 1; a single position is -1, as torch.linspace has it."""
+    """Returns `size` positions from -1 to 1; a single position is -1, as in torch.linspace."""
     steps = torch.arange(size, device=like.device, dtype=torch.float32)
     return steps * (2.0 / max(size - 1, 1)) - 1.0
 
@@ -53,7 +53,7 @@ def flow_warp(features: Tensor, flow: Tensor, align_corners: bool = True) -> Ten
         features: float (N, C, h, w) at any resolution.
         flow: float (N, 2, H, W), channel 0 = x, 1 = y, in units of (w-1)/(2W) and (h-1)/(2H)
             source pixels.
-        align_corners: the authors' present code says True; their code of 2020 ran with False.
+        align_corners: True in the authors' present code, False in their code of 2020.
 
     Returns:
         (N, C, H, W) in the dtype of `features`.
@@ -79,8 +79,8 @@ def gated_flow_fusion(
 ) -> Tensor:
     """gate * warp(high, flow[:, 0:2]) + (1 - gate) * warp(low, flow[:, 2:4]).
 
-    Paper: SFNet (IJCV) equation 6 (GD-FAM). Differs: as printed, it puts the gate on `low`; the
-    sentence before it and the authors' code put it on `high`.
+    Paper: SFNet (IJCV) equation 6 (GD-FAM). Differs: the printed equation puts the gate on `low`;
+    the sentence before it and the authors' code put it on `high`.
 
     Args:
         high: float (N, C, h, w), the deep, coarse map.
@@ -110,10 +110,10 @@ def gated_flow_fusion(
 
 
 def _gradient_in_layout(x: Tensor) -> Tensor:
-    """`x`, whose gradient will come back in the memory layout of `x`.
+    """Returns an alias of `x` whose gradient has the memory layout of `x`.
 
-    grid_sample's backward pass leaves NCHW behind; added to a channels-last gradient it makes
-    every step before it walk memory with strides, which is slow on a CPU.
+    The backward pass of grid_sample returns NCHW. Added to a channels-last gradient, it makes all
+    earlier layers read memory with strides, which is slow on a CPU.
     """
     layout = _memory_format(x)
     alias = x.view_as(x)
@@ -128,15 +128,15 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 
 
 def upsample_argmax(scores: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Labels and confidence at full resolution from class scores at the output stride.
+    """Computes labels and confidence at full resolution from class scores at the output stride.
 
     Args:
         scores: float (N, C, h, w) before softmax, C <= 255.
         stride: the whole-number factor of the bilinear, corner-aligned upsampling.
 
     Returns:
-        labels uint8 (N, h*stride, w*stride), the lowest index among equals, and confidence uint8
-        of the same shape: the softmax probability of that class in 255ths, rounded to nearest.
+        Labels uint8 (N, h*stride, w*stride), the lowest index among equal scores, and confidence
+        uint8 of the same shape: the softmax probability of the label in 255ths, rounded.
     """
     height, width = scores.shape[2] * stride, scores.shape[3] * stride
     if torch.onnx.is_in_onnx_export():
@@ -156,11 +156,10 @@ def upsample_argmax(scores: Tensor, stride: int) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_average_pools(x: Tensor, bins: tuple[int, ...]) -> list[Tensor]:
-    """Adaptive average pooling of (N, C, H, W) to each b x b of `bins`.
+    """Pools (N, C, H, W) adaptively to b x b averages for each b of `bins`.
 
-    Exported as two matrix products for all bins together: the exporter's own form of a pool that
-    does not divide the map is one Gather and several Adds per cell, 823 nodes at 1024x2048, with
-    the size baked in.
+    Two matrix products export all bins together. If a pool does not divide the map, the exporter's
+    own form has one Gather and several Adds per cell, 823 nodes at 1024x2048, and a fixed size.
     """
     if not torch.onnx.is_in_onnx_export():
         return [F.adaptive_avg_pool2d(x, b) for b in bins]
@@ -172,11 +171,11 @@ def adaptive_average_pools(x: Tensor, bins: tuple[int, ...]) -> list[Tensor]:
 
 
 def _pooling_matrix(size: int, bins: tuple[int, ...]) -> Tensor:
-    """(sum of bins, size): row i of a block of b averages the positions [floor(i*size/b),
-    ceil((i+1)*size/b)).
+    """Returns the matrix (sum of bins, size) whose row i of a block of b averages the positions
+    [floor(i*size/b), ceil((i+1)*size/b)).
 
-    The bounds are compared as whole numbers, multiplied out: a division in a low-precision graph
-    could move one.
+    The bounds are compared as integers without division, because a division in a low-precision
+    graph could move a bound.
     """
     index = torch.tensor([i for b in bins for i in range(b)])[:, None]
     count = torch.tensor([b for b in bins for _ in range(b)])[:, None]

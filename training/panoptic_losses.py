@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""K-Net's training losses: things are matched to kernels, each stuff class has a kernel of its own.
+"""K-Net's training losses: things are matched to kernels, each stuff class has its own kernel.
 
-Paper: Zhang et al., "K-Net", NeurIPS 2021, section 3.4; the weights are those of its authors' code.
+Paper: Zhang et al., "K-Net", NeurIPS 2021, section 3.4; the weights follow the authors' code.
 A label map here is train id + 256 * instance (data/panoptic_folder.py).
 """
 
@@ -27,12 +27,12 @@ ALPHA = 0.25
 
 @dataclass(frozen=True)
 class Targets:
-    """What one picture shows, at the size of the masks.
+    """Targets of one picture, at the size of the masks.
 
     Args:
-        thing_masks: float (T, h, w), the share of each cell that a thing covers.
+        thing_masks: float (T, h, w), fraction of each cell that a thing covers.
         thing_classes: int64 (T,), train ids.
-        stuff_masks: float (S, h, w) of the stuff classes in order, zero where there is none.
+        stuff_masks: float (S, h, w) of the stuff classes in order; zero for absent classes.
         classes: int64 (h, w), train ids with 255 = void.
     """
 
@@ -45,10 +45,10 @@ class Targets:
 def targets_of(
     labels: Tensor, things: tuple[int, ...], stuff: tuple[int, ...], size: tuple[int, int]
 ) -> Targets:
-    """Targets of a label map, integer (H, W).
+    """Computes the targets of a label map, integer (H, W).
 
     Raises:
-        ValueError: a side is no multiple of that of `size`.
+        ValueError: a side is not a multiple of the side of `size`.
     """
     if labels.shape[0] % size[0] or labels.shape[1] % size[1]:
         raise ValueError(
@@ -76,14 +76,14 @@ def _planes(numbers: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def knet_loss(output: dict[str, Any], labels: Tensor, things: tuple[int, ...]) -> Tensor:
-    """All losses of what KNet.forward returns in training.
+    """Sums all losses of the output of KNet.forward in training.
 
-    The things of a round are matched by what the round before it said.
+    The predictions of the previous round match the things of a round to kernels.
 
     Args:
         output: see KNet.forward.
         labels: integer (N, H, W).
-        things: train ids of the classes that are counted.
+        things: train ids of the classes with instances.
     """
     segmentation: Tensor = output["segmentation"].float()
     masks: list[Tensor] = [m.float() for m in output["masks"]]
@@ -104,17 +104,17 @@ def knet_loss(output: dict[str, Any], labels: Tensor, things: tuple[int, ...]) -
     return total
 
 
-# Kernels (P,), and the numbers (P,) or the masks (P, h, w) of what they stand for.
+# Kernels (P,), and the indices (P,) or the masks (P, h, w) of their things or stuff.
 Pairs = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
 def match(masks: Tensor, classes: Tensor | None, targets: Targets) -> Pairs:
-    """The cheapest one-to-one pairing of thing kernels and things (the Hungarian method).
+    """Finds the cheapest one-to-one matching of thing kernels and things (Hungarian method).
 
     Args:
         masks: float (K, h, w) before the sigmoid.
-        classes: float (K, classes) before the sigmoid; None when there are none yet.
+        classes: float (K, classes) before the sigmoid; None before the first round.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -135,7 +135,7 @@ def match(masks: Tensor, classes: Tensor | None, targets: Targets) -> Pairs:
 
 
 def focal_loss(scores: Tensor, true: Tensor) -> Tensor:
-    """Sigmoid focal loss per element. Paper: Lin et al., "Focal Loss", equation 5."""
+    """Computes the sigmoid focal loss per element. Paper: Lin et al., "Focal Loss", equation 5."""
     p = torch.sigmoid(scores)
     wrong = p + true - 2 * p * true  # 1 - p where true is 1, p where it is 0
     weight = ALPHA * true + (1 - ALPHA) * (1 - true)
@@ -144,9 +144,10 @@ def focal_loss(scores: Tensor, true: Tensor) -> Tensor:
 
 
 def segmentation_loss(scores: Tensor, classes: Tensor) -> Tensor:
-    """Focal loss of the first class scores (N, C, h, w) over all labelled cells of (N, h, w).
+    """Computes the focal loss of the initial class scores (N, C, h, w) over the labelled cells of
+    (N, h, w).
 
-    Differs: in the authors' code void cells are trained as none of the classes.
+    Differs: the authors' code trains void cells as none of the classes.
     """
     labelled = classes != UNLABELLED
     true = F.one_hot(classes.clamp(max=scores.shape[1] - 1), scores.shape[1])
@@ -155,10 +156,10 @@ def segmentation_loss(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def rows_shown(targets: Targets, pairs: Pairs, stuff_from: int | None = None) -> Pairs:
-    """The kernels that stand for something in a picture, and the masks (P, h, w) they should have.
+    """Returns the kernels of things and stuff in the picture, and their true masks (P, h, w).
 
     Args:
-        stuff_from: number of the first stuff class's kernel; None when there are none.
+        stuff_from: index of the first stuff kernel; None if there are no stuff kernels yet.
     """
     kernels, things = pairs
     masks = targets.thing_masks[things]
@@ -172,9 +173,9 @@ def rows_shown(targets: Targets, pairs: Pairs, stuff_from: int | None = None) ->
 
 
 def mask_loss(masks: Tensor, shown: list[Pairs]) -> Tensor:
-    """Cross entropy, dice and rank loss of masks (N, K, h, w) before the sigmoid.
+    """Sums cross entropy, dice and rank loss of masks (N, K, h, w) before the sigmoid.
 
-    The rank loss asks that the kernel of a cell has the largest mask there.
+    The rank loss rewards the largest mask value for the kernel that owns a cell.
     """
     scores = torch.cat([m[rows] for m, (rows, _) in zip(masks, shown, strict=True)])
     true = torch.cat([wanted for _, wanted in shown])
@@ -189,7 +190,7 @@ def mask_loss(masks: Tensor, shown: list[Pairs]) -> Tensor:
 
 
 def owners(shown: list[Pairs], masks: Tensor) -> Tensor:
-    """The kernel of every cell, int64 (N, h, w); -1 where none has more than half of it."""
+    """Returns the kernel of each cell, int64 (N, h, w); -1 if none covers more than half of it."""
     result = torch.full_like(masks[:, 0], -1, dtype=torch.int64)
     for owner, (rows, wanted) in zip(result, shown, strict=True):
         if len(rows):
@@ -205,9 +206,9 @@ def class_loss(
     things: tuple[int, ...],
     stuff: tuple[int, ...],
 ) -> Tensor:
-    """Focal loss of class scores (N, K + S, classes) before the sigmoid.
+    """Computes the focal loss of class scores (N, K + S, classes) before the sigmoid.
 
-    A thing kernel is asked for things only, the kernel of a stuff class for that class only.
+    A thing kernel is trained on things only, the kernel of a stuff class on that class only.
     """
     count = classes.shape[1] - len(stuff)
     asked = torch.zeros_like(classes)

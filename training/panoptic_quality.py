@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panoptic quality of predictions in COCO's panoptic format, by the official rules.
+"""Computes panoptic quality of predictions in COCO's panoptic format, by the official rules.
 
     python -m training.panoptic_quality --truth panoptic_val.json --prediction RUN/panoptic_val.json
 
 The segment ids of X.json lie in the folder X beside it. Paper: Kirillov et al., "Panoptic
-Segmentation", CVPR 2019, equations 1 and 2. What the paper leaves open (void, crowds, classes that
-appear nowhere) is as in cocodataset/panopticapi, evaluation.py: the numbers are the same.
+Segmentation", CVPR 2019, equations 1 and 2. Void, crowds and absent classes, which the paper leaves
+open, follow cocodataset/panopticapi, evaluation.py; the results are equal.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Segments = list[dict[str, Any]]
 
 @dataclass
 class ClassQuality:
-    """The counts of one class: segments matched, invented and missed; the IoU of the matched ones,
-    summed."""
+    """Counts of one class: matched, invented and missed segments, and the sum of IoU of the matched
+    ones."""
 
     iou: float = 0.0
     matched: int = 0
@@ -60,7 +60,7 @@ class ClassQuality:
 
 
 class PanopticQuality:
-    """Counts over pictures.
+    """Accumulates panoptic quality over pictures.
 
     Args:
         categories: the list of the JSON file: dicts with "id", "name" and "isthing".
@@ -73,7 +73,7 @@ class PanopticQuality:
     def update(
         self, truth: Ids, truth_segments: Segments, predicted: Ids, predicted_segments: Segments
     ) -> None:
-        """Add one picture.
+        """Adds one picture.
 
         Args:
             truth, predicted: segment ids uint32 (H, W), 0 = void.
@@ -104,9 +104,9 @@ class PanopticQuality:
             category = expected[t]["category_id"]
             if found[p]["category_id"] != category:
                 continue
-            # What nobody has labelled does not count against the prediction.
+            # Unlabelled pixels do not count against the prediction.
             union = area[p] - overlap.get((VOID, p), 0) + truth_area[t] - pixels
-            if pixels / union > 0.5:  # so a segment has one partner at most
+            if pixels / union > 0.5:  # so a segment has at most one partner
                 self.classes[category].matched += 1
                 self.classes[category].iou += pixels / union
                 matched_truth.add(t)
@@ -115,7 +115,7 @@ class PanopticQuality:
         crowds: dict[int, int] = {}
         for t, segment in expected.items():
             if segment.get("iscrowd", 0):
-                crowds[segment["category_id"]] = t  # of several crowds of a class the last counts
+                crowds[segment["category_id"]] = t  # the last crowd of a class counts
             elif t not in matched_truth:
                 self.classes[segment["category_id"]].missed += 1
         for p, segment in found.items():
@@ -142,7 +142,7 @@ class PanopticQuality:
                 )
 
     def mean(self, things: bool | None = None) -> tuple[float, float, float]:
-        """PQ, SQ and RQ, 0 to 1, over the classes that appear; over all, things or stuff."""
+        """Returns PQ, SQ and RQ, 0 to 1, over the classes that appear: all, things or stuff."""
         chosen = [
             self.classes[number]
             for number, category in self.categories.items()
@@ -156,7 +156,7 @@ class PanopticQuality:
         return pq, sq, rq
 
     def record(self) -> dict[str, Any]:
-        """Everything as plain values, 0 to 1, rounded to four digits."""
+        """Returns all results as plain values, 0 to 1, rounded to four digits."""
         means = {"all": None, "things": True, "stuff": False}
         result: dict[str, Any] = {
             name: dict(zip(("pq", "sq", "rq"), (round(v, 4) for v in self.mean(things))))
@@ -177,7 +177,7 @@ class PanopticQuality:
         return result
 
     def report(self) -> str:
-        """A table in percent as text."""
+        """Returns a table in percent as text."""
         record = self.record()
         rows = [*record["classes"].items(), *((n, record[n]) for n in ("things", "stuff", "all"))]
         lines = [f"{'':>16}    PQ    SQ    RQ"]
@@ -189,7 +189,7 @@ class PanopticQuality:
 
 
 def _overlaps(truth: Ids, predicted: Ids) -> dict[tuple[int, int], int]:
-    """Pixels that a true and a predicted segment share, by pair of ids."""
+    """Returns the number of common pixels by pair of true and predicted id."""
     pairs, pixels = np.unique(
         truth.astype(np.uint64) << np.uint64(32) | predicted.astype(np.uint64), return_counts=True
     )
@@ -200,10 +200,10 @@ def _overlaps(truth: Ids, predicted: Ids) -> dict[tuple[int, int], int]:
 
 
 def read_ids(path: Path) -> Ids:
-    """Segment ids uint32 (H, W) of a PNG: R + 256 G + 256^2 B.
+    """Reads segment ids uint32 (H, W) from a PNG: R + 256 G + 256^2 B.
 
     Raises:
-        FileNotFoundError: no such picture.
+        FileNotFoundError: the file is missing or is no readable PNG.
     """
     try:
         bgr = read_picture(path, cv2.IMREAD_COLOR, ("PNG",))
@@ -214,13 +214,13 @@ def read_ids(path: Path) -> Ids:
 
 
 def write_ids(path: Path, ids: Ids) -> None:
-    """The PNG that `read_ids` reads."""
+    """Writes a PNG for `read_ids`."""
     bgr = np.stack([ids >> 16, ids >> 8, ids], axis=-1).astype(np.uint8)
     cv2.imwrite(str(path), bgr)
 
 
 def quality_of_files(truth: Path, prediction: Path) -> PanopticQuality:
-    """Panoptic quality of every picture in `truth`.
+    """Computes the panoptic quality of all pictures in `truth`.
 
     Args:
         truth, prediction: JSON files; the PNGs lie in the folder of the same name without .json.

@@ -67,7 +67,7 @@ def test_a_teacher_that_is_missing_or_not_wanted_is_one_line(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert opened_teacher(tiny_recipe, None, CPU) is None
-    with pytest.raises(SystemExit, match=r"'tiny' has no teacher: leave --teacher .* out"):
+    with pytest.raises(SystemExit, match=r"'tiny' has no teacher: omit --teacher .*"):
         opened_teacher(tiny_recipe, tmp_path / "last.pt", CPU)
     student = replace(tiny_recipe, distillation=Distillation("tiny"))
     with pytest.raises(SystemExit, match="'tiny' learns from tiny: add --teacher FILE"):

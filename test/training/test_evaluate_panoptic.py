@@ -114,7 +114,7 @@ def test_the_truth_is_not_overwritten(town: Path, monkeypatch: pytest.MonkeyPatc
     before = (town / "panoptic_train.json").read_bytes()
     options = ["--blind", "--data", str(town), "--split", "train", "--output-dir", str(town)]
     monkeypatch.setattr("sys.argv", ["", "knet:town_r18", *options])
-    with pytest.raises(SystemExit, match=r"panoptic_train\.json is the truth"):
+    with pytest.raises(SystemExit, match=r"panoptic_train\.json is the ground truth"):
         main()
     assert (town / "panoptic_train.json").read_bytes() == before
 

@@ -2,7 +2,7 @@
 """DF1 and DF2, found by partial order pruning.
 
 Paper: Li et al., "Partial Order Pruning: for Best Speed/Accuracy Trade-off in Neural Architecture
-Search", CVPR 2019; the layers are those of its public prototxt files.
+Search", CVPR 2019. The layers are those of its public prototxt files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class DFNet(nn.Module):
     Args:
         name: "DF1" or "DF2".
         stages: (name, channels, blocks, stride) of each stage, in the order in which they run.
-        outputs: names of the stages whose maps are given to a head.
+        outputs: names of the stages whose maps are returned.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DFNet(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """One map per entry of `channels` and `strides`.
+        """Returns one map per entry of `channels` and `strides`.
 
         Args:
             images: float (N, 3, H, W), RGB, normalised with the ImageNet mean and deviation.
@@ -69,8 +69,8 @@ class DFNet(nn.Module):
 def df1() -> DFNet:
     """DF1 with the maps that SFNet takes: strides 16, 32, 32, channels 128, 256, 512.
 
-    Differs: SFNet's paper does not say which maps; these are the authors' code's, which predicts at
-    stride 16.
+    Differs: SFNet's paper does not name the maps; these are from the authors' code, which predicts
+    at stride 16.
     """
     stages = (("stage2", 64, 3, 2), ("stage3", 128, 3, 2), ("stage4", 256, 3, 2))
     return DFNet("DF1", (*stages, ("stage5", 512, 1, 1)), ("stage3", "stage4", "stage5"))

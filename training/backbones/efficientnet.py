@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EfficientNet as ESeg's encoder, and the form of it that ESeg-Lite runs.
+"""EfficientNet, ESeg's encoder, and its form for ESeg-Lite.
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling", table 1 and section 3.3. The classifier
 and the 1x1 convolution before it are not built.
@@ -45,7 +45,7 @@ MAP_STAGES = (1, 2, 4, 6)
 
 class MBConv(nn.Module):
     """Inverted bottleneck: 1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1
-    projection; the input is added when the shape is kept. Swish after all but the projection."""
+    projection; the input is added if the shape is kept. Swish follows all but the projection."""
 
     def __init__(
         self, in_channels: int, channels: int, stage: Stage, stride: int, dilation: int
@@ -66,7 +66,7 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate in (0, 1) that the mean of all channels decides."""
+    """Scales each channel by a gate in (0, 1), computed from the means of all channels."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -80,18 +80,18 @@ class SqueezeExcitation(nn.Module):
 
 
 class FusedMBConv(nn.Module):
-    """MBConv with expansion and depthwise convolution in one full convolution, no
-    squeeze-and-excitation, ReLU.
+    """MBConv with one full convolution for expansion and depthwise convolution, without
+    squeeze-and-excitation, with ReLU.
 
-    Paper: ESeg section 3.3. The kernels stay 5x5 where EfficientNet has them: only so does
-    ESeg-Lite-S cost the 17 thousand million multiply-adds of section 3.2.
+    Paper: ESeg section 3.3. Kernels stay 5x5 where EfficientNet has them: otherwise ESeg-Lite-S
+    would not cost the 17 thousand million multiply-adds of section 3.2.
     """
 
     def __init__(
         self, in_channels: int, channels: int, stage: Stage, stride: int, dilation: int
     ) -> None:
         super().__init__()
-        # Nothing to project when nothing was expanded: EfficientNetV2's rule.
+        # Without expansion there is no projection, as in EfficientNetV2.
         middle = in_channels * stage.expansion if stage.expansion > 1 else channels
         self.expand = _convolution(
             in_channels, middle, stage.kernel, stride, dilation, activation=nn.ReLU
@@ -115,7 +115,7 @@ class EfficientNet(nn.Module):
         width, depth: compound scaling of channels and repeats: 1.0 and 1.0 is B0, 1.0 and 1.1 B1,
             1.4 and 1.8 B4, 2.0 and 3.1 B7.
         lite: fused blocks without squeeze-and-excitation, ReLU.
-        output_stride: 32, or 16: the last stride is replaced by dilation 2 in the blocks after it.
+        output_stride: 32 or 16; for 16, dilation 2 in the last blocks replaces the last stride.
         epsilon: of the batch norms; public weights of B0 to B4 expect 1e-5, of B5 to B7 1e-3.
     """
 
@@ -172,7 +172,7 @@ class EfficientNet(nn.Module):
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """The multiple of 8 nearest to width * channels, but never more than 10 % below it."""
+    """Returns the multiple of 8 nearest to width * channels and at most 10 % below it."""
     wanted = width * channels
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * wanted else rounded + 8
@@ -205,8 +205,10 @@ def _convolution(
 
 
 def state_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of a torchvision `efficientnet_b*` to ours; the classifier and the 1x1
-    convolution before it are left out."""
+    """Renames the tensors of a torchvision `efficientnet_b*` to ours.
+
+    Drops the classifier and the 1x1 convolution before it.
+    """
     layers = ("expand", "depthwise", "excite", "project")
     gate = {"fc1": "reduce", "fc2": "expand"}
     ours: dict[str, Tensor] = {}
@@ -215,7 +217,7 @@ def state_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
             ours[f"stem.{match[1]}"] = value
         elif match := re.fullmatch(r"features\.([1-7])\.(\d+)\.block\.([0-3])\.(\w+)\.(\w+)", name):
             stage, block, layer, part, tensor = match.groups()
-            # Theirs starts with the depthwise convolution where nothing is expanded.
+            # Without expansion, their block starts with the depthwise convolution.
             kind = layers[int(layer) + (1 if stage == "1" else 0)]
             part = gate.get(part, part)
             ours[f"stages.{int(stage) - 1}.{block}.{kind}.{part}.{tensor}"] = value
@@ -223,11 +225,11 @@ def state_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def state_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of a timm `efficientnet_b*` to ours; the classifier and the 1x1
-    convolution before it are left out.
+    """Renames the tensors of a timm `efficientnet_b*` to ours, without the classifier and the 1x1
+    convolution before it.
 
-    The tensors of a `tf_efficientnet_b*` have the same names, but that network pads at the right
-    and bottom only, so its weights see every map half a pixel off here.
+    A `tf_efficientnet_b*` has the same names but does not fit: it pads only at the right and
+    bottom, so here its weights would see each map shifted by half a pixel.
     """
     stem = {"conv_stem": "stem.0", "bn1": "stem.1"}
     gate = {"se.conv_reduce": "excite.reduce", "se.conv_expand": "excite.expand"}
@@ -239,7 +241,7 @@ def state_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
         "conv_pwl": "project.0",
         "bn3": "project.1",
     }
-    # The first stage expands nothing, and its layers are numbered from there.
+    # The first stage has no expansion, which shifts the numbers of its layers.
     unexpanded = gate | {
         "conv_dw": "depthwise.0",
         "bn1": "depthwise.1",

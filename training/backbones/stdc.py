@@ -16,7 +16,7 @@ from training.backbones import initialise_convolutions
 class ConvBatchNormReLU(nn.Module):
     """Convolution that keeps the size at stride 1, batch norm, ReLU.
 
-    Not networks/layers.conv_bn_relu: the authors' checkpoints name its parts conv and bn.
+    Unlike networks/layers.conv_bn_relu, its parts have the names of the authors' checkpoints.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1) -> None:
@@ -32,13 +32,13 @@ class ConvBatchNormReLU(nn.Module):
 
 
 class ShortTermDenseConcatenation(nn.Module):
-    """Four convolutions in a row, of halving width; the outputs of all four are concatenated.
+    """Concatenates the outputs of four convolutions in a row, of halving width.
 
-    At stride 2 a depthwise convolution halves the map that the second convolution reads, and an
-    average pool the copy of the first one's output that is concatenated. No shortcut is added.
+    At stride 2, a depthwise convolution halves the input of the second convolution, and an average
+    pool halves the first output before the concatenation. There is no shortcut.
 
     Args:
-        channels: of the output; the convolutions give a half, a quarter, an eighth and an eighth.
+        channels: of the output; the convolutions give 1/2, 1/4, 1/8 and 1/8 of them.
         stride: 1 or 2.
     """
 
@@ -78,14 +78,14 @@ class STDCNet(nn.Module):
     """STDC trunk without ImageNet classifier.
 
     Parameter names are those of the authors' ImageNet checkpoints (their `features`). Differs: the
-    authors keep the classifier, 3.125 M parameters, in every segmentation network; it never runs
-    there and is not built here.
+    authors keep the classifier, 3.125 M parameters, in each segmentation network, where it never
+    runs; it is not built here.
 
     Args:
         name: for descriptions.
         blocks: number of blocks at strides 8, 16 and 32.
-        width: channels of the stride-4 map; the others are 4, 8 and 16 times as wide. The authors'
-            is 64. A multiple of 2.
+        width: channels of the stride-4 map, a multiple of 2; the other maps are 4, 8 and 16 times
+            as wide. The authors' networks have 64.
     """
 
     strides = (4, 8, 16, 32)
@@ -109,7 +109,7 @@ class STDCNet(nn.Module):
                 in_channels = channels
             ends.append(len(layers))
         self.features = nn.ModuleList(layers)
-        # A map is given out after each of these layers.
+        # The maps after these layers are returned.
         self.last_layers = tuple(end - 1 for end in ends)
         initialise_convolutions(self)
 

@@ -2,7 +2,7 @@
 """Small Xceptions: the stages that DFANet cascades, and the Xception-39 of BiSeNet.
 
 Paper: Chollet, "Xception"; Li et al., "DFANet", table 1; Yu et al., "BiSeNet", which names
-Xception-39 without a table: its layers are those of the authors' published code (TorchSeg).
+Xception-39 but prints no layers: they follow the authors' code (TorchSeg).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SeparableConvolution(nn.Sequential):
 class Block(nn.Module):
     """Three separable convolutions (width, width, 4 * width) and a shortcut.
 
-    The first carries the stride. The shortcut is projected where the shape changes.
+    The first has the stride. The shortcut is projected if the shape changes.
 
     Args:
         in_channels: of the input; the output has 4 * `width`.
@@ -56,9 +56,9 @@ class Block(nn.Module):
                 SeparableConvolution(in_channels, channels, stride, relu=False)
                 if projection == "separable"
                 else nn.Sequential(
-                    # The stride apart from the convolution, the same numbers: oneDNN's backward
-                    # pass of a strided 1x1 with fewer than 16 channels in, channels-last,
-                    # writes outside its memory (torch 2.13, from 64x64, a processor with AMX).
+                    # The pool strides instead of the convolution, with equal results: oneDNN's
+                    # backward pass of a strided 1x1 with fewer than 16 input channels,
+                    # channels-last, writes outside its memory (torch 2.13, from 64x64, with AMX).
                     nn.AvgPool2d(1, stride),
                     nn.Conv2d(in_channels, channels, 1, bias=False),
                     nn.BatchNorm2d(channels),
@@ -72,14 +72,14 @@ class Block(nn.Module):
 
 
 def stage(in_channels: int, width: int, blocks: int, projection: Projection) -> nn.Sequential:
-    """`blocks` Blocks of output width 4 * `width`, the first with stride 2."""
+    """A row of `blocks` Blocks of output width 4 * `width`; the first has stride 2."""
     first = Block(in_channels, width, 2, projection)
     rest = (Block(4 * width, width, 1, projection) for _ in range(blocks - 1))
     return nn.Sequential(first, *rest)
 
 
 def stem(channels: int = 8) -> nn.Sequential:
-    """The layer "conv1": the one 3x3 convolution that is not separable, stride 2."""
+    """The layer "conv1": a full 3x3 convolution, stride 2."""
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, 2, padding=1, bias=False),
         nn.BatchNorm2d(channels),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BiSeNet: a shallow path that keeps detail beside a deep one that sees context.
+"""BiSeNet: a shallow path for detail beside a deep path for context.
 
 Paper: Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
-ECCV 2018, figure 2; widths, kernels and auxiliary heads, which it does not print, are those of the
-authors' code (TorchSeg).
+ECCV 2018, figure 2. It does not print widths, kernels and auxiliary heads: they follow the authors'
+code (TorchSeg).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHANNELS = 128
 
 
 class AttentionRefinement(nn.Module):
-    """ARM: a 3x3 convolution whose channels are scaled by what the whole map shows.
+    """ARM: a 3x3 convolution whose channels are scaled by a gate on the mean of the map.
 
     Paper: figure 2 (b).
     """
@@ -43,7 +43,7 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """FFM: detail and context, concatenated, weighed by channel and added to themselves.
+    """FFM: convolves detail and context together, and adds the result weighted by channel.
 
     Paper: figure 2 (c).
     """
@@ -70,9 +70,9 @@ class BiSeNet(nn.Module):
     Args:
         trunk: the context path's backbone.
         num_classes: width of the class scores.
-        head_channels: between the last 3x3 convolution and the classifier.
-        auxiliary_channels: the same of the two heads that only training needs; 0 leaves them away,
-            as the papers' parameter counts do.
+        head_channels: channels between the last 3x3 convolution and the classifier.
+        auxiliary_channels: the same for the two auxiliary heads of training; 0 omits them, as the
+            papers' parameter counts do.
     """
 
     output_stride = 8
@@ -150,7 +150,7 @@ def bisenet_xception39(num_classes: int, auxiliary: bool = True) -> BiSeNet:
     return BiSeNet(Xception39(), num_classes, 64, 128 if auxiliary else 0)
 
 
-# Their name of a layer (a pattern) and ours; each is replaced in turn.
+# Pattern of their name of a layer, and our name; all replacements are applied in this order.
 _NAMES = (
     (r"^context_path\.", "trunk."),
     (r"\.residual_branch\.", ".residual."),

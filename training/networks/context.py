@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may stand on the deepest feature map to see the whole image: the four context modules of
-SFNet's ablation (ECCV table 3, IJCV table 8c).
+"""Context modules for the deepest feature map: the four of SFNet's ablation (ECCV table 3, IJCV
+table 8c).
 
-Each takes (in_channels, channels) and turns float (N, in_channels, h, w) into (N, channels, h, w).
+Each is built from (in_channels, channels) and maps float (N, in_channels, h, w) to (N, channels, h,
+w).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from training.operators import adaptive_average_pools, resize
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1, 2x2, 3x3 and 6x6 regions beside the map itself.
+    """Concatenates the map with its averages over 1, 2x2, 3x3 and 6x6 regions.
 
     Paper: Zhao et al., "Pyramid Scene Parsing Network", section 3.2. Differs: no ReLU after the
     batch norm of a bin, and a 1x1 bottleneck, as in the SFNet authors' code.
@@ -39,10 +40,10 @@ class PyramidPooling(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """Every position adds what the others hold, weighted by likeness.
+    """Adds to each position a mean of all positions, weighted by similarity.
 
     Paper: Wang et al., "Non-local Neural Networks", section 3.2, embedded Gaussian form. Differs:
-    a bottleneck to the width of the decoder follows; SFNet's paper does not say how it attached it.
+    a bottleneck to the width of the decoder follows; SFNet's paper does not show the connection.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -62,7 +63,7 @@ class NonLocal(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Dilated convolutions side by side, and the mean of the whole map.
+    """Parallel dilated convolutions and the mean of the whole map.
 
     Paper: Chen et al., "Rethinking Atrous Convolution", section 3.3 (rates for output stride 16).
     """
@@ -87,11 +88,11 @@ class ASPP(nn.Module):
 
 
 class DenseASPP(nn.Module):
-    """Dilated convolutions one after the other, each reading all maps before it.
+    """Dilated convolutions in a row, each reading all previous maps.
 
     Paper: Yang et al., "DenseASPP for Semantic Segmentation in Street Scenes", section 3: rates 3
-    to 24, each convolution reads a 1x1 reduction to a half and adds an eighth of the input's
-    channels.
+    to 24; each convolution reads a 1x1 reduction to half of the input's channels and adds an
+    eighth.
     """
 
     rates = (3, 6, 12, 18, 24)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepLabV3+: dilated convolutions side by side on the deepest map, and a decoder that adds the
-stride-4 map.
+"""DeepLabV3+: parallel dilated convolutions on the deepest map; the decoder adds the stride-4 map.
 
-Paper: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", section 3. Here as ESeg's
-table 8 compares its BiFPN with it, on the same encoders, with and without dilation, and as SFNet's
-authors run it beside theirs (IJCV tables 4 to 7).
+Paper: Chen et al., "Encoder-Decoder with Atrous Separable Convolution", section 3. Variants: on the
+encoders of ESeg's table 8, with and without dilation, and that of SFNet's authors (IJCV tables 4 to
+7).
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ FINE_CHANNELS = 48
 class DeepLabV3Plus(nn.Module):
     """DeepLabV3+ on a trunk with four maps, the first at stride 4.
 
-    Differs: full 3x3 convolutions in ASPP (paper: separable as in the decoder). ESeg's table 8
-    rather fits these; no one reading gives all four of its costs.
+    Differs: full 3x3 convolutions in ASPP (paper: separable as in the decoder). They fit ESeg's
+    table 8 better; no variant gives all four of its costs.
 
     Args:
         trunk: backbone with `channels`, `strides`, `name` and forward(images) -> four maps.
@@ -89,8 +88,8 @@ def _separable_convolution(in_channels: int, channels: int) -> list[nn.Module]:
 
 
 def deeplabv3_plus_b1(num_classes: int, atrous: bool = True) -> DeepLabV3Plus:
-    """DeepLabV3+ with EfficientNet-B1. With `atrous` the last stride is dilation; without, ASPP's
-    rates are halved with the size of its map, so that it sees as far in the image."""
+    """DeepLabV3+ with EfficientNet-B1. With `atrous`, dilation replaces the last stride; otherwise
+    ASPP's rates are halved with the size of its map, so that it sees as far in the image."""
     if atrous:
         return DeepLabV3Plus(EfficientNet(1.0, 1.1, output_stride=16), num_classes)
     return DeepLabV3Plus(EfficientNet(1.0, 1.1), num_classes, rates=(3, 6, 9))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DF-Seg as SFNet's authors run it beside SFNet: pyramid pooling, two fusions, one head.
+"""DF-Seg in the form that SFNet's authors compare with SFNet: pyramid pooling, two fusions, a head.
 
 Paper: Li et al., "Partial Order Pruning", CVPR 2019, section 4. Differs: that paper searches for
-the decoder's widths (its DF1-Seg predicts at stride 8 from other maps of DF1); the network here is
-the one in the code of SFNet's authors, who trained it for IJCV tables 4 to 7.
+the decoder's widths (its DF1-Seg predicts at stride 8 from other maps of DF1). This network follows
+the code of SFNet's authors, who trained it for IJCV tables 4 to 7.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class DFSeg(nn.Module):
     Args:
         trunk: gives three maps of 128, 256 and 512 channels.
         num_classes: width of the class scores.
-        half_size: whether the image is halved first, which the authors' code does except in
-            training. The class scores then are at twice the stride.
+        half_size: whether evaluation halves the image first, as the authors' code does. The
+            stride of the class scores is then doubled.
     """
 
     def __init__(self, trunk: DFNet, num_classes: int, half_size: bool = False) -> None:
@@ -93,8 +93,7 @@ def df2_seg(num_classes: int, half_size: bool = False) -> DFSeg:
 
 
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of a SFSegNets DFSegNet checkpoint to ours; "module." before a name is
-    dropped."""
+    """Renames the tensors of a SFSegNets checkpoint (DFSegNet) to ours."""
     prefixes = (
         ("backbone.", "trunk."),
         # Their stage holds the pool as layer 0.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DFANet: a light backbone run several times, each copy on what the copy before it saw.
+"""DFANet: several copies of a light backbone in a row, each on the output of the one before.
 
 Paper: Li et al., "DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation", section 3,
-table 1 and figure 3. The authors published no code and the paper leaves layers open; this is the
-reading that follows its FLOPs tables (A within 5 %, B within 12 %): see
-training/papers/TABLES.md.
+table 1 and figure 3. The authors published no code, and the paper leaves layers open. These layers
+reproduce its FLOPs tables best (A within 5 %, B within 12 %), see training/papers/TABLES.md.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ DECODER_CHANNELS = 32
 
 
 class FullyConnectedAttention(nn.Module):
-    """FC attention: what the whole map shows, as one factor per channel.
+    """FC attention: one factor per channel, computed from the whole map.
 
     Paper: section 3.3: global pooling, the fully-connected layer of the ImageNet classifier, a 1x1
     convolution back to the map's channels, a channel-wise product. Differs: a sigmoid bounds the
@@ -49,12 +48,12 @@ class FullyConnectedAttention(nn.Module):
 
 
 class SubNetwork(nn.Module):
-    """Stages enc2, enc3 and enc4 of the modified Xception, and the attention behind them.
+    """Stages enc2, enc3 and enc4 of the modified Xception, followed by the attention.
 
     Args:
-        inputs: channels into enc2, enc3 and enc4.
-        widths: of the three stages; each gives out four times as many channels.
-        attention: False leaves the FC attention away (table 2, "Xception").
+        inputs: input channels of enc2, enc3 and enc4.
+        widths: of the three stages; the output of each has four times as many channels.
+        attention: False omits the FC attention (table 2, "Xception").
     """
 
     def __init__(
@@ -68,12 +67,13 @@ class SubNetwork(nn.Module):
         self.attention = FullyConnectedAttention(4 * widths[2]) if attention else nn.Identity()
 
     def forward(self, x: Tensor, before: list[Tensor]) -> list[Tensor]:
-        """Maps of enc2, enc3, enc4 and of the attention, at 2, 4, 8 and 8 times the stride of `x`.
+        """Returns the maps of enc2, enc3, enc4 and the attention, at 2, 4, 8 and 8 times the stride
+        of `x`.
 
         Args:
             x: float (N, C, H, W).
-            before: what this method gave for the copy before, [] for the first: sub-stage
-                aggregation, equation 1.
+            before: result of this method of the previous copy, [] for the first copy (sub-stage
+                aggregation, equation 1).
         """
         enc2 = self.enc2(x)
         enc3 = self.enc3(torch.cat([enc2, *before[1:2]], dim=1))
@@ -84,16 +84,16 @@ class SubNetwork(nn.Module):
 class DFANet(nn.Module):
     """Several copies of one backbone, each at half the resolution of the one before, and a decoder.
 
-    Differs: "initialised with the same pretrained weight" (section 3.3) can hold only where shapes
-    agree: the first block of a stage has more input channels from the second copy on.
+    Differs: "initialised with the same pretrained weight" (section 3.3) is possible only where
+    shapes agree: from the second copy on, the first block of a stage has more input channels.
 
     Args:
         backbone: "A" or "B" (table 1).
         num_classes: width of the class scores.
         backbones: number of copies, 1 to 4; the paper's networks have 3.
         decoder: "HL+LL" adds the copies' deep and shallow maps (figure 3), "HL" the deep ones only,
-            "none" classifies the last map and leaves the rest to bilinear interpolation (table 4).
-        attention: FC attention behind each copy (table 2).
+            "none" classifies the last map and upsamples bilinearly (table 4).
+        attention: whether FC attention follows each copy (table 2).
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class DFANet(nn.Module):
             self.head = nn.Conv2d(deep, num_classes, 1)
         else:
             self.output_stride = 4
-            # Every size is right; 16 keeps the map of the first copy, the largest, uncropped.
+            # Any size works; multiples of 16 keep the first copy's map, the largest, uncropped.
             self.size_multiple = 16
             self.high = _projections(deep, backbones)
             self.head = nn.Conv2d(DECODER_CHANNELS, num_classes, 1)
@@ -174,7 +174,7 @@ def _projections(in_channels: int, copies: int) -> nn.ModuleList:
 
 
 def _sum(projections: nn.ModuleList, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Each copy's map, projected and brought to one size, added up."""
+    """Projects the copies' maps, resizes them to one size and adds them."""
     levels = [resize(p(x), size) for p, x in zip(projections, maps, strict=True)]
     return sum(levels[1:], start=levels[0])
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ESeg: an encoder without dilation, maps down to 1/512 of the image, and a BiFPN that fuses them.
+"""ESeg: an encoder without dilation, and a BiFPN that fuses maps down to 1/512 of the image.
 
 Paper: Meng et al., "Revisiting Multi-Scale Feature Fusion for Semantic Segmentation", section 3.
-There is no public code. What the paper does not say (the weighting inside the BiFPN, its pooling
-and resizing, the prediction head) is EfficientDet's or what gives the paper's parameters and costs;
-each place says which. P_i is a map at stride 2^i.
+There is no public code. Where the paper is silent (weighting in the BiFPN, its pooling and
+resizing, the prediction head), the layers follow EfficientDet or reproduce the paper's parameters
+and costs; comments say which. P_i is a map at stride 2^i.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ WEIGHT_EPSILON = 1e-4
 
 
 class NormalisedFusion(nn.Module):
-    """Sum of maps of one size, weighted by learned scalars in [0, 1].
+    """Sums maps of one size, weighted by learned scalars in [0, 1].
 
-    Paper: EfficientDet, section 3.3, fast normalised fusion. ESeg does not say which weighting its
-    BiFPN has.
+    Paper: EfficientDet, section 3.3, fast normalised fusion. ESeg does not say how its BiFPN
+    weights maps.
     """
 
     def __init__(self, inputs: int) -> None:
@@ -51,7 +51,7 @@ class NormalisedFusion(nn.Module):
 
 
 class SoftmaxFusion(nn.Module):
-    """Sum of all levels at the size of the finest, weighted by a softmax of learned scalars.
+    """Sums all levels at the size of the finest, weighted by a softmax of learned scalars.
 
     Paper: section 3.1, Prediction.
     """
@@ -92,21 +92,21 @@ class SeparableNode(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """One pass of information down from the deepest level and up again from the finest.
+    """One top-down pass from the deepest level, then one bottom-up pass from the finest.
 
     Paper: EfficientDet, figure 2 (d). Coarse maps are resized by nearest neighbour, fine maps by
     3x3 max pooling, as in its code.
 
     Args:
         channels: of every level.
-        levels: how many, at least two.
+        levels: number of levels, at least two.
         activation: of the nodes.
     """
 
     def __init__(self, channels: int, levels: int, activation: Activation) -> None:
         super().__init__()
         node = partial(SeparableNode, channels, activation)
-        # Index 0 is the finest level. The deepest has no way down, the finest none up.
+        # Index 0 is the finest level; it has no bottom-up node, and the deepest no top-down node.
         self.down_fusions = nn.ModuleList(NormalisedFusion(2) for _ in range(levels - 1))
         self.down_nodes = nn.ModuleList(node() for _ in range(levels - 1))
         self.up_fusions = nn.ModuleList(NormalisedFusion(3) for _ in range(levels - 2))
@@ -129,8 +129,8 @@ class BiFPN(nn.Module):
 
 
 class FPN(nn.Module):
-    """One pass of information down from the deepest level: each level is added to the next finer,
-    then smoothed by a full 3x3 convolution.
+    """One top-down pass: each level is added to the next finer one, then smoothed by a full 3x3
+    convolution.
 
     Paper: Lin et al., "Feature Pyramid Networks". ESeg's table 2 compares a BiFPN with it, "filter
     sizes adjusted"; full convolutions of the same width give that table's cost within 1.5 %.
@@ -159,9 +159,9 @@ class ESeg(nn.Module):
         trunk: backbone with `channels`, `name` and forward(images) -> four maps, P2 to P5.
         num_classes: width of the class scores.
         channels: width of the decoder.
-        repeats: BiFPNs one after the other; of an FPN there is always one.
-        finest: 2, or 3 for the Lite form: the level of the class scores.
-        deepest: 5, 7 or 9: levels below P5 are pooled from it. Paper: table 1.
+        repeats: number of BiFPNs in a row; an FPN is never repeated.
+        finest: level of the class scores: 2, or 3 for the Lite form.
+        deepest: 5, 7 or 9; levels deeper than P5 are pooled from it. Paper: table 1.
         pyramid: "bifpn" or "fpn". Paper: table 2.
         activation: of the decoder.
     """
@@ -193,8 +193,8 @@ class ESeg(nn.Module):
         self.output_stride = 2**finest
         self.description = f"ESeg with {trunk.name}, {PYRAMIDS[pyramid]} on P{finest} to P{deepest}"
         widths = [*trunk.channels, *[trunk.channels[-1]] * (deepest - 5)][finest - 2 :]
-        # Projected once: EfficientDet's own code projects an input anew for each node that reads
-        # it, which gives parameters above the paper's table.
+        # Each input is projected once. EfficientDet's code projects it for each node that reads it,
+        # which gives more parameters than the paper's table.
         self.laterals = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, channels, 1), _norm(channels)) for width in widths
         )
@@ -205,7 +205,7 @@ class ESeg(nn.Module):
         else:
             self.pyramid = nn.ModuleList([FPN(channels, len(widths))])
         self.fusion = SoftmaxFusion(len(widths))
-        # One separable convolution before the classifier: the paper's parameters to the digit.
+        # One separable convolution before the classifier gives exactly the paper's parameters.
         self.head = nn.Sequential(
             SeparableNode(channels, activation),
             activation(),
@@ -217,7 +217,7 @@ class ESeg(nn.Module):
         (N, 3, H, W)."""
         maps = self.trunk(images)
         for _ in range(5, self.deepest):
-            # Padding does not count, as in TensorFlow, where the paper's models ran.
+            # Pooling ignores padding, as in TensorFlow, in which the paper's models ran.
             maps.append(F.avg_pool2d(maps[-1], 3, 2, padding=1, count_include_pad=False))
         maps = maps[self.finest - 2 :]
         maps = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
@@ -285,7 +285,9 @@ def eseg_lite_l(num_classes: int) -> ESeg:
 def eseg_efficientnet_lite(
     num_classes: int, variant: int, channels: int = 80, repeats: int = 2
 ) -> ESeg:
-    """The decoder of ESeg-Lite, two of ESeg-Lite-M's as a default, on EfficientNet-Lite `variant`:
-    not of the paper, for ImageNet weights of this encoder can be had."""
+    """ESeg-Lite's decoder, by default two of ESeg-Lite-M's BiFPNs, on EfficientNet-Lite `variant`.
+
+    Not in the paper: this encoder has public ImageNet weights.
+    """
     trunk = EfficientNetLite(variant)
     return ESeg(trunk, num_classes, channels, repeats, finest=3, activation=nn.ReLU)

@@ -23,16 +23,16 @@ Matching = Literal["concatenation", "correlation"]
 class FlowAlignment(nn.Module):
     """FAM and the addition after it: low + warp(high, flow).
 
-    Paper: equations 1 to 3. Differs: one 3x3 flow convolution after two 1x1 reductions, where the
-    text has two 3x3; what is warped is the unreduced map. The names of the layers are the authors',
-    whose h is `high` and l is `low`.
+    Paper: equations 1 to 3. Differs: one 3x3 flow convolution after two 1x1 reductions (text: two
+    3x3); the warped map is the unreduced one. The layers have the authors' names, in which h is
+    `high` and l is `low`.
 
     Args:
         channels: of both maps.
         kernel_size: of the flow convolution, 3, 5 or 7 (IJCV table 9b).
-        upsampling: of the reduced coarse map that the flow is read from (table 9a).
-        matching: how the two reduced maps meet: concatenated, as in FlowNet-S, or by their
-            correlation in a neighbourhood, as in FlowNet-C (table 9c).
+        upsampling: of the reduced coarse map before the flow convolution (table 9a).
+        matching: "concatenation" of the two reduced maps, as in FlowNet-S, or their "correlation"
+            in a neighbourhood, as in FlowNet-C (table 9c).
         align_corners: convention of the warp, see operators.flow_warp.
     """
 
@@ -73,7 +73,7 @@ class FlowAlignment(nn.Module):
     def _upsampled(self, high: Tensor, size: tuple[int, int]) -> Tensor:
         if self.upsampling == "nearest":
             return F.interpolate(high, size=size, mode="nearest")
-        if self.upsampling == "deconvolution":  # twice the size, which an odd size is not
+        if self.upsampling == "deconvolution":  # doubles the size, so an odd size does not fit
             high = self.deconvolution(high)
             return high if (high.shape[2], high.shape[3]) == size else resize(high, size)
         return resize(high, size)
@@ -87,10 +87,11 @@ DISPLACEMENTS = (-4, -2, 0, 2, 4)
 
 
 def correlation(low: Tensor, high: Tensor) -> Tensor:
-    """Mean product over channels of `low` with `high` displaced by -4 to 4 pixels in steps of 2.
+    """Returns the mean product over channels of `low` and displaced `high`, for displacements of -4
+    to 4 pixels in steps of 2.
 
-    Paper: Dosovitskiy et al., "FlowNet", section 3. Differs: its displacements reach 20 pixels of
-    a video's motion, in the same steps; SFNet's paper states none.
+    Paper: Dosovitskiy et al., "FlowNet", section 3. Differs: its displacements reach 20 pixels, for
+    motion in video, in the same steps; SFNet's paper states none.
 
     Args:
         low, high: float (N, C, H, W).
@@ -110,21 +111,21 @@ def correlation(low: Tensor, high: Tensor) -> Tensor:
 
 
 class DeformableAlignment(nn.Module):
-    """In FAM's place, a 3x3 deformable convolution of the two maps; IJCV table 9d and section 4.3.
+    """A 3x3 deformable convolution of the two maps instead of FAM; IJCV table 9d, section 4.3.
 
-    Paper: Dai et al., "Deformable Convolutional Networks", equation 2. Written as nine warps and
-    nine 1x1 convolutions, which every runtime has.
+    Paper: Dai et al., "Deformable Convolutional Networks", equation 2. It is written as nine warps
+    and nine 1x1 convolutions, which all runtimes support.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # x and y of each tap, in pixels; starts as a plain convolution.
+        # x and y of each tap, in pixels; the initial zeros make it a plain convolution.
         self.offsets = nn.Conv2d(2 * channels, 18, 3, padding=1)
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
         taps = [nn.Conv2d(2 * channels, channels, 1, bias=False) for _ in range(9)]
         self.taps = nn.ModuleList(taps)
-        for tap in taps:  # of one 3x3 convolution, which has nine times the inputs
+        for tap in taps:  # as in one 3x3 convolution, which has nine times the inputs
             nn.init.uniform_(tap.weight, -(bound := 1 / math.sqrt(18 * channels)), bound)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class DeformableAlignment(nn.Module):
         height, width = low.shape[2], low.shape[3]
         both = torch.cat([resize(high, (height, width)), low], dim=1)
         offsets = self.offsets(both)
-        # flow_warp's unit is (W - 1) / (2 W) pixels of a map of its own size.
+        # The unit of flow_warp is (W - 1) / (2 W) pixels if both maps have the same size.
         x_unit, y_unit = 2 * width / max(width - 1, 1), 2 * height / max(height - 1, 1)
         total = low
         for i, tap in enumerate(self.taps):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ICNet: the deep layers see a quarter of the resolution, the shallow ones all of it.
+"""ICNet: deep layers at a quarter of the resolution, shallow layers at full resolution.
 
 Paper: Zhao et al., "ICNet for Real-Time Semantic Segmentation on High-Resolution Images", ECCV
-2018, figures 2 and 3; the layers are those of the authors' public prototxt file, which is the
-network after the paper's compression to half of PSPNet-50's channels.
+2018, figures 2 and 3. The layers are those of the authors' public prototxt file: the network after
+the paper's compression to half of PSPNet-50's channels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BINS = (1, 2, 3, 6)
 
 
 class CascadeFeatureFusion(nn.Module):
-    """CFF: a coarse map, doubled and convolved with dilation 2, plus a projected finer one.
+    """CFF: the coarse map, convolved with dilation 2, plus a projected finer map.
 
     Paper: figure 3.
     """
@@ -51,7 +51,7 @@ class ICNet(nn.Module):
     Args:
         num_classes: width of the class scores.
         width: of the trunk's layer1: 32 after compression, 64 before.
-        auxiliary: build the two classifiers that only training needs (cascade label guidance).
+        auxiliary: whether to build the two classifiers for training (cascade label guidance).
     """
 
     output_stride = 4
@@ -94,7 +94,7 @@ class ICNet(nn.Module):
         trunk, (height, width) = self.trunk, images.shape[2:]
         half = resize(images, ((height + 1) // 2, (width + 1) // 2))
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(half))))
-        # "conv3_1" is where the branches of half and quarter resolution part.
+        # The branches of half and quarter resolution separate after "conv3_1".
         middle = trunk.layer2[0](trunk.layer1(x))
         x = resize(middle, ((middle.shape[2] + 1) // 2, (middle.shape[3] + 1) // 2))
         deep = trunk.layer4(trunk.layer3(trunk.layer2[1:](x)))
@@ -110,7 +110,7 @@ class ICNet(nn.Module):
 
 
 def _pyramid_sum(x: Tensor) -> Tensor:
-    """`x` plus its averages over the cells of a pyramid; unlike PSPNet's no layer is learned."""
+    """Adds to `x` its averages over the cells of a pyramid; unlike PSPNet's, it has no layers."""
     size = (x.shape[2], x.shape[3])
     for pool in adaptive_average_pools(x, BINS):
         x = x + resize(pool, size)

@@ -3,9 +3,8 @@
 per kernel.
 
 Paper: Zhang et al., "K-Net: Towards Unified Image Segmentation", NeurIPS 2021, section 3, and Li et
-al., "SFNet", IJCV, section 4.5, which puts SFNet in the place of K-Net's backbone and prints no
-layer of it: "Differs:" says where that left a choice, or where the K-Net authors' code departs from
-their text.
+al., "SFNet", IJCV, section 4.5, which replaces K-Net's backbone by SFNet but prints no layers.
+"Differs:" marks our choices, and where the code of K-Net's authors departs from their text.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from training.networks.sfnet import SFNet, sfnet_r18, sfnet_stdc1, sfnet_stdc2
 from training.operators import resize
 
 MIN_THING_SCORE = 0.3
-MIN_VISIBLE = 0.6  # share of a mask that no better one covers
+MIN_VISIBLE = 0.6  # share of a mask that no better mask covers
 
 
 class KernelUpdate(nn.Module):
-    """A kernel meets the features under its mask: two gates mix the two.
+    """Updates a kernel by the features under its mask; two gates weight kernel and features.
 
     Paper: K-Net section 3.2, equations 3 to 5.
     """
@@ -53,8 +52,8 @@ class KernelUpdate(nn.Module):
 
 
 class KernelAttention(nn.Module):
-    """Kernels look at each other: multi-head attention and a feed-forward layer, each with its
-    residual and its norm. Paper: K-Net section 3.2, "kernel interaction"."""
+    """Lets kernels interact by multi-head attention and a feed-forward layer, each with a residual
+    and a norm. Paper: K-Net section 3.2, "kernel interaction"."""
 
     def __init__(self, channels: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -83,9 +82,11 @@ class KernelAttention(nn.Module):
 
 
 class UpdateStage(nn.Module):
-    """One round: gather features under the masks, update the kernels, make new masks and scores.
+    """One round: gathers features under the masks, updates the kernels, computes new masks and
+    scores.
 
-    Paper: K-Net figure 2. Differs: the mask that gathers is hard, above a half, as in the code.
+    Paper: K-Net figure 2. Differs: features are gathered under hard masks, threshold 0.5, as in the
+    authors' code.
     """
 
     def __init__(self, channels: int, num_classes: int, heads: int, feedforward: int) -> None:
@@ -114,16 +115,16 @@ class UpdateStage(nn.Module):
 
 
 def gather(features: Tensor, masks: Tensor) -> Tensor:
-    """Sum of features (N, C, h, w) where a mask (N, K, h, w) is above a half: (N, K, C).
+    """Sums features (N, C, h, w) where the sigmoid of a mask (N, K, h, w) exceeds 0.5: (N, K, C).
 
-    A large mask's sum can leave the range of fp16, not that of bf16.
+    The sum under a large mask can leave the range of fp16, but not that of bf16.
     """
     inside = (masks > 0).flatten(2).to(features.dtype)
     return inside @ features.flatten(2).transpose(1, 2)
 
 
 def _apply(kernels: Tensor, features: Tensor) -> Tensor:
-    """Each kernel (N, K, C) as a 1x1 convolution over its picture's features: (N, K, h, w)."""
+    """Applies each kernel (N, K, C) as a 1x1 convolution to the features: (N, K, h, w)."""
     masks = kernels @ features.flatten(2)
     return masks.unflatten(2, (features.shape[2], features.shape[3]))  # type: ignore[no-any-return]
 
@@ -135,9 +136,10 @@ def _branch(channels: int) -> nn.Sequential:
 
 
 def position_code(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Sines and cosines of the row, then of the column, (1, channels, height, width).
+    """Returns sines and cosines of the row, then of the column, (1, channels, height, width).
 
-    Without it two equal cars have equal features. Paper: Carion et al., "DETR", appendix A.4; both
+    Without the position, two equal cars would have equal features.
+    Paper: Carion et al., "DETR", appendix A.4; both
     coordinates run from 0 to 2 pi, as in the K-Net authors' code.
     """
     quarter = channels // 4
@@ -155,16 +157,16 @@ def position_code(height: int, width: int, channels: int, device: torch.device) 
 
 
 class KNet(nn.Module):
-    """A decoder of pixels, first kernels and masks, and rounds of kernel updates.
+    """A pixel decoder, initial kernels and masks, and rounds of kernel updates.
 
-    Differs: K-Net's feature pyramid, whose levels meet at stride 8, is SFNet without its class
-    layer, brought from stride 4 to 8 by a 3x3 convolution; the position code is added there.
+    Differs: SFNet without its class layer replaces K-Net's feature pyramid, whose levels meet at
+    stride 8; a 3x3 convolution takes it from stride 4 to 8, where the position code is added.
 
     Args:
-        decoder: the SFNet whose features are used; its class layer is taken off.
-        num_classes: things and stuff together.
-        things: train ids of the classes that are counted; the others are stuff.
-        kernels: of things; each stuff class has its own besides.
+        decoder: the SFNet that computes the features; its class layer is removed.
+        num_classes: number of things and stuff classes.
+        things: train ids of the classes with instances; the others are stuff.
+        kernels: number of kernels for things; each stuff class has one more.
         channels: width of kernels and features, a multiple of 32.
         stages: rounds of updates.
         feedforward: width inside the attention's second layer.
@@ -216,13 +218,13 @@ class KNet(nn.Module):
         return self.decoder.get_submodule("trunk")
 
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """What training and merging need, of normalised images (N, 3, H, W).
+        """Computes what training and merging need, from normalised images (N, 3, H, W).
 
         Returns:
             "logits": (N, classes, H, W), see `scores`; "aux": [];
-            "segmentation": class scores (N, classes, H/4, W/4) before any kernel is updated;
-            "masks": before the sigmoid, at H/4 and W/4: first the (N, kernels, ...) of the things
-            alone, then after each round (N, kernels + stuff classes, ...);
+            "segmentation": class scores (N, classes, H/4, W/4) before the first update;
+            "masks": before the sigmoid, at H/4 and W/4: first (N, kernels, ...) for things only,
+            then (N, kernels + stuff classes, ...) after each round;
             "classes": after each round (N, kernels + stuff classes, classes) before the sigmoid;
             in evaluation "masks" and "classes" hold the last round only.
         """
@@ -241,8 +243,11 @@ class KNet(nn.Module):
         }
 
     def scores(self, images: Tensor) -> Tensor:
-        """The semantic reading (N, classes, H/4, W/4) of normalised images (N, 3, H, W): the
-        logarithm of the best kernel's class score times mask, which is what merging goes by."""
+        """Class scores (N, classes, H/4, W/4) of normalised images (N, 3, H, W).
+
+        They are the logarithm of the best kernel's class score times mask, by which `merge`
+        decides.
+        """
         _, masks, classes = self._rounds(images)
         size = (2 * masks[-1].shape[2], 2 * masks[-1].shape[3])
         return self._reading(resize(masks[-1], size), classes[-1])
@@ -255,7 +260,7 @@ class KNet(nn.Module):
         first = self.kernels.expand(x.shape[0], -1, -1)
         thing_masks = _apply(first, located)
         segmentation = self.segmentation(classified)
-        # Paper: section 3.3; the layer that scores a stuff class is its first kernel.
+        # Paper: section 3.3. The layer that scores a stuff class is its initial kernel.
         stuff = list(self.stuff)
         stuff_kernels = self.segmentation.weight[stuff].flatten(1).expand(x.shape[0], -1, -1)
         features = located + classified
@@ -269,8 +274,8 @@ class KNet(nn.Module):
         return segmentation, [masks[0], *masks[2:]], classes
 
     def _reading(self, masks: Tensor, classes: Tensor) -> Tensor:
-        # Logarithms from the start: they keep a gradient where the product is almost zero.
-        # The exporter makes Log(Sigmoid) of logsigmoid, and ONNX Runtime's Sigmoid is 0 below -18.
+        # Sums of logarithms keep a gradient where the product is almost zero.
+        # The exporter turns logsigmoid into Log(Sigmoid); ONNX Runtime's Sigmoid is 0 below -18.
         inside, score = -F.softplus(-masks.float()), -F.softplus(-classes.float())
         count = len(self.kernels)
         planes: list[Tensor] = []
@@ -296,14 +301,14 @@ def _conv_norm_relu(
 def merge(
     network: KNet, masks: Tensor, classes: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, list[int]]:
-    """The masks of one picture as segments that do not overlap.
+    """Merges the masks of one picture into segments that do not overlap.
 
-    Each pixel goes to the kernel with the largest class score times mask; a thing below
-    MIN_THING_SCORE and what shows less than MIN_VISIBLE of its mask are dropped. Paper: Kirillov et
-    al., "Panoptic Feature Pyramid Networks", as the K-Net authors' code has it.
+    Each pixel goes to the kernel with the largest class score times mask. Things below
+    MIN_THING_SCORE and segments that show less than MIN_VISIBLE of their mask are dropped. Paper:
+    Kirillov et al., "Panoptic Feature Pyramid Networks"; source: the code of K-Net's authors.
 
     Args:
-        network: for its classes.
+        network: gives things and stuff.
         masks: (kernels + stuff classes, h, w) before the sigmoid.
         classes: (kernels + stuff classes, classes) before the sigmoid.
         size: (height, width) of the picture.

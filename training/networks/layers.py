@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The block that nearly every head is made of."""
+"""The block of nearly all heads."""
 
 from __future__ import annotations
 

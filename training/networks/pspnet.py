@@ -21,7 +21,7 @@ Head = Literal["paper", "sfnet"]
 
 
 class PyramidPooling(nn.Module):
-    """Averages over cells of four sizes beside the map itself.
+    """Concatenates the map with its averages over cells of four sizes.
 
     Paper: figure 3 (c): bins 1, 2, 3, 6, each reduced to a quarter of the channels, concatenated.
     """
@@ -48,10 +48,10 @@ class PSPNet(nn.Module):
     Args:
         trunk: ResNet of output stride 8.
         num_classes: width of the class scores.
-        head: "paper": pyramid pooling, 3x3 to 512 channels, classifier. "sfnet": the one of the
-            SFNet authors' code, which their tables measure: a bin's convolution has no ReLU, 1x1 to
-            512 channels, then 3x3 to 256, a classifier without bias and no auxiliary head.
-        auxiliary: build the head on layer3 that only training needs; for the head "paper".
+        head: "paper": pyramid pooling, 3x3 to 512 channels, classifier. "sfnet": the head in the
+            code of SFNet's authors, which their tables measure: no ReLU after a bin's convolution,
+            1x1 to 512 channels, 3x3 to 256, a classifier without bias, no auxiliary head.
+        auxiliary: whether the head "paper" has an auxiliary head on layer3 for training.
     """
 
     output_stride = 8

@@ -43,20 +43,19 @@ DEEPEST = 5  # the papers' number of the last map, at stride 2^5
 class SFNet(nn.Module):
     """Encoder, context module, feature pyramid with flow alignment, and a head on all its levels.
 
-    Paper: section 3.2, figure 4(c). Differs: the levels are brought to one size by plain resizing;
-    ECCV's text has FAM there too, which IJCV calls an ablation.
+    Paper: section 3.2, figure 4(c). Differs: the head's inputs are resized to one size; ECCV's text
+    uses FAM there as well, which IJCV calls an ablation.
 
     Args:
-        trunk: backbone of any number of maps, whose last one gets the context module.
+        trunk: backbone with any number of maps; the context module reads the last one.
         num_classes: width of the class scores.
         channels: width of the pyramid, D.
         context: builds the module on the deepest map from (its channels, D): one of
             networks/context.py, or `lateral` for none.
         align: builds the step from one level to the next finer one from (D).
-        aligned_levels: the coarse levels that are brought up by `align`, the others by plain
-            resizing; numbered as in ECCV table 2 and IJCV table 8b, where the deepest map is 5.
-            None: all.
-        deep_supervision: whether every step of the pyramid gets a head that is trained as well.
+        aligned_levels: the coarse levels that `align` upsamples; the others are resized. Numbered
+            as in ECCV table 2 and IJCV table 8b, where the deepest map is 5. None: all.
+        deep_supervision: whether each step of the pyramid gets an auxiliary head for training.
     """
 
     def __init__(
@@ -106,8 +105,8 @@ class SFNet(nn.Module):
         return {"logits": logits, "aux": aux}
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """The levels of normalised images (N, 3, H, W), shallow to deep, D channels each: what each
-        step hands down, before smoothing."""
+        """Returns the levels of normalised images (N, 3, H, W) before smoothing, shallow to deep, D
+        channels each."""
         *shallow, deep = self.trunk(images)
         pyramid = [self.context(deep)]
         steps = list(zip(shallow, self.laterals, self.alignments, strict=True))
@@ -150,8 +149,8 @@ class FCN(nn.Module):
 
 
 # The named models. `options` are arguments of SFNet: context, align, aligned_levels,
-# deep_supervision. Differs: the deep stem and the dilations are those of the authors' code; the
-# papers name a ResNet and no more.
+# deep_supervision. Differs: the papers only name a ResNet; deep stem and dilations follow the
+# authors' code.
 
 
 def sfnet_r18(
@@ -203,7 +202,7 @@ def sfnet_df2(num_classes: int, channels: int = 128, **options: Any) -> SFNet:
 
 
 def sfnet_shufflenet(num_classes: int, channels: int = 64, **options: Any) -> SFNet:
-    """The authors' code has none; the papers' +0.3 GFLOPs for FAM fit 64 channels."""
+    """Not in the authors' code; 64 channels fit the papers' +0.3 GFLOPs for FAM."""
     return SFNet(ShuffleNetV2(), num_classes, channels, **options)
 
 
@@ -222,7 +221,7 @@ DEAD_STDC_LAYERS = (
 # Heads that only training runs; a network without deep supervision has none.
 DEAD_LAYERS = (*DEAD_STDC_LAYERS, "head.dsn.", "supervision.")
 
-# Names in SFSegNets checkpoints of what SFNet and SFNet-Lite share, and ours.
+# Names that SFNet and SFNet-Lite share in SFSegNets checkpoints, and our names.
 TRUNK_AND_CONTEXT = (
     ("layer0.0.", "trunk.conv1."),
     ("layer0.1.", "trunk.bn1."),

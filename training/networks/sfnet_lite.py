@@ -31,16 +31,16 @@ class GatedDualFlowAlignment(nn.Module):
     """GD-FAM: two flows warp the coarse and the fine map, one gate mixes them.
 
     Paper: equations 4 to 6. Differs: one 3x3 flow convolution after two 1x1 reductions (text: two
-    3x3), a 3x3 gate convolution (text: 1x1), and the gate sees the reduced coarse map but the
-    unreduced fine map. Differs: equation 6 as printed puts the gate on the fine map; the sentence
-    before it and the authors' code put it on the coarse one, and so does this.
+    3x3), a 3x3 gate convolution (text: 1x1), and the gate reads the reduced coarse map but the
+    unreduced fine map. Differs: the printed equation 6 puts the gate on the fine map; this module
+    follows the sentence before it and the authors' code, and puts it on the coarse map.
 
     Args:
         channels: of both maps.
-        gate: from the channels' mean and maximum ("attention") or from the reduced maps
-            ("convolution"), both of table 10b; "none" just adds the maps and is ours.
-        shared_gate: whether the fine map gets 1 - gate (table 10b's G), or a gate of its own.
-        dual_flow: whether the fine map is warped too; False, with a gate, is ours.
+        gate: computed from the channels' mean and maximum ("attention") or from the reduced maps
+            ("convolution"), both in table 10b. "none" adds the maps; not in the paper.
+        shared_gate: True: the fine map gets 1 - gate (G in table 10b). False: its own gate.
+        dual_flow: whether the fine map is warped as well. False with a gate is not in the paper.
         align_corners: convention of the warp, see operators.flow_warp.
     """
 
@@ -93,8 +93,10 @@ class GatedDualFlowAlignment(nn.Module):
 
 
 def statistics(high: Tensor, low: Tensor) -> Tensor:
-    """Mean and maximum over the channels of `high` (N, C, H, W) and `low` (N, D, H, W) ->
-    (N, 4, H, W), the pooling of equation 5; GD-FAM has half as many channels in C as in D."""
+    """Returns mean and maximum over the channels of `high` (N, C, H, W) and `low` (N, D, H, W).
+
+    The result is (N, 4, H, W), the pooling of equation 5. In GD-FAM, C is D / 2.
+    """
     maps = (high, low)
     means = [x.mean(dim=1, keepdim=True) for x in maps]
     maxima = [x.amax(dim=1, keepdim=True) for x in maps]
@@ -105,12 +107,11 @@ class SFNetLite(nn.Module):
     """SFNet-Lite on a trunk with maps at strides 4, 8, 16, 32.
 
     Differs: the second input of the head is the stride-16 map (paper's text: the context map), and
-    the head is 3x3 + 1x1 (text: one 1x1). The authors' unused layers (a deep-supervision head that
-    is never evaluated, with ResNet-18 a third lateral) are not built: 12.08 M parameters with the
-    deep-stem ResNet-18 and 19 classes, theirs 12.30 M.
+    the head is 3x3 + 1x1 (text: one 1x1). The authors' unused layers (`DEAD_LAYERS`) are not built:
+    12.08 M parameters with the deep-stem ResNet-18 and 19 classes, theirs 12.30 M.
 
     Args:
-        trunk: backbone; its maps but the second are read.
+        trunk: backbone; all its maps except the second are read.
         num_classes: width of the class scores.
         channels: width of the head, D.
         context: builds the module on the deepest map from (its channels, D), see
@@ -158,8 +159,8 @@ class SFNetLite(nn.Module):
         return {"logits": logits, "aux": []}
 
 
-# The named models. `options` are arguments of SFNetLite: context, align. Differs: the deep stem and
-# the dilations are those of the authors' code; the paper names a ResNet and no more.
+# The named models. `options` are arguments of SFNetLite: context, align. Differs: the paper only
+# names a ResNet; deep stem and dilations follow the authors' code.
 
 
 def sfnet_lite_r18(
@@ -179,12 +180,12 @@ def sfnet_lite_r101(
     channels: int = 256,
     **options: Any,
 ) -> SFNetLite:
-    """The authors' code cannot build this one; its width is that of their SFNet with ResNet-101."""
+    """The authors' code cannot build this network; the width is that of their SFNet-R101."""
     return SFNetLite(ResNet(101, stem, dilations), num_classes, channels, **options)
 
 
 def sfnet_lite_stdc1(num_classes: int, channels: int = 128, **options: Any) -> SFNetLite:
-    """With 64 channels a network of 43 GMAC instead of 74 at 1024x2048."""
+    """64 channels need 43 GMAC at 1024x2048, 128 channels 74."""
     return SFNetLite(stdc1(), num_classes, channels, **options)
 
 
@@ -195,7 +196,7 @@ def sfnet_lite_stdc2(num_classes: int, channels: int = 128, **options: Any) -> S
 def sfnet_lite_efficientnet_lite(
     num_classes: int, variant: int, channels: int = 96, **options: Any
 ) -> SFNetLite:
-    """On EfficientNet-Lite `variant`: not of the paper, for ImageNet weights can be had."""
+    """On EfficientNet-Lite `variant`, which has public ImageNet weights; not in the paper."""
     return SFNetLite(EfficientNetLite(variant), num_classes, channels, **options)
 
 

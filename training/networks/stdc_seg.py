@@ -2,7 +2,7 @@
 """STDC-Seg: BiSeNet's decoder on an STDC trunk, with detail guidance in training.
 
 Paper: Fan et al., "Rethinking BiSeNet For Real-time Semantic Segmentation", CVPR 2021, section 3.2
-and figure 4. SFNet's papers measure it beside SFNet on the same trunks.
+and figure 4. SFNet's papers compare it with SFNet on the same trunks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.weights import renamed
 
 
 class AttentionRefinement(nn.Module):
-    """3x3 convolution whose channels are weighted by a gate on their mean (BiSeNet's ARM)."""
+    """3x3 convolution whose channels are scaled by a gate on their mean (BiSeNet's ARM)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """1x1 convolution of two concatenated maps, its channels reweighted on top (BiSeNet's FFM)."""
+    """1x1 convolution of two concatenated maps, plus itself scaled by channel (BiSeNet's FFM)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class FeatureFusion(nn.Module):
 class STDCSeg(nn.Module):
     """STDC-Seg with the detail head on the stride-8 map.
 
-    Differs: the authors build boundary heads on four maps and train the one at stride 8; only that
-    one is built here.
+    Differs: the authors build boundary heads on four maps but train only the one at stride 8; the
+    others are not built here.
 
     Args:
         trunk: gives maps at strides 4, 8, 16, 32.
@@ -94,8 +94,8 @@ class STDCSeg(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """{"logits": (N, num_classes, H, W), "aux": []}.
 
-        In training "aux" holds the scores of the context maps at strides 8 and 16, and "detail" the
-        boundary logits (N, 1, H/8, W/8) that stdc_seg_loss takes.
+        In training, "aux" holds the scores of the context maps at strides 8 and 16, and "detail"
+        the boundary logits (N, 1, H/8, W/8) for stdc_seg_loss.
         """
         stride8, context8, context16 = self._features(images)
         scores = self.head(self.fuse(stride8, context8))
@@ -129,12 +129,12 @@ def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
 
 
 def stdc_seg_loss(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> Tensor:
-    """OHEM on the scores and on both auxiliary heads, plus the detail loss, all of weight 1.
+    """Sums OHEM of the scores and of both auxiliary heads and the detail loss, each of weight 1.
 
-    Paper: section 3.3. Of OHEM a sixteenth of the pixels count at least.
+    Paper: section 3.3. OHEM counts at least a sixteenth of the pixels.
 
     Args:
-        output: what STDCSeg gives in training.
+        output: of STDCSeg in training.
         labels: integer (N, H, W), 255 = ignore.
     """
     logits, aux, detail = output["logits"], output["aux"], output["detail"]
@@ -150,12 +150,12 @@ def stdc_seg_loss(output: dict[str, Tensor | list[Tensor]], labels: Tensor) -> T
 
 
 def detail_loss(detail: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross entropy plus dice loss of boundary logits.
+    """Sums binary cross entropy and dice loss of boundary logits.
 
     Paper: equations 3 and 4.
 
     Args:
-        detail: float (N, 1, h, w), before the sigmoid; enlarged to the size of the labels.
+        detail: float (N, 1, h, w), before the sigmoid; resized to the size of the labels.
         labels: integer (N, H, W).
     """
     target = detail_target(labels)
@@ -169,13 +169,13 @@ def detail_loss(detail: Tensor, labels: Tensor) -> Tensor:
 
 
 def detail_target(labels: Tensor) -> Tensor:
-    """1.0 where the Laplacian of the label map is positive at stride 1 or, enlarged, at stride 2.
+    """Returns 1.0 where the Laplacian of the label map is positive at stride 1 or 2.
 
-    Differs: the paper fuses the strides 1, 2 and 4 by a trainable 1x1 convolution and a threshold
-    of 0.1. Through the threshold no gradient flows, so the authors' convolution keeps its first
-    weights 0.6, 0.3 and 0.1, and stride 4 alone never exceeds the threshold. As in the authors'
-    code class numbers are taken as heights, 255 included, so of two neighbours only the one of the
-    greater number is on the boundary.
+    Differs: the paper fuses strides 1, 2 and 4 by a trainable 1x1 convolution and a threshold of
+    0.1. No gradient passes the threshold, so the authors' convolution keeps its initial weights
+    0.6, 0.3 and 0.1, and stride 4 alone never exceeds the threshold. As in the authors' code, class
+    numbers (255 included) act as heights: of two neighbours, the one with the greater number is on
+    the boundary.
 
     Args:
         labels: integer (N, H, W).
@@ -211,7 +211,7 @@ DEAD_LAYERS = (
 
 
 def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of an STDC-Seg checkpoint to ours; "module." before a name is dropped.
+    """Renames the tensors of an STDC-Seg checkpoint to ours.
 
     `DEAD_LAYERS` are dropped. In the authors' files the norms outside the trunk are in-place batch
     norms (weights.plain_norms).
@@ -232,7 +232,7 @@ def state_from_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ("ffm.conv2.", "fuse.gate.2."),
         ("conv_out.conv.", "head.0."),
         ("conv_out.conv_out.", "head.1."),
-        # Named after the stride of the trunk's map that they come from.
+        # Their names have the stride of the trunk's map from which the scores are computed.
         ("conv_out16.conv.", "aux_head8.0."),
         ("conv_out16.conv_out.", "aux_head8.1."),
         ("conv_out32.conv.", "aux_head16.0."),

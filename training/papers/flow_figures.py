@@ -3,9 +3,9 @@
 python -m training.papers.flow_figures RECIPE --checkpoint FILE --image PICTURE --output-dir DIR
 [--labels PNG]
 
-Writes flow.png, one row per warp of the network: where the flow points as arrows and by the colour
-wheel, and the map that it warps, before and after. Writes prediction.png and, with --labels, the
-errors and classes.md, the IoU of every class in that picture.
+Writes flow.png, with one row per warp of the network: the flow as arrows and as colours, and the
+warped map before and after. Writes prediction.png; with --labels also the errors and classes.md,
+the IoU of each class in this picture.
 Paper: SFNet, IJCV figures 6 (flow), 7 (maps before and after alignment) and 8 (errors).
 """
 
@@ -47,11 +47,11 @@ class Warp:
     """One map before and after its flow.
 
     Args:
-        what: which map, such as "coarse map 11x15".
-        flow_px: float32 (H, W, 2), x first: from each pixel to the place that its features are
-            taken from, in pixels of the (H, W) grid.
-        before: float32 (H, W), mean of the map's channels, resized to the grid without flow.
-        after: the same of the warped map.
+        what: name of the map, such as "coarse map 11x15".
+        flow_px: float32 (H, W, 2), x first: displacement from each pixel to the source of its
+            features, in pixels of the (H, W) grid.
+        before: float32 (H, W), channel mean of the map, resized to the grid without flow.
+        after: float32 (H, W), channel mean of the warped map.
     """
 
     what: str
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def see(network: nn.Module, rgb: Rgb) -> tuple[NDArray[np.uint8], list[Warp]]:
-    """Labels uint8 (H, W) of uint8 (H, W, 3) RGB, and every warp on the way to them, in order.
+    """Segments uint8 (H, W, 3) RGB; returns labels uint8 (H, W) and all warps in order.
 
     Raises:
         SystemExit: the network warps nothing.
@@ -120,7 +120,7 @@ def see(network: nn.Module, rgb: Rgb) -> tuple[NDArray[np.uint8], list[Warp]]:
 
 
 def warps_of(low: Tensor, high: Tensor, flow: Tensor, align_corners: bool) -> list[Warp]:
-    """The warp of the coarse map, and that of the fine map where `flow` has one for it."""
+    """Returns the warp of the coarse map, and of the fine map if `flow` has four channels."""
     found = []
     for name, source, part in (("coarse", high, flow[:, 0:2]), ("fine", low, flow[:, 2:4])):
         if part.shape[1] == 0:
@@ -142,7 +142,7 @@ def warps_of(low: Tensor, high: Tensor, flow: Tensor, align_corners: bool) -> li
 
 
 def flow_figure(rgb: Rgb, warps: Sequence[Warp]) -> Rgb:
-    """One row per warp: arrows on the picture, flow by colour, the map before and after."""
+    """Draws one row per warp: arrows on the picture, flow colours, the map before and after."""
     rows = []
     for warp in warps:
         size = (rgb.shape[0], rgb.shape[1])
@@ -166,8 +166,8 @@ def prediction_figure(
     classes: Sequence[SemanticClass],
     truth: NDArray[np.uint8] | None,
 ) -> Rgb:
-    """The picture and what the network says; with the truth also that, and where they differ.
-    Below them the colours of the classes that appear."""
+    """Draws picture and prediction, with `truth` also truth and errors, above a legend of the
+    classes in them."""
     palette = palette_rgb_of(classes)
     panels = [("picture", rgb), ("prediction", overlay(rgb, labels, palette, 0.6))]
     if truth is not None:
@@ -179,7 +179,7 @@ def prediction_figure(
 
 
 def legend(classes: Sequence[SemanticClass], width: int) -> Rgb:
-    """The names of the classes beside their colours, in as many lines as they need."""
+    """Draws the names of the classes beside their colours, in as many lines as necessary."""
     lines: list[Rgb] = []
     x = width
     for c in classes:
@@ -206,7 +206,7 @@ def colours_of_flow(flow: NDArray[np.float32], longest: float) -> Rgb:
 
 
 def with_wheel(flow: NDArray[np.float32], longest: float) -> Rgb:
-    """Flow in colours, and in the lower right corner the wheel that explains them."""
+    """Draws flow colours, with the colour wheel in the lower right corner."""
     picture = colours_of_flow(flow, longest)
     radius = min(picture.shape[:2]) // 8
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
@@ -219,8 +219,10 @@ def with_wheel(flow: NDArray[np.float32], longest: float) -> Rgb:
 
 
 def arrows(rgb: Rgb, flow: NDArray[np.float32], longest: float) -> Rgb:
-    """Arrows on the dimmed picture, from each point towards the place its features are taken from;
-    the longest as long as the points are apart."""
+    """Draws arrows on the dimmed picture, from each grid point towards the source of its features.
+
+    The longest arrow is as long as the grid spacing.
+    """
     picture = rgb // 2
     stretch = ARROW_SPACING_PX / longest
     height, width = picture.shape[:2]
@@ -233,14 +235,14 @@ def arrows(rgb: Rgb, flow: NDArray[np.float32], longest: float) -> Rgb:
 
 
 def heat(values: NDArray[np.float32], low: float, high: float, size: tuple[int, int]) -> Rgb:
-    """uint8 RGB at `size`: `low` black, `high` bright; the map's own pixels stay visible."""
+    """Draws a map as uint8 RGB at `size`, `low` black, `high` bright, with visible map pixels."""
     scaled = np.clip(255 * (values - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
     coloured = cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)[..., ::-1]
     return np.asarray(cv2.resize(coloured, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def errors(labels: NDArray[np.uint8], truth: NDArray[np.uint8], palette: Rgb) -> Rgb:
-    """Right pixels black, wrong ones in the colour of the true class, unlabelled ones grey."""
+    """Draws correct pixels black, wrong ones in their true colour, unlabelled ones grey."""
     picture = color_mask(truth, palette)
     picture[labels == truth] = 0
     picture[truth == 255] = UNLABELLED_RGB
@@ -248,8 +250,10 @@ def errors(labels: NDArray[np.uint8], truth: NDArray[np.uint8], palette: Rgb) ->
 
 
 def class_table(labels: NDArray[np.uint8], truth: NDArray[np.uint8], names: Sequence[str]) -> str:
-    """IoU in percent and share of the truth's pixels per class, as Markdown; classes that neither
-    has are left out."""
+    """Returns a Markdown table: IoU in percent and share of the true pixels per class.
+
+    Classes in neither truth nor prediction are omitted.
+    """
     matrix = ConfusionMatrix(len(names))
     matrix.update(labels, truth)
     lines = ["| Class | IoU, % | pixels, % |", "| --- | --- | --- |"]
@@ -262,7 +266,7 @@ def class_table(labels: NDArray[np.uint8], truth: NDArray[np.uint8], names: Sequ
 
 
 def captioned(panel: Rgb, text: str) -> Rgb:
-    """`panel` under a line of text."""
+    """Puts a line of text above `panel`."""
     line = np.full((CAPTION_PX, panel.shape[1], 3), 255, np.uint8)
     cv2.putText(
         line, text, (4, CAPTION_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
@@ -271,7 +275,7 @@ def captioned(panel: Rgb, text: str) -> Rgb:
 
 
 def read_rgb(path: Path) -> Rgb:
-    """Raises SystemExit when the file is no picture."""
+    """Reads a picture. Raises SystemExit if it is unreadable."""
     try:
         return rgb_from_file(path)
     except ImageError as error:
@@ -279,7 +283,7 @@ def read_rgb(path: Path) -> Rgb:
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Raises SystemExit when the file is no label map of one byte per pixel."""
+    """Reads a label map. Raises SystemExit unless it has one byte per pixel."""
     try:
         return read_label_ids(path)
     except DataError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A figure that a paper prints about a network."""
+"""One printed row of a paper about a network."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from torch import nn
 class Published:
     """One row of a paper's table, or one ablation for which the paper prints no cost.
 
-    A file of training/papers/rows holds those of one file of training/networks as `PUBLISHED`;
-    training/papers/tables.py finds them there.
+    Each file of training/papers/rows holds the rows for one file of training/networks in
+    `PUBLISHED`; training/papers/tables.py collects them.
 
     Args:
-        table: where it is printed, such as "IJCV table 7".
-        name: the row's name in that table.
-        network: builds the network with random weights, class number included.
-        params_m: printed parameters in millions, None where none is printed.
-        gflops: printed cost in thousand millions of what `convention` counts; None where none is
-            printed.
-        size: (height, width) of the input that the printed cost is for.
-        convention: what `gflops` counts: multiply-adds, or two operations for each.
-        reproduced_params, reproduced_gflops: whether the figure is known to follow from the layers;
-            a test holds ours within 1 % of it.
-        not_built: parameters of layers that the authors' code builds and never runs, which ours
-            leaves out and the printed figure counts.
-        note: what a reader must know about the difference.
+        table: such as "IJCV table 7".
+        name: of the row in that table.
+        network: builds the network with its number of classes and random weights.
+        params_m: printed parameters in millions, or None.
+        gflops: printed cost in thousand millions of operations, or None.
+        size: (height, width) of the input for the printed cost.
+        convention: unit of `gflops`: multiply-adds, or two operations per multiply-add.
+        reproduced_params, reproduced_gflops: True if the printed figure follows from the layers; a
+            test then keeps ours within 1 % of it.
+        not_built: number of parameters that the printed figure counts and we do not build, because
+            the authors' code never runs them.
+        note: explains the difference.
     """
 
     table: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every network costs, beside what the papers print: python -m training.papers.tables
+"""Compares the cost of every network with the papers: python -m training.papers.tables
 
 Writes TABLES.md from the `PUBLISHED` of the files in training/papers/rows. A network runs on
 PyTorch's meta device, where tensors have shapes but no values: all networks together take no memory
@@ -30,18 +30,18 @@ INTRODUCTION = """# Parameters and multiply-adds
 
 `make tables` writes this file from the code; a test compares the two.
 
-- **Parameters**, in millions: all that the network is built with; `+` what the authors' code
-  builds, never runs for the output and the paper counts, which ours leaves out. *Live*: those that
-  the output depends on; the others are heads that only training runs.
-- **GMAC**: thousand millions of multiply-adds of one image in convolutions and matrix products, by
-  PyTorch's own counter. Bias, batch norm, activation, pooling, resizing and warping do not count.
-  `–`: the network does not take that size.
-- **Printed** is the paper's figure, **its convention** what that figure counts and for which size,
-  which is not always what the paper says. **Ours** is our figure in that convention, and the
-  difference is ours to theirs.
-- ✔ marks a figure that follows from the layers: a test holds ours within 1 % of it. Without it the
-  difference is what it is, and the note says what is known about it.
-- A figure that several tables print alike for the same network stands here once.
+- **Parameters**, in millions: all parameters of our network; after `+` those that the paper counts
+  although the authors' code never runs them, and that we do not build. *Live*: those on which the
+  output depends; the others are heads that only training runs.
+- **GMAC**: thousand millions of multiply-adds of convolutions and matrix products for one image,
+  counted by PyTorch. Bias, batch norm, activation, pooling, resizing and warping are not counted.
+  `–`: the network does not take this size.
+- **Printed** is the paper's figure; **its convention** is the unit and the input size of that
+  figure, which can differ from the paper's statement. **Ours** is our figure in this convention,
+  followed by its difference from the printed figure.
+- ✔ marks a figure that follows from the layers: a test keeps ours within 1 % of it. The note
+  explains other differences as far as possible.
+- A figure that several tables print for the same network appears once.
 """
 
 HEADER = [
@@ -61,26 +61,26 @@ def main() -> None:
 
 
 def published_rows() -> dict[str, tuple[Published, ...]]:
-    """The rows of every file in training/papers/rows, by the name of the file of the networks."""
+    """Returns the rows of each file in training/papers/rows, by the name of the network's file."""
     names = [module.name for module in pkgutil.iter_modules(rows.__path__)]
     return {name: importlib.import_module(f"{rows.__name__}.{name}").PUBLISHED for name in names}
 
 
 @cache
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that `build` makes, in eval, without memory for its weights."""
+    """Builds the network in evaluation mode without memory for its weights."""
     with torch.device("meta"):
         return build().eval()
 
 
 def parameters(build: Callable[[], nn.Module]) -> int:
-    """All parameters that the network is built with."""
+    """Returns the number of parameters of the network."""
     return sum(p.numel() for p in on_meta(build).parameters())
 
 
 @cache
 def live_parameters(build: Callable[[], nn.Module]) -> int:
-    """Those from which a path leads to the output in eval: the others get no gradient."""
+    """Returns the number of parameters on which the output in evaluation depends."""
     network = on_meta(build)
     side = 2 * int(network.size_multiple)  # type: ignore[arg-type]
     with torch.device("meta"):
@@ -92,7 +92,7 @@ def live_parameters(build: Callable[[], nn.Module]) -> int:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every tensor of a network's output, however it is nested."""
+    """Yields all tensors of a nested output."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, dict | list | tuple):
@@ -102,8 +102,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 @cache
 def multiply_adds(build: Callable[[], nn.Module], size: tuple[int, int]) -> int | None:
-    """Multiply-adds of convolutions and matrix products for one image of `size` (height, width);
-    None where the network refuses the size."""
+    """Returns the multiply-adds of convolutions and matrix products for one image, or None if the
+    network does not take its `size` (height, width)."""
     network = on_meta(build)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         try:
@@ -114,24 +114,24 @@ def multiply_adds(build: Callable[[], nn.Module], size: tuple[int, int]) -> int 
 
 
 def parameters_beside_paper(row: Published) -> float:
-    """Millions of parameters, with those that only the authors' code builds."""
+    """Returns millions of parameters, including those that only the authors' code builds."""
     return (parameters(row.network) + row.not_built) / 1e6
 
 
 def gflops_beside_paper(row: Published) -> float:
-    """The cost at the row's size in what the row's figure counts.
+    """Returns the cost at the row's size, in the row's convention.
 
     Raises:
         ValueError: the network does not take the row's size.
     """
     macs = multiply_adds(row.network, row.size)
     if macs is None:
-        raise ValueError(f"{row.table} {row.name}: the network refuses the size {row.size}")
+        raise ValueError(f"{row.table} {row.name}: the network does not take the size {row.size}")
     return macs * {"MAC": 1, "2 MAC": 2}[row.convention] / 1e9
 
 
 def markdown() -> str:
-    """The page: one table per file of training/networks."""
+    """Returns the page: one table per file of training/networks."""
     return "\n".join([INTRODUCTION, *_sections()])
 
 
@@ -159,7 +159,7 @@ def _cells(row: Published) -> list[str]:
 
 
 def _cost_cells(row: Published) -> list[str]:
-    """Printed figure, its convention, ours, difference."""
+    """Returns the printed cost, its convention, our cost and the difference."""
     if row.gflops is None:
         return ["", "", "", ""]
     ours = gflops_beside_paper(row)
@@ -171,7 +171,7 @@ def _cost_cells(row: Published) -> list[str]:
 def _comparison(printed: float | None, ours: float, reproduced: bool) -> list[str]:
     if printed is None:
         return ["", ""]
-    # Plus zero: what rounds to nothing is +0.0, never -0.0.
+    # Adding zero turns a rounded -0.0 into +0.0.
     difference = f"{round(100 * (ours / printed - 1), 1) + 0.0:+.1f} %"
     return [f"{printed:g}", f"{difference} ✔" if reproduced else difference]
 
