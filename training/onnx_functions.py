@@ -165,8 +165,7 @@ def _real(name: str, value: float) -> NodeProto:
 
 
 def _reference(name: str, kind: onnx.AttributeProto.AttributeType) -> onnx.AttributeProto:
-    """An attribute of a node in a body that takes its value from the function's attribute of that
-    name."""
+    """Makes an attribute of a node in a body refer to the function's attribute of the same name."""
     attribute = onnx.AttributeProto()
     attribute.name = name
     attribute.ref_attr_name = name

@@ -17,8 +17,8 @@ from training.recipes.sfnet_lite import camvid_r18 as sfnet_lite_camvid_r18
 def cityscapes_r18() -> Recipe:
     """The run of the authors' code: 80 000 steps of 16 crops, about 430 epochs, on a GPU.
 
-    Differs: the scale is drawn evenly, not from six values. The paper says a learning rate of 0.025
-    and a weight decay of 1e-4; the code that is followed here 0.01 and 5e-4.
+    Differs: the scale is drawn uniformly instead of from six values. Learning rate and weight decay
+    follow the code, 0.01 and 5e-4; the paper has 0.025 and 1e-4.
     """
     run = cityscapes_run("bisenet_r18_cityscapes", bisenet_r18, "resnet18-f37072fd.pth", epochs=430)
     return replace(run, input_size=(768, 1536))
@@ -35,8 +35,8 @@ def cityscapes_r101() -> Recipe:
 
 
 def cityscapes_xception39() -> Recipe:
-    """The same with Xception-39 and 140 000 steps. Differs: from random weights, as no public file
-    of the backbone alone is known."""
+    """The same with Xception-39 and 140 000 steps. Differs: starts from random weights, because no
+    public file of the backbone is known."""
     return replace(
         cityscapes_r18(),
         name="bisenet_xception39_cityscapes",
@@ -47,7 +47,7 @@ def cityscapes_xception39() -> Recipe:
 
 
 def camvid_r18() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    """On CamVid and LabelMeFacade within the means of a CPU, see sfnet_lite:camvid_r18."""
     return replace(
         sfnet_lite_camvid_r18(),
         name="bisenet_r18_camvid",

@@ -15,7 +15,7 @@ CLASSES = len(CITYSCAPES_CLASSES)
 
 
 def cityscapes_b1() -> Recipe:
-    """With atrous convolutions on EfficientNet-B1; a GPU's work."""
+    """With atrous convolutions on EfficientNet-B1, on a GPU."""
     return replace(
         cityscapes_s(),
         name="deeplabv3_plus_b1_cityscapes",

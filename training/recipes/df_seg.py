@@ -18,7 +18,7 @@ from training.recipes.sfnet_lite import camvid_r18
 def cityscapes_df1() -> Recipe:
     """SFNet's training (IJCV section 4.1), 50 000 steps of 16 crops, about 270 epochs, on a GPU.
 
-    Differs: a weight decay of 1e-4, as DF's authors ask for and SFNet's code has; the paper says
+    Differs: a weight decay of 1e-4, as DF's authors recommend and SFNet's code has; the paper has
     5e-4.
     """
     run = cityscapes_run("df1_seg_cityscapes", df1_seg, "df1_imagenet.pth", epochs=270)
@@ -38,7 +38,7 @@ def cityscapes_df2() -> Recipe:
 
 
 def camvid_df1() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    """On CamVid and LabelMeFacade within the means of a CPU, see sfnet_lite:camvid_r18."""
     return replace(
         camvid_r18(),
         name="df1_seg_camvid",

@@ -18,7 +18,7 @@ from training.recipes.sfnet_lite import camvid_r18
 def cityscapes_a() -> Recipe:
     """The paper's run (section 4): 40 000 steps of 48 crops, about 640 epochs, on a GPU.
 
-    Differs: the paper starts from ImageNet weights of its backbones, which nobody has published.
+    Differs: the paper starts from ImageNet weights of its backbones, which are not public.
     """
     run = cityscapes_run("dfanet_a_cityscapes", dfanet_a, None, epochs=640, scale=(0.75, 1.75))
     return replace(
@@ -46,7 +46,7 @@ def cityscapes_b() -> Recipe:
 
 
 def camvid_a() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    """On CamVid and LabelMeFacade within the means of a CPU, see sfnet_lite:camvid_r18."""
     return replace(
         camvid_r18(),
         name="dfanet_a_camvid",

@@ -34,15 +34,15 @@ CLASSES = len(CITYSCAPES_CLASSES)
 
 
 def hard_pixels(output: dict[str, Any], labels: Tensor) -> Tensor:
-    """OHEM as HRNet's and OCR's code has it, which the paper says it uses: pixels whose true class
-    has at most 0.9, at least 131,072 of them."""
+    """OHEM of HRNet and OCR, which the paper uses: pixels whose true class has a probability of at
+    most 0.9, at least 131,072 of them."""
     return ohem_cross_entropy(output["logits"], labels, threshold=0.9, keep=131_072)
 
 
 def cityscapes_s() -> Recipe:
     """The paper's run (section 4.1): 90 000 steps of 16 crops, on a GPU.
 
-    The paper names no colour changes and no warm-up, and does not print the decay of its average.
+    The paper mentions no colour changes and no warm-up, and not the decay of its average.
     """
     run = cityscapes_run(
         "eseg_s_cityscapes",
@@ -83,11 +83,10 @@ def cityscapes_l() -> Recipe:
 
 
 def cityscapes_lite_s() -> Recipe:
-    """The same with ESeg-Lite-S, from random weights: nobody has published an ImageNet training of
-    its encoder.
+    """The same with ESeg-Lite-S, from random weights: its encoder has no public ImageNet weights.
 
-    Paper: section 4.3, "larger crop size", which it does not print: here DDRNet's, whose practice
-    it says it follows.
+    Paper: section 4.3, "larger crop size" without a number: here DDRNet's, which the paper says it
+    follows.
     """
     return replace(
         cityscapes_s(),
@@ -117,7 +116,7 @@ def cityscapes_lite_l() -> Recipe:
 
 
 def camvid_s() -> Recipe:
-    """ESeg-S on CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    """ESeg-S on CamVid and LabelMeFacade within the means of a CPU, see sfnet_lite:camvid_r18."""
     return replace(
         camvid_r18(),
         name="eseg_s_camvid",
@@ -140,8 +139,8 @@ def camvid_lite_s() -> Recipe:
 def camvid_efficientnet_lite2() -> Recipe:
     """ESeg-Lite's decoder on EfficientNet-Lite2 with ImageNet weights.
 
-    Differs: the trunk learns at the same rate as the decoder. Crops of the size at which steps are
-    cheap, all scales of the second stage of sfnet_lite:camvid_town_r18 and smaller ones.
+    Differs: the trunk learns at the same rate as the decoder. Small crops make steps cheap, and the
+    scales include those of sfnet_lite:camvid_town_r18.
     """
     return replace(
         camvid_s(),
@@ -165,10 +164,10 @@ def camvid_efficientnet_lite0() -> Recipe:
 
 
 def camvid_lite_s_distilled() -> Recipe:
-    """ESeg-Lite-S that learns from ESeg on EfficientNet-Lite2 as well; begun with --init from a run
-    of camvid_lite_s.
+    """ESeg-Lite-S with ESeg on EfficientNet-Lite2 as teacher; start it with --init from a run of
+    camvid_lite_s.
 
-    The facades come without their labels, which call a pole in front of a house a house.
+    The facades have no labels here, because theirs label a pole in front of a house as a house.
     """
     return replace(
         camvid_lite_s(),

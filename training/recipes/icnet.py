@@ -17,15 +17,15 @@ from training.recipes.sfnet_lite import camvid_r18
 def cityscapes_icnet() -> Recipe:
     """The paper's run: 30 000 steps of 16 pictures, about 160 epochs, on a GPU.
 
-    Differs: the paper trains PSPNet-50 first and prunes it to half of its channels; this trains the
-    half from random weights. The crop, which it does not state, is that of the SFNet authors' runs.
+    Differs: the paper trains PSPNet-50 and prunes it to half of its channels; this run trains the
+    halved network from random weights. The paper does not state the crop; this is SFNet's.
     """
     run = cityscapes_run("icnet_cityscapes", ICNet, None, epochs=160, scale=(0.5, 2.0))
     return replace(run, weight_decay=1e-4, loss=cross_entropy)
 
 
 def camvid_icnet() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    """On CamVid and LabelMeFacade within the means of a CPU, see sfnet_lite:camvid_r18."""
     return replace(
         camvid_r18(),
         name="icnet_camvid",

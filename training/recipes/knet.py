@@ -30,8 +30,8 @@ def _town(roots: dict[str, Path]) -> list[MixturePart]:
 def town_r18() -> Recipe:
     """A small head on the plain-stem ResNet-18 with ImageNet weights, on the rendered town.
 
-    Differs: half the widths, 40 kernels, pictures of 128x224 and AdamW at five times the rate; it
-    is what a crowded CPU reaches in half an hour.
+    Differs: half the widths, 40 kernels, pictures of 128x224 and AdamW at five times the rate, for
+    half an hour on a busy CPU.
     """
     decoder = {"stem": "plain", "dilations": (1, 1), "channels": 64}
     sizes = {"kernels": 40, "channels": 128, "feedforward": 256}
@@ -60,8 +60,8 @@ def town_r18() -> Recipe:
 def cityscapes_stdc1() -> Recipe:
     """IJCV table 15 on Cityscapes, with the K-Net authors' optimiser and schedule, on a GPU.
 
-    Differs: starts from ImageNet; the paper's run is pretrained on COCO for 36 epochs. It states
-    neither the crop nor the length on Cityscapes: the crop is SFNet's, the length K-Net's.
+    Differs: starts from ImageNet weights; the paper's run is pretrained on COCO for 36 epochs. The
+    paper states neither crop nor length on Cityscapes: the crop is SFNet's, the length K-Net's.
     """
     return _cityscapes("stdc1", knet_stdc1, "STDCNet813M_73.91.tar")
 

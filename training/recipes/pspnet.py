@@ -31,7 +31,7 @@ def cityscapes_r101() -> Recipe:
 
 
 def cityscapes_r50_sfnet() -> Recipe:
-    """The network that the SFNet authors compare theirs with, trained by their script.
+    """The network that SFNet's authors compare with theirs, trained as in their script.
 
     Differs: their script samples classes uniformly and trains on four data sets.
     """

@@ -36,12 +36,11 @@ def cityscapes_df2() -> Recipe:
 
 
 def released_df1() -> Recipe:
-    """The width of the checkpoints that the authors give away, half of what the papers' GFLOPs
-    need.
+    """The width of the authors' public checkpoints, half of the width that the papers' GFLOPs need.
 
-    Their checkpoints from before July 2022 may have been trained with align_corners=False in the
-    warp, by the version of torch that they used: `align=partial(sfnet.FlowAlignment,
-    align_corners=False)`. The one that scores better is right.
+    Checkpoints from before July 2022 may have been trained with align_corners=False in the warp,
+    depending on their version of torch: `align=partial(FlowAlignment, align_corners=False)`. Use
+    whichever scores better.
     """
     return _cityscapes("df1_released", sfnet.sfnet_df1, "df1_imagenet.pth", channels=64)
 
@@ -78,7 +77,7 @@ def _cityscapes(
 
 
 def camvid_r18() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches: sfnet_lite:camvid_r18 with SFNet."""
+    """On CamVid and LabelMeFacade within the means of a CPU: sfnet_lite:camvid_r18 with SFNet."""
     run = sfnet_lite.camvid_r18()
     return replace(
         run,

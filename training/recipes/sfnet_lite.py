@@ -26,7 +26,7 @@ from training.recipes.cityscapes import cityscapes_run
 
 HELD_OUT_DRIVE = (
     "0006R0",
-)  # of CamVid train; its `val` is a clip out of a training drive and flatters
+)  # a drive of CamVid train; `val` is a clip of a training drive, so its scores are too good
 CLASSES = len(CAMVID_CLASSES)
 
 
@@ -60,12 +60,11 @@ def _held_out(roots: dict[str, Path]) -> ListedFolder:
 
 
 def camvid_r18() -> Recipe:
-    """Plain-stem ResNet-18 with ImageNet weights on CamVid trainval and LabelMeFacade: the first
-    half of the run.
+    """The first stage of a run: plain-stem ResNet-18 with ImageNet weights, on CamVid trainval and
+    LabelMeFacade.
 
-    Small crops, because half the pixels are twice the steps in the same time; the second half sees
-    whole pictures. Differs: AdamW and 36 epochs instead of SGD and hundreds; it is what a CPU
-    reaches in an hour and a half.
+    Small crops allow twice as many steps in the same time; the second stage sees whole pictures.
+    Differs: AdamW and 36 epochs instead of SGD and hundreds, for an hour and a half on a CPU.
     """
     return Recipe(
         name="sfnet_lite_r18_camvid",
@@ -85,10 +84,9 @@ def camvid_r18() -> Recipe:
 
 
 def camvid_town_r18() -> Recipe:
-    """The second half of the run, gone on with by --resume: larger crops, rendered drives instead
-    of facades.
+    """The second stage, started with --resume: larger crops, rendered drives instead of facades.
 
-    The facades have no poles, signs or people, so they help early and blur those classes late.
+    The facades have no poles, signs or people, so they help early and harm these classes late.
     """
     return replace(
         camvid_r18(),
@@ -98,8 +96,7 @@ def camvid_town_r18() -> Recipe:
 
 
 def camvid_r18_held_out() -> Recipe:
-    """The first stage without the drive 0006R0, which it is measured on: for choosing, never for
-    reporting."""
+    """The first stage without the drive 0006R0, which validates it: for model selection only."""
     return replace(camvid_r18(), mixture=_without_held_out, validation=_held_out)
 
 
@@ -130,7 +127,7 @@ def cityscapes_r18() -> Recipe:
     """The paper's run (IJCV section 4.1, table 10c: 1000 epochs) on a GPU.
 
     Differs: no sampling by class and no coarse labels (table 10c: +0.3 and +0.7); a short warm-up,
-    averaged weights and a limit of the gradient, as in all runs here.
+    averaged weights and gradient clipping, as in all runs here.
     """
     return cityscapes_run(
         "sfnet_lite_r18_cityscapes", sfnet_lite_r18, "resnet18-deep-inplane128.pth", epochs=1000
@@ -156,7 +153,7 @@ def cityscapes_stdc1() -> Recipe:
 
 
 def cityscapes_stdc1_half() -> Recipe:
-    """The head at half its width: 43 GMAC at 1024x2048 instead of 74."""
+    """A head of half the width: 43 GMAC at 1024x2048 instead of 74."""
     return replace(
         cityscapes_stdc1(),
         name="sfnet_lite_stdc1_half_cityscapes",
@@ -174,7 +171,7 @@ def cityscapes_stdc2() -> Recipe:
 
 
 def camvid_stdc1_half() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches: camvid_r18 with the smallest network."""
+    """On CamVid and LabelMeFacade within the means of a CPU: camvid_r18, smallest network."""
     return replace(
         camvid_r18(),
         name="sfnet_lite_stdc1_half_camvid",
@@ -184,7 +181,7 @@ def camvid_stdc1_half() -> Recipe:
 
 
 def camvid_efficientnet_lite2() -> Recipe:
-    """On EfficientNet-Lite2 with ImageNet weights, which learn at the same rate as the head."""
+    """On EfficientNet-Lite2 with ImageNet weights; trunk and head have the same learning rate."""
     return replace(
         camvid_r18(),
         name="sfnet_lite_efficientnet_lite2_camvid",

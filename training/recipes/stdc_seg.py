@@ -17,8 +17,9 @@ from training.recipes.sfnet_lite import camvid_r18
 def cityscapes_stdc1() -> Recipe:
     """The authors' run: 60 000 steps of 48 crops, about 970 epochs, on a GPU.
 
-    Differs: the scale is drawn evenly, not in steps of an eighth; the warm-up is linear; every
-    layer without ImageNet weights learns ten times as fast, the authors' only from the fusion on.
+    Differs: the scale is drawn uniformly instead of in steps of an eighth; the warm-up is linear;
+    all layers without ImageNet weights learn ten times as fast, in the authors' code only those
+    from the fusion on.
     """
     run = cityscapes_run(
         "stdc1_seg_cityscapes",
@@ -51,7 +52,7 @@ def cityscapes_stdc2() -> Recipe:
 
 
 def camvid_stdc1() -> Recipe:
-    """On CamVid and LabelMeFacade with what a CPU reaches, see sfnet_lite:camvid_r18."""
+    """On CamVid and LabelMeFacade within the means of a CPU, see sfnet_lite:camvid_r18."""
     return replace(
         camvid_r18(),
         name="stdc1_seg_camvid",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rendered drive as a recording: `python -m training.rendered_town.bag --drive DIR --output BAG`.
+"""Writes a rendered drive as a recording:
+`python -m training.rendered_town.bag --drive DIR --output BAG`.
 
 Three topics with equal stamps, frame camera_optical_frame: /camera/image/compressed (JPEG),
 /camera/camera_info, /camera/ground_truth (PNG, mono8 train ids, 255 void).
@@ -41,9 +42,9 @@ class Frame:
 
 
 def read_drive(directory: Path) -> tuple[dict[str, Any], list[Frame]]:
-    """The drive's description and its frames in order.
+    """Returns the drive's description and its frames in order.
 
-    Raises SystemExit where the folder holds no drive, or one that is not complete.
+    Raises SystemExit if the folder holds no drive or an incomplete one.
     """
     notes = sorted(directory.glob("drive_*.json"))
     if len(notes) != 1:
@@ -71,9 +72,10 @@ def read_drive(directory: Path) -> tuple[dict[str, Any], list[Frame]]:
 
 
 def encode(frames: list[Frame], max_bytes: int) -> tuple[list[bytes], list[bytes]]:
-    """JPEG pictures and PNG labels that together stay below `max_bytes`.
+    """Encodes JPEG pictures and PNG labels that together stay below `max_bytes`.
 
-    The rendered JPEG files go in as they are where they fit, else at the best quality that does.
+    The rendered JPEG files are kept if they fit; otherwise the pictures get the best quality that
+    fits.
     """
     truths = []
     for frame in frames:
@@ -99,7 +101,7 @@ def _typestore() -> Any:
 
 
 def camera_info_cdr(note: dict[str, Any], frame: Frame, stamp_ns: int) -> bytes:
-    """A serialised CameraInfo of an undistorted pinhole."""
+    """Serialises the CameraInfo of an undistorted pinhole camera."""
     store = _typestore()
     types: Any = store.types
     fx, fy, cx, cy = frame.intrinsics

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of the whole sky, computed once per weather.
+"""Computes a picture of the whole sky, once per weather.
 
-Blender's own sky node and noise clouds cost a third of the rendering time, because every bounce
-evaluates them; looking up a picture costs nothing.
+Blender's own sky node and noise clouds take a third of the rendering time, because every bounce
+evaluates them; looking up a picture takes almost none.
 """
 
 from __future__ import annotations

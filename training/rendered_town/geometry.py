@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Polygon soups with materials and colours: what the models are made of, without Blender.
+"""Polygon soups with materials and colours, from which the models are built, without Blender.
 
 Lengths are metres, z is up. A colour is linear RGB in 0..1; the material decides what it tints.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CamVid's eleven classes as the renderer writes them, and who is who among what can be counted."""
+"""CamVid's eleven classes as the renderer writes them, and the instances of countable classes."""
 
 from enum import IntEnum
 
@@ -9,9 +9,9 @@ VOID = 255
 
 
 class Label(IntEnum):
-    """Train id of a class; `VOID` marks what belongs to none.
+    """Train id of a class; `VOID` marks pixels without a class.
 
-    What the convention puts where it is not obvious: lane markings are ROAD, kerbs are PAVEMENT,
+    The convention in unclear cases: lane markings are ROAD, kerbs are PAVEMENT,
     grass and hedges are TREE, walls are BUILDING, bollards and lamp posts are POLE, traffic lights
     are SIGN_SYMBOL on a POLE, a rider and the bicycle under them are BICYCLIST.
     """
@@ -30,20 +30,22 @@ class Label(IntEnum):
 
 
 VALID_LABELS = frozenset(int(label) for label in Label) | {VOID}
-# What panoptic segmentation counts one by one.
+# Classes whose instances panoptic segmentation counts.
 THINGS = frozenset({Label.CAR, Label.PEDESTRIAN, Label.BICYCLIST})
 
-_CODES = 16  # of a label in Blender's object index; what is above them counts the instances
+_CODES = 16  # bits of a label in Blender's object index; the bits above hold the instance
 _VOID_CODE = _CODES - 1
 MAX_INSTANCE = 32767 // _CODES  # Blender keeps the index in 15 bits
 
 
 def pass_index(label: int, instance: int = 0) -> int:
-    """Blender's object index: never 0, which is what a ray that hits nothing leaves (the sky).
+    """Packs a label and an instance into Blender's object index.
+
+    The index is never 0, the value of rays that hit nothing (the sky).
 
     Args:
         label: a Label or VOID.
-        instance: 1 .. MAX_INSTANCE, the same for all parts of one object; 0 for what is not
+        instance: 1 to MAX_INSTANCE, equal for all parts of one object; 0 for objects that are not
             counted.
     """
     if not 0 <= instance <= MAX_INSTANCE:
@@ -52,7 +54,7 @@ def pass_index(label: int, instance: int = 0) -> int:
 
 
 def labels_and_instances(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `pass_index` packed: labels uint8 and instances uint16, both in the shape of `index`."""
+    """Unpacks `pass_index`: labels uint8 and instances uint16, both in the shape of `index`."""
     code, instance = index % _CODES, index // _CODES
     labels = np.where(code == _VOID_CODE, VOID, np.maximum(code, 1) - 1)
     return labels.astype(np.uint8), instance.astype(np.uint16)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands where in a town, decided from a seed alone (no Blender, no global random state)."""
+"""Plans what stands where in a town, from a seed alone (no Blender, no global random state)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _plan_crossings(rng: random.Random, length: float) -> tuple[Crossing, ...]:
 
 
 def plan_town(seed: int, length: float = 260.0) -> Town:
-    """The whole town for a seed; the same seed always gives the same town."""
+    """Plans the whole town; the same seed always gives the same town."""
     rng = random.Random(seed)
     bends: list[tuple[float, float, float]] = []
     s = rng.uniform(-10, 50)
@@ -214,7 +214,7 @@ def _plan_corners(rng: random.Random, town: Town) -> list[Item]:
                     {"state": rng.randrange(3)},
                 )
             )
-        for side in crossing.sides:  # what closes the view into the side street
+        for side in crossing.sides:  # closes the view into the side street
             far = town.half_road + rng.uniform(42, 60)
             start = crossing.s - 11 if side > 0 else crossing.s + 11
             items.append(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buildings, gardens and gaps along one side of the street, and what bounds them."""
+"""Plans buildings, gardens and gaps along one side of the street, and their boundaries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _plaster(rng: random.Random) -> tuple[float, float, float]:
 
 
 def building_options(rng: random.Random, kind: str, width: float) -> dict:
-    """A building's style: what `objects.building.building` takes as keyword arguments."""
+    """Returns a building's style: keyword arguments of `objects.building.building`."""
     wall = rng.choices(["brick", "plaster", "stone"], [6, 4, 1.5])[0]
     if kind in ("office", "flats"):
         wall = rng.choice(["brick", "concrete", "plaster", "concrete"])
@@ -132,7 +132,7 @@ def _lot_width(rng: random.Random, kind: str) -> float:
 
 
 def plan_lots(rng: random.Random, town: Town, side: Side, length: float) -> list[Item]:
-    """Buildings, gardens and gaps along one side, each with what bounds it to the pavement."""
+    """Plans buildings, gardens and gaps along one side, each with its boundary to the pavement."""
     weights = dict(DISTRICTS[town.style["district"][side]])
     row = town.half_road + town.pavement[side]
     items: list[Item] = []

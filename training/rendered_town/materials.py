@@ -12,7 +12,7 @@ Tree = Any  # bpy's node types carry no annotations
 
 
 class _Nodes:
-    """A little vocabulary over one node tree, so that a material reads as a formula."""
+    """Short names for the nodes of one tree, so that a material reads as a formula."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -89,7 +89,7 @@ class _Nodes:
         if isinstance(color, tuple) and len(color) == 3:
             color = (*color, 1.0)
         if isinstance(roughness, float) and roughness >= 0.75 and not inputs:
-            # Matt things do without the principled shader, which costs twice as much.
+            # Matt materials need no principled shader, which costs twice as much.
             matt = self.node("ShaderNodeBsdfDiffuse", {"Color": color})
             if normal is not None:
                 self.set(matt.inputs["Normal"], normal)

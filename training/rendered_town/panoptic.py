@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels and instances of a frame in COCO's panoptic format: a PNG of segment ids, and a list.
 
-A segment is one thing, or everything of a class that is not counted.
+A segment is one thing, or all pixels of a class without instances.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from training.panoptic_quality import write_ids
 from training.rendered_town.labels import THINGS, VOID, Label
 
 PER_CLASS = 1000  # ids of one class; Cityscapes counts so as well
-SMALLEST = 24  # pixels that it takes to be counted
+SMALLEST = 24  # minimum number of pixels of a counted thing
 
 
 def segments(labels: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Segment ids uint32 (H, W) and their list for the JSON file, boxes as x, y, width, height.
+    """Returns segment ids uint32 (H, W) and their list for the JSON file; boxes are x, y, width,
+    height.
 
-    Things far away that have fewer than SMALLEST pixels are one segment per class with "iscrowd",
-    which no rule counts as found or missed.
+    All things of a class with fewer than SMALLEST pixels form one segment with "iscrowd", which
+    counts as neither found nor missed.
 
     Args:
         labels: uint8 (H, W), train ids with 255 = void.
-        instances: uint16 (H, W), 0 where nothing is counted.
+        instances: uint16 (H, W), 0 for pixels without an instance.
     """
     thing = np.isin(labels, list(THINGS))
     pixels = np.bincount(instances[thing], minlength=1)
-    pixels[0] = 0  # not told apart, so not counted
+    pixels[0] = 0  # without instances, so not counted
     counted = thing & (pixels[np.where(thing, instances, 0)] >= SMALLEST)
     ids = (labels.astype(np.uint32) + 1) * PER_CLASS + np.where(counted, instances, 0)
     ids = np.where(labels == VOID, 0, ids).astype(np.uint32)
@@ -55,7 +56,7 @@ def segments(labels: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, lis
 def add_to_split(
     folder: Path, split: str, stem: str, labels: np.ndarray, instances: np.ndarray
 ) -> None:
-    """Write a frame's PNG and put it into panoptic_<split>.json, in place of what was there."""
+    """Writes a frame's PNG and its entry in panoptic_<split>.json, replacing an earlier entry."""
     ids, found = segments(labels, instances)
     pictures = folder / f"panoptic_{split}"
     pictures.mkdir(exist_ok=True)

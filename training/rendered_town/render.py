@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render a drive, or single pictures, through a procedural town with exact labels.
+"""Renders a drive, or single pictures, through a procedural town with exact labels.
 
     python -m training.rendered_town.render --seed 7 --frames 120 --fps 10 --size 360 640 \
         --output-dir DIR [--split NAME] [--stills]
@@ -46,7 +46,8 @@ from training.rendered_town.weather import Light, plan_light
 
 
 def configure(scene: Any, size: tuple[int, int], samples: int, threads: int, scratch: Path) -> None:
-    """Cycles on the processor, few samples and a denoiser, object indices for the labels."""
+    """Sets up Cycles on the processor with few samples and a denoiser, and object indices for the
+    labels."""
     render = scene.render
     render.engine = "CYCLES"
     render.resolution_y, render.resolution_x = size
@@ -92,7 +93,7 @@ def configure(scene: Any, size: tuple[int, int], samples: int, threads: int, scr
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Blender's C code writes to standard output away from the progress lines."""
+    """Suppresses the standard output of Blender's C code, to keep the progress lines clean."""
     sys.stdout.flush()
     kept = os.dup(1)
     with Path(os.devnull).open("w") as sink:
@@ -105,8 +106,8 @@ def _quiet() -> Iterator[None]:
 
 
 def render_frame(scene: Any, size: tuple[int, int], scratch: Path) -> tuple[np.ndarray, ...]:
-    """Render once: picture uint8 (H, W, 3) BGR, labels uint8, instances uint16 (0: not one of
-    several), depth float32 in m, all three (H, W)."""
+    """Renders once: picture uint8 (H, W, 3) BGR, and (H, W) maps: labels uint8, instances uint16
+    (0: none) and depth float32 in m."""
     scene.render.filepath = str(scratch / "frame.png")
     with _quiet():
         bpy.ops.render.render(write_still=True)
@@ -123,7 +124,7 @@ def render_frame(scene: Any, size: tuple[int, int], scratch: Path) -> tuple[np.n
 def expose(
     image: np.ndarray, depth: np.ndarray, light: Light, rng: random.Random, still: bool
 ) -> np.ndarray:
-    """What air, lens and sensor add: haze, white balance, vignette, a little blur and noise.
+    """Adds the effects of air, lens and sensor: haze, white balance, vignette, blur and noise.
 
     Takes and returns uint8 (H, W, 3) BGR.
     """
@@ -166,14 +167,14 @@ class Job:
 
 
 def _prepare(job: Job, scene: TownScene, frame: int) -> tuple[Camera, Light]:
-    """Place camera and actors for a frame; in stills the weather changes too."""
+    """Places camera and actors for a frame; for stills also changes the weather."""
     town: Town = scene.town
     rng = frame_rng(job.seed, frame)
     if not job.stills:
         t = frame / job.fps
         movers = plan_drive(town, frame_rng(job.seed, -1), job.start, job.frames / job.fps)
         scene.place([m.at(t, town) for m in movers])
-        # A drive is looked at by people: expose for the street, not for the sky.
+        # People look at a drive: the exposure suits the street instead of the sky.
         light = dataclasses.replace(town.light, exposure=max(town.light.exposure, 0.4))
         return drive_camera(town, job.start, t), light
     s = rng.uniform(0, 215)
@@ -183,7 +184,7 @@ def _prepare(job: Job, scene: TownScene, frame: int) -> tuple[Camera, Light]:
 
 
 def run(job: Job) -> None:
-    """Render what is missing of the job."""
+    """Renders the missing frames of the job."""
     began = time.monotonic()
     images, labels = (job.output_dir / kind / job.split for kind in ("images", "labels"))
     images.mkdir(parents=True, exist_ok=True)
@@ -222,7 +223,7 @@ def run(job: Job) -> None:
 
 
 def _note_pose(job: Job, frame: int, stem: str, camera: Camera, pose: list[list[float]]) -> None:
-    """Add the frame to the drive's JSON file."""
+    """Adds the frame to the drive's JSON file."""
     path = job.output_dir / f"drive_{job.split}_{job.seed:03d}.json"
     note: dict[str, Any] = (
         json.loads(path.read_text())
@@ -250,7 +251,7 @@ def _note_pose(job: Job, frame: int, stem: str, camera: Camera, pose: list[list[
 
 
 def _write_list(job: Job, images: Path, labels: Path) -> None:
-    """<split>.txt lists every finished frame of the split, whichever seed it came from."""
+    """Writes <split>.txt, the list of all finished frames of the split, of all seeds."""
     lines = [
         f"images/{job.split}/{p.stem}.jpg labels/{job.split}/{p.name}"
         for p in sorted(labels.glob("*.png"))

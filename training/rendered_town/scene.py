@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A town in Blender: meshes from geometry, what stands, what moves, and the camera."""
+"""A town in Blender: meshes, static objects, actors and the camera."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _rounded(mesh: Mesh, levels: int) -> Mesh:
 
 
 class TownScene:
-    """Everything in Blender for one town; `place` and `look` change it from frame to frame."""
+    """One town in Blender; `place` and `look` change it from frame to frame."""
 
     def __init__(self, town: Town) -> None:
         bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -164,7 +164,7 @@ class TownScene:
             self.scene.collection.objects.link(thing)
 
     def place(self, actors: list[Actor]) -> None:
-        """Put exactly these actors on the street; their instance numbers are 1, 2, 3 ..."""
+        """Puts exactly these actors on the street; their instances are 1, 2, 3 ..."""
         used = 0
         for instance, actor in enumerate(actors, 1):
             if actor.kind == "vehicle":
@@ -205,7 +205,7 @@ class TownScene:
             thing.hide_render = True
 
     def look(self, camera: Camera) -> list[list[float]]:
-        """Point the camera; returns its 4 x 4 pose, optical frame (x right, z forward) to world."""
+        """Points the camera; returns its 4 x 4 pose, from optical frame (z forward) to world."""
         x, y, heading = self.town.street.locate(camera.s, camera.d)
         # Blender's camera looks along its own -z with y up.
         turn = Euler((math.pi / 2 + camera.pitch, 0.0, heading + camera.yaw - math.pi / 2))
@@ -221,5 +221,5 @@ class TownScene:
 
 
 def frame_rng(seed: int, frame: int) -> random.Random:
-    """The random state of one frame: what it shows does not depend on the frames before."""
+    """Returns the random state of one frame, which is independent of earlier frames."""
     return random.Random(seed * 100_003 + frame)

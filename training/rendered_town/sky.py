@@ -23,7 +23,7 @@ class Sky:
         world.use_nodes = True
         tree = world.node_tree
         tree.nodes.clear()
-        # Every light sample goes to the sun; the sky is even enough to be found by bounces.
+        # All light samples go to the sun; the sky is even, so bounces sample it well enough.
         world.cycles.sampling_method = "NONE"
         scene.world = world
         self._picture = tree.nodes.new("ShaderNodeTexEnvironment")

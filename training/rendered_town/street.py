@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The street that a town lies along, and the words that a plan of it is made of.
+"""The street of a town, and the types of its plan.
 
 Everything along the road is placed in street coordinates: `s` metres along the centre line,
 `d` metres to the left of it. `Street.locate` turns them into world metres.
@@ -73,7 +73,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Town:
-    """A street with all that does not move."""
+    """A street with everything that does not move."""
 
     seed: int
     street: Street
@@ -101,5 +101,5 @@ def in_crossing(town: Town, side: Side, s: float, margin: float) -> Crossing | N
 
 
 def facing_road(side: Side) -> float:
-    """Turn of a thing whose own -y side looks at the road."""
+    """Returns the yaw of an object whose -y side faces the road."""
     return 0.0 if side > 0 else math.pi

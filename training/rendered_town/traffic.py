@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is on the street and where they are at a time: vehicles, walkers, riders, and the camera."""
+"""Traffic on the street over time: vehicles, pedestrians, cyclists, and the camera."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Mover:
-    """Something that moves evenly along the street (and across it, when it crosses)."""
+    """An object that moves at constant speed along the street, or across it when it crosses."""
 
     kind: str
     model: str | int
@@ -72,7 +72,7 @@ class Mover:
     offset: float = 0.0  # of its step, in cycles
 
     def at(self, t: float, town: Town) -> Actor:
-        """Where it is after t seconds."""
+        """Returns the actor after t seconds."""
         s, d = self.s + self.speed * t, self.d + self.across * t
         moving = self.speed or self.across
         turn = math.atan2(self.across, self.speed) if moving else self.turn
@@ -150,7 +150,7 @@ def plan_walkers(
 
 
 def plan_crossers(town: Town, rng: random.Random, s: float) -> list[Mover]:
-    """Somebody in the middle of crossing the road near s at time 0."""
+    """People who are halfway across the road near s at time 0."""
     direction = rng.choice([1, -1])
     return [
         Mover(
@@ -166,7 +166,7 @@ def plan_crossers(town: Town, rng: random.Random, s: float) -> list[Mover]:
 
 
 def plan_still(town: Town, rng: random.Random, s: float) -> list[Mover]:
-    """A crowd for one picture taken at s: denser near the camera, so that each frame pays."""
+    """Traffic for one picture at s, denser near the camera, where it shows most."""
     movers = plan_parked(town, rng, s - 12, s + 95)
     movers += plan_walkers(town, rng, s + 3, s + 75, rng.choice([8, 18, 30]))
     lane, against = town.lane(1), town.lane(-1)
@@ -254,7 +254,7 @@ def plan_drive(town: Town, rng: random.Random, s: float, seconds: float) -> list
             offset=0.3,
         )
     )
-    # Somebody crosses in the first seconds, on the zebra where there is one in view.
+    # A pedestrian crosses in the first seconds, on the zebra crossing if one is in view.
     crossing = next((z for z in town.style["zebras"] if s + 40 < z < s + 75), s + 50)
     movers.append(
         Mover("pedestrian", 3, crossing, other * (town.half_road + 1.0), 0.0, across=-other * 1.35)
@@ -279,7 +279,7 @@ def plan_drive(town: Town, rng: random.Random, s: float, seconds: float) -> list
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is and how it looks; a pinhole of `width` x `height` pixels."""
+    """Position and direction of the camera, a pinhole of `width` x `height` pixels."""
 
     s: float
     d: float

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Light:
-    """Sun, sky and what the air and the camera make of them."""
+    """Sun and sky, and the effects of air and camera on them."""
 
     sun_elevation: float  # rad
     sun_azimuth: float  # rad, world

@@ -218,7 +218,7 @@ def bollard(style: int = 0) -> Model:
 
 
 def post() -> Model:
-    """A bare mast as they stand along any street."""
+    """A bare mast, as along any street."""
     g = Geometry()
     g.cylinder((0, 0, 0), (0, 0, 5.8), 0.06, "metal", (0.24, 0.25, 0.24))
     return [Part(Label.POLE, g)]
@@ -238,7 +238,7 @@ def bin_() -> Model:
 
 
 def cabinet() -> Model:
-    """A grey-green switch cabinet on the pavement; void as well."""
+    """A grey-green switch cabinet on the pavement; CamVid has no class for it."""
     g = Geometry()
     g.box((-0.5, 0.0, 0), (0.5, 0.4, 1.25), "paint", (0.13, 0.17, 0.13))
     g.box((-0.005, -0.004, 0.1), (0.005, 0.0, 1.2), "paint", (0.05, 0.06, 0.05))

@@ -253,7 +253,7 @@ def _arrow(g: Geometry, street: Street, s: float, d: float, direction: int) -> N
 
 
 def _patches(g: Geometry, town: Town, rng: random.Random) -> None:
-    """Repairs, manholes and gullies: what makes a road look like one."""
+    """Repairs, manholes and gullies, which make a road look real."""
     street, s = town.street, town.street.start
     while s < town.street.end - 12:
         d = rng.uniform(-town.half_road + 0.8, town.half_road - 0.8)
@@ -292,7 +292,7 @@ def _patches(g: Geometry, town: Town, rng: random.Random) -> None:
 
 
 def ground(town: Town) -> Model:
-    """All that lies on the ground along the street, in world coordinates."""
+    """Everything on the ground along the street, in world coordinates."""
     rng = random.Random(town.seed * 31 + 5)
     road, pavement, grass = Geometry(), Geometry(), Geometry()
     whole = _stations(town.street.start, town.street.end)

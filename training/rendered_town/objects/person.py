@@ -37,7 +37,7 @@ class Look:
 
 
 def look(seed: int) -> Look:
-    """The look that a seed stands for."""
+    """Draws a look from a seed."""
     rng = random.Random(seed)
     woman = rng.random() < 0.5
     bright = (rng.uniform(0.02, 0.6), rng.uniform(0.02, 0.5), rng.uniform(0.02, 0.6))
@@ -205,7 +205,7 @@ def _leg(g: Geometry, hip: np.ndarray, ankle: np.ndarray, k: float, who: Look, t
 
 
 def pedestrian(seed: int, phase: int, standing: bool = False) -> Model:
-    """A person in the given of `PHASES` poses of a step, or standing."""
+    """A person in one of `PHASES` poses of a step, or standing."""
     who = look(seed)
     k = who.height / 1.75
     g = Geometry()
@@ -346,7 +346,7 @@ def _bicycle(g: Geometry, frame: Color, cycle: float) -> np.ndarray:
 
 
 def cyclist(seed: int, phase: int) -> Model:
-    """A rider on a bicycle in the given of `PHASES` poses of the pedals."""
+    """A rider on a bicycle, in one of `PHASES` poses of the pedals."""
     who = look(seed + 7919)
     rng = random.Random(seed)
     k = who.height / 1.75

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees grown by branching, bushes and hedges; every leaf is a face of its own."""
+"""Trees grown by branching, bushes and hedges; each leaf is one face."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _grow(
     tips: list[np.ndarray],
     twigs: int,
 ) -> None:
-    """One branch and, recursively, what grows out of it; twig ends are collected in `tips`."""
+    """Grows a branch and, recursively, its branches; collects the ends of twigs in `tips`."""
     steps = 4 if level > 1 else 3
     points, heading = [base], direction
     for _ in range(steps):

@@ -207,7 +207,7 @@ SHAPES: dict[str, Shape] = {
 
 
 def _loft(shape: Shape, paint: str) -> Geometry:
-    """The body shell; the windows are the faces that look like windows in the side profile."""
+    """Lofts the body shell; faces that look like windows in the side profile become windows."""
     rows = []
     for x, w, low, belt, roof in shape.stations:
         lean = max(0.0, roof - belt) * shape.tumblehome
