@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A street of coloured blocks on disk, in CamVid's layout, a recipe small enough to train in
-seconds, and the build of an engine on a machine without a GPU."""
+"""Fixtures: a street of coloured blocks in CamVid's layout, a recipe that trains in seconds, and
+the build of an engine without a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-if find_spec("torch") is None:  # a robot, where `colcon test` runs all that it finds
+if find_spec("torch") is None:  # on a robot, where `colcon test` runs all tests that it finds
     collect_ignore_glob = ["*"]
     warnings.warn(
         "test/training does not run without PyTorch: install requirements/training.in",
@@ -27,8 +27,8 @@ if find_spec("torch") is None:  # a robot, where `colcon test` runs all that it 
 else:
     import torch
 
-    # Tiny networks: a second thread is won back in nothing, and where other processes want the
-    # cores, OpenMP's threads wait for each other by spinning, which took ten times as long.
+    # A second thread does not help tiny networks. If other processes use the cores, OpenMP's
+    # threads spin while they wait for each other, which took ten times as long.
     torch.set_num_threads(1)
 
     from training.data.camvid import camvid
@@ -39,7 +39,7 @@ else:
     from training.recipe import Recipe
     from training.recipes.sfnet_lite import camvid_r18
 
-# In a process of its own: the library's parser and builder can abort instead of raising.
+# Runs in a child process, because the library's parser and builder can abort instead of raising.
 BUILD_ENGINE = """
 import json
 import sys
@@ -85,7 +85,7 @@ def street(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_recipe() -> Recipe:
-    """The real network and loop on the street above."""
+    """The real network and training loop on the street above."""
 
     def mixture(roots: dict[str, Path]) -> list[MixturePart]:
         return [MixturePart(camvid(roots["street"], ("train.txt",)), 8)]
@@ -112,8 +112,8 @@ def tiny_recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def tensorrt_rtx_engine_bytes() -> Callable[..., int]:
-    """(ONNX file, smallest, usual and largest shape of "image") -> size of the engine that
-    TensorRT-RTX builds of it, in bytes."""
+    """Builds a TensorRT-RTX engine: (ONNX file, smallest, usual and largest shape of "image") ->
+    size in bytes."""
     if find_spec("tensorrt_rtx") is None:
         pytest.skip("TensorRT-RTX is not installed (pip install -r requirements/tensorrt.in)")
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Fixed(nn.Module):
-    """Gives the scores that it was made with."""
+    """Returns fixed scores."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def test_loss_is_the_weighted_divergence_of_softened_probabilities() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_student_that_agrees_has_nothing_to_learn() -> None:
+def test_loss_is_zero_if_the_student_agrees() -> None:
     scores = torch.randn(1, 4, 3, 5)
     own = (scores + 7.0).requires_grad_()  # the same probabilities
     rgb = torch.zeros(1, 3, 5, 3, dtype=torch.uint8)
@@ -63,7 +63,7 @@ def test_the_teacher_is_frozen_and_has_the_checkpoints_weights(
     assert all((p == 0.25).all() for p in teacher.parameters())
 
 
-def test_a_teacher_that_is_missing_or_not_wanted_is_one_line(
+def test_a_missing_or_superfluous_teacher_ends_with_one_line(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert opened_teacher(tiny_recipe, None, CPU) is None

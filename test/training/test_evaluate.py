@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of a checkpoint, by the recipe's validation pictures or by list files."""
+"""Measurements of a checkpoint on the recipe's validation pictures or on list files."""
 
 import json
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from training import evaluate
 from training.data.listed_folder import ListedFolder
 from training.recipe import Recipe
 
-RAW = 20  # what raw label ids are above train ids
+RAW = 20  # difference between raw label ids and train ids
 
 
 @pytest.fixture
 def measure(
     street: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, object]]:
-    """The JSON that the command writes about random weights."""
+    """Runs the command on random weights; returns its JSON."""
 
     def run(*options: str, recipe: Recipe = tiny_recipe) -> dict[str, object]:
         torch.manual_seed(0)
@@ -39,7 +39,7 @@ def measure(
 
 
 def with_raw_ids(recipe: Recipe, street: Path) -> Recipe:
-    """`recipe` over label maps of raw ids, which its validation maps to train ids."""
+    """Changes `recipe` to label maps of raw ids, which its validation maps to train ids."""
     for path in street.glob("labels/*/*"):
         ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(path), np.where(ids == 255, 0, ids + RAW).astype(np.uint8))
@@ -49,7 +49,7 @@ def with_raw_ids(recipe: Recipe, street: Path) -> Recipe:
     )
 
 
-def test_data_root_measures_the_recipes_validation_whatever_ids_its_files_hold(
+def test_data_root_measures_the_recipes_validation_with_its_own_raw_ids(
     measure: Callable[..., dict[str, object]], tiny_recipe: Recipe, street: Path
 ) -> None:
     by_list = measure("--data", str(street), "--lists", "train.txt")
@@ -60,7 +60,7 @@ def test_data_root_measures_the_recipes_validation_whatever_ids_its_files_hold(
     assert by_root == by_list
 
 
-def test_raw_ids_in_a_folder_are_named(
+def test_error_names_raw_ids_in_a_folder(
     measure: Callable[..., dict[str, object]], tiny_recipe: Recipe, street: Path
 ) -> None:
     with_raw_ids(tiny_recipe, street)
@@ -68,7 +68,7 @@ def test_raw_ids_in_a_folder_are_named(
         measure("--data", str(street), "--lists", "train.txt")
 
 
-def test_a_recipe_that_cannot_be_measured_is_one_line(
+def test_a_recipe_that_cannot_be_measured_ends_with_one_line(
     measure: Callable[..., dict[str, object]], tiny_recipe: Recipe, street: Path
 ) -> None:
     root = ("--data-root", f"street={street}")

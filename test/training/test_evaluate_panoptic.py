@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a network to panoptic quality: sizes, files, the score of knowing everything and nothing."""
+"""From a network to panoptic quality: sizes, files, scores of perfect and of blind predictions."""
 
 import json
 import math
@@ -81,7 +81,7 @@ def test_the_truth_as_prediction_scores_one(town: Path, tmp_path: Path) -> None:
     assert quality.classes[Label.CAR].matched == 6
 
 
-def test_with_eyes_shut_one_knows_the_sky_and_no_car(town: Path, tmp_path: Path) -> None:
+def test_blind_finds_the_sky_and_no_car(town: Path, tmp_path: Path) -> None:
     data = rendered_town_panoptic(town, "train")
     blind = most_frequent_classes(data)
 
@@ -93,7 +93,7 @@ def test_with_eyes_shut_one_knows_the_sky_and_no_car(town: Path, tmp_path: Path)
     assert json.loads((tmp_path / "blind.json").read_text())["annotations"][0]["image_id"] == "p0"
 
 
-def test_pictures_of_several_sizes_are_refused_with_eyes_shut(
+def test_blind_refuses_pictures_of_several_sizes(
     town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "images/val").mkdir()

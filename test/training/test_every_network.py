@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each network of the papers' tables must do: train, export, agree with torch, become an
-engine, and refuse what it cannot take.
+"""Each network of the papers' tables trains, exports, agrees with torch, becomes an engine, and
+refuses unsuitable sizes.
 
 The networks are the rows in training/papers/rows. The quick tests take the cheapest network of each
 file, `make zoo` takes all.
@@ -28,12 +28,12 @@ from training.papers import tables
 from training.papers.published import Published
 
 STEPS = 8
-# Files whose own tests train and export their networks: here only `make zoo` does.
+# Files whose own tests train and export their networks; here only `make zoo` does so.
 SELF_TESTED = ("eseg", "knet")
 
 
 class Case:
-    """One network with what several tests need of it, made when first asked for."""
+    """One network and its products that several tests need, made at first use."""
 
     def __init__(self, row: Published, folder: Path) -> None:
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ class Case:
 
     @cached_property
     def losses(self) -> list[float]:
-        """The loss of each of a few steps on two pictures; a network in training mode is left."""
+        """The losses of a few steps on two pictures; leaves the network in training mode."""
         network = self.network.train()
         rgb, labels = self.pictures(2, self.size)
         images = images_from_rgb(rgb, network)
@@ -72,8 +72,10 @@ class Case:
 
     @cached_property
     def trained(self) -> nn.Module:
-        """The network after these steps, in eval, with batch-norm statistics of its pictures: with
-        those of a new one a deep network gives the same scores everywhere."""
+        """The trained network in evaluation mode, with batch norm statistics of its pictures.
+
+        With the initial statistics, a deep network gives the same scores everywhere.
+        """
         assert self.losses
         network = deepcopy(self.network)
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -104,7 +106,7 @@ class Case:
         return model
 
     def deployed(self, rgb: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and confidence by torch."""
+        """Labels and confidence of torch."""
         network = DeployedModel(self.trained)
         with torch.inference_mode():
             labels, confidence = network(rgb)
@@ -112,7 +114,7 @@ class Case:
 
 
 def cases() -> list[object]:
-    """One parameter per network; rows of several tables about the same one count once."""
+    """Returns one parameter per network; several rows about one network count once."""
     parameters = []
     for file, rows in tables.published_rows().items():
         distinct = {repr(row.network): row for row in reversed(rows)}
@@ -126,7 +128,7 @@ def cases() -> list[object]:
 
 
 def printed_cost(row: Published) -> tuple[float, float]:
-    """Parameters, then multiply-adds; the first of a file's rows where neither is printed."""
+    """Sort key of the cheapest network: parameters, then multiply-adds, then the file's order."""
     return row.params_m or float("inf"), row.gflops or float("inf")
 
 
@@ -136,7 +138,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def sizes(case: Case) -> Iterator[tuple[int, int]]:
-    """Two sizes that are no multiples of each other."""
+    """Two sizes that are not multiples of each other."""
     height, width = case.size
     multiple = int(case.network.size_multiple)
     yield height, width
@@ -147,7 +149,7 @@ def test_loss_falls_on_a_handful_of_pictures(case: Case) -> None:
     assert np.mean(case.losses[-2:]) < 0.9 * case.losses[0], case.losses
 
 
-def test_eval_gives_scores_of_the_images_size_and_no_auxiliary_ones(case: Case) -> None:
+def test_evaluation_gives_scores_of_the_images_size_without_auxiliary_scores(case: Case) -> None:
     network = case.trained
     images = images_from_rgb(case.pictures(1, case.size)[0], network)
     with torch.inference_mode():

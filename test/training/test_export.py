@@ -26,7 +26,7 @@ from training.recipes.sfnet_lite import camvid_r18, camvid_r18_paper
 
 
 class Shallow(torch.nn.Module):
-    """Class scores at a quarter of the size; takes finer sizes than any network of the papers."""
+    """Class scores at a quarter of the size; has a small size_multiple."""
 
     description = "one convolution"
     output_stride = 4
@@ -40,8 +40,8 @@ class Shallow(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def network() -> SFNetLite:
-    """Random weights whose batch norms are not the identity, so that folding has something to
-    do."""
+    """A network with random weights and batch norms that are not the identity, so that folding
+    matters."""
     torch.manual_seed(0)
     network = sfnet_lite_r18(7, "plain", (1, 1)).eval()
     for module in network.modules():
@@ -125,7 +125,7 @@ def test_the_file_names_no_folder_of_this_machine(model: onnx.ModelProto) -> Non
 def run_function(
     name: str, attributes: dict[str, object], *inputs: torch.Tensor
 ) -> list[np.ndarray]:
-    """One node of the domain with its body, run by ONNX Runtime."""
+    """Runs one node of the domain, with its body, in ONNX Runtime."""
     outputs = {"UpsampleArgmax": ["a", "b"]}.get(name, ["a"])
     names = [f"in{i}" for i in range(len(inputs))]
     node = helper.make_node(name, names, outputs, domain=ONNX_DOMAIN, **attributes)
@@ -187,7 +187,7 @@ def test_the_card_tells_the_stem_of_the_recipes_network(
 def run_export(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    """Exports one convolution, the same each time; returns the model directory."""
+    """Exports the same convolution each time; returns the model directory."""
 
     def run(
         *options: str,
@@ -235,7 +235,7 @@ def test_data_root_compares_on_the_recipes_validation(
     assert load_manifest(run_export("--data-root", f"street={street}")).parity["images"] == 8
 
 
-def test_an_unreadable_label_map_of_the_parity_pictures_is_one_line(
+def test_an_unreadable_parity_label_map_ends_with_one_line(
     run_export: Callable[..., Path], street: Path
 ) -> None:
     (street / "labels/train/A_000.png").write_text("no picture")
@@ -269,7 +269,7 @@ def test_an_input_size_that_the_network_does_not_take_is_refused(
         ("test={folder}/measured.json", r"measures 2 classes .*: expected the recipe's 3"),
     ],
 )
-def test_a_wrong_measurement_is_one_line_before_anything_is_written(
+def test_a_wrong_measurement_ends_with_one_line_before_anything_is_written(
     run_export: Callable[..., Path], street: Path, pair: str, message: str
 ) -> None:
     measurement(street, "Sky", "Road")
@@ -335,7 +335,7 @@ class AlmostTied(Shallow):
         self.scores.weight = torch.nn.Parameter(weight)
 
 
-def test_labels_that_change_with_rounding_are_reported_and_not_refused(
+def test_labels_that_change_with_rounding_are_reported_but_accepted(
     run_export: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     parity = load_manifest(run_export(network=AlmostTied)).parity

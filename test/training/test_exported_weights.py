@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is exported can be trained on: the weights come back out of model.onnx."""
+"""A run can start from an exported model: the weights are read from model.onnx."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def shaken(network: nn.Module) -> nn.Module:
-    """The network with norms that are not the identity, and fusions whose weights differ."""
+    """Returns the network with norms that are not the identity and unequal fusion weights."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
@@ -133,7 +133,7 @@ def test_fitted_norms_keep_the_output_and_make_training_agree_with_evaluation(
     assert difference < 0.05, difference
 
 
-def test_a_file_of_another_network_is_one_line(tmp_path: Path) -> None:
+def test_a_file_of_another_network_ends_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"manifest.yaml: cannot be read") as end:
         weights_of_model(eseg_lite_s(3), tmp_path)
     assert "\n" not in str(end.value)
@@ -142,7 +142,7 @@ def test_a_file_of_another_network_is_one_line(tmp_path: Path) -> None:
         weights_of_model(eseg_lite_s(11), shipped)
 
 
-def test_a_damaged_file_or_note_is_one_line(
+def test_a_damaged_file_or_note_ends_with_one_line(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load(exported.directory / "model.onnx")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU benchmarks on the processor, tiny: their ways, their checks and what they write down."""
+"""The GPU benchmarks on the processor with tiny sizes: variants, checks and written results."""
 
 import contextlib
 import ctypes
@@ -82,7 +82,7 @@ def test_the_kernels_of_an_engine_are_among_the_measured(device):
 
 
 def replace_compiled(case):
-    """Without torch.compile, which takes seconds."""
+    """Replaces torch.compile, which takes seconds."""
     from dataclasses import replace
 
     return replace(case, compiled=False)

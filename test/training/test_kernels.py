@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels' device code, compiled for the CPU, against the operators that networks are trained
-with."""
+"""Compares the kernels' device code, compiled for the CPU, with the operators of training."""
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ TOLERANCE = {"float32": 2e-6, "float16": 2e-3}
 def test_warp_and_fusion_are_torchs(
     source, target, channels, dtype, layout, align_corners, has_nan, seed
 ):
-    """NaN and infinite features, too: the same pixels come out not finite."""
+    """Includes NaN and infinite features: the same pixels are not finite."""
     rng = np.random.default_rng(seed)
     high = rng.standard_normal((2, channels, *source)).astype(dtype)
     low = rng.standard_normal((2, channels, *target)).astype(dtype)
@@ -53,7 +52,7 @@ def test_warp_and_fusion_are_torchs(
 @pytest.mark.parametrize("layout", ["linear", "hwc"])
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_warp_at_the_size_of_a_network(layout, align_corners):
-    """Positions of a wide map: as exact as grid_sample's own."""
+    """Positions in a wide map are as exact as those of grid_sample."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((1, 8, 32, 64)).astype(np.float32)
     flow = (20 * rng.standard_normal((1, 2, 256, 512))).astype(np.float32)
@@ -82,7 +81,7 @@ def test_labels_and_confidence_are_torchs(size, classes, stride, dtype, layout, 
     np.testing.assert_array_equal(alone, labels)
     assert confidence is not None
     assert np.abs(confidence.astype(int) - expected_confidence.numpy().astype(int)).max() <= 1
-    # Another label only where the two best scores are equal but for rounding.
+    # Labels may differ only where the two best scores are equal except for rounding.
     full = operators.resize(tensor, (size[0] * stride, size[1] * stride))
     ours = full.gather(1, torch.from_numpy(labels.astype(np.int64))[:, None])[:, 0]
     theirs = full.gather(1, expected.long()[:, None])[:, 0]

@@ -12,7 +12,7 @@ def logits_for(probabilities: list[float]) -> torch.Tensor:
     return torch.stack([p.log(), (1 - p).log()])[None, :, None, :]
 
 
-def test_easy_pixels_are_left_out_when_enough_are_hard() -> None:
+def test_easy_pixels_are_omitted_if_enough_are_hard() -> None:
     logits = logits_for([0.1, 0.5, 0.9, 0.99])
     loss = ohem_cross_entropy(logits, torch.zeros(1, 1, 4, dtype=torch.uint8), 0.7, keep=2)
     assert loss.item() == pytest.approx(-(torch.tensor([0.1, 0.5]).log().mean()).item(), rel=1e-5)
@@ -32,7 +32,7 @@ def test_small_batches_are_not_mined_and_ignored_pixels_do_not_count() -> None:
     torch.testing.assert_close(ohem_cross_entropy(logits, labels), expected)
 
 
-def test_a_batch_without_labels_costs_nothing() -> None:
+def test_loss_of_a_batch_without_labels_is_zero() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = ohem_cross_entropy(logits, torch.full((1, 2, 2), 255))
     loss.backward()
@@ -61,7 +61,7 @@ def test_plain_cross_entropy_weighs_coarser_scores_less() -> None:
     torch.testing.assert_close(both, main + 0.5 * aux)
 
 
-def test_plain_cross_entropy_of_a_batch_without_labels_is_nothing() -> None:
+def test_plain_cross_entropy_of_a_batch_without_labels_is_zero() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = cross_entropy({"logits": logits, "aux": []}, torch.full((1, 2, 2), 255))
     loss.backward()

@@ -99,7 +99,7 @@ def test_the_cards_of_our_runs_claim_the_data_of_that_run(
         "sfnet_lite:camvid_with_data_of_mine",
     ],
 )
-def test_other_recipes_claim_none_of_our_data_and_link_to_no_page(
+def test_cards_of_other_recipes_claim_no_data_and_have_no_link(
     manifest: Manifest, recipe: str
 ) -> None:
     card = card_of_run(manifest, recipe)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""K-Net's losses on masks made by hand."""
+"""K-Net's losses on hand-made masks."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def targets():
 
 
 def perfect(kernels: int = 3, first: tuple[int, int] = (2, 0)) -> dict[str, object]:
-    """What a network would say that knows everything; the two cars are kernels `first`."""
+    """Returns the output of a perfect network; the two cars are kernels `first`."""
     t = targets()
     masks = torch.full((kernels + 2, 4, 4), -9.0)
     for kernel, mask in zip(first, t.thing_masks, strict=True):
@@ -59,7 +59,7 @@ def perfect(kernels: int = 3, first: tuple[int, int] = (2, 0)) -> dict[str, obje
 def test_targets_hold_things_one_by_one_and_stuff_by_class() -> None:
     t = targets()
 
-    assert t.thing_classes.tolist() == [CAR, CAR]  # the crowd is nobody in particular
+    assert t.thing_classes.tolist() == [CAR, CAR]  # a crowd has no instances
     assert t.thing_masks.shape == (2, 4, 4)
     assert t.thing_masks[0].nonzero().tolist() == [[2, 0], [3, 0]]
     assert t.stuff_masks[0].sum() == 3  # road
@@ -75,7 +75,7 @@ def test_a_cell_that_a_thing_half_covers_is_half_a_target() -> None:
     assert targets_of(labels, THINGS, STUFF, (4, 4)).thing_masks[0, 0, 0] == 0.5
 
 
-def test_knowing_everything_costs_almost_nothing_and_a_mistake_costs() -> None:
+def test_loss_of_perfect_output_is_almost_zero_and_grows_with_a_mistake() -> None:
     labels = label_map()[None]
     least = knet_loss(perfect(), labels, THINGS)
     wrong_mask, wrong_class, wrong_segmentation = perfect(), perfect(), perfect()
@@ -111,7 +111,7 @@ def test_things_are_matched_by_mask_and_where_masks_are_equal_by_class() -> None
     assert match(masks, classes, t)[0].tolist() == [1, 2]
 
 
-def test_a_picture_without_things_teaches_the_stuff() -> None:
+def test_a_picture_without_things_trains_the_stuff_kernels() -> None:
     labels = torch.full((1, 16, 16), SKY, dtype=torch.int32)
     output = perfect()
     for masks in output["masks"]:
@@ -134,7 +134,7 @@ def test_void_is_left_out_of_the_segmentation_loss() -> None:
     assert segmentation_loss(scores, everything_void) == 0
 
 
-def test_a_kernel_is_only_asked_for_what_it_can_be() -> None:
+def test_a_kernel_is_trained_only_on_its_possible_classes() -> None:
     t = targets()
     classes = torch.zeros((1, 5, 4), requires_grad=True)
     pairs = (torch.tensor([2, 0]), torch.tensor([0, 1]))
@@ -155,6 +155,6 @@ def test_the_rank_loss_wants_the_owner_of_a_cell_on_top() -> None:
     mask_loss(masks, shown).backward()
 
     assert owner[0].tolist() == [[-1, 4, 4, 4], [4, 4, 4, 4], [2, 3, 0, -1], [2, 3, 0, 3]]
-    assert masks.grad[0, 1].abs().sum() > 0  # the idle kernel only hears that it is not on top
+    assert masks.grad[0, 1].abs().sum() > 0  # the idle kernel only learns from the rank loss
     assert (masks.grad[0, 1] >= 0).all()
     assert (masks.grad[0, 1, 0, 0], masks.grad[0, 1, 2, 3]) == (0, 0)

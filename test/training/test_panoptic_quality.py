@@ -14,7 +14,7 @@ CATEGORIES = [
     {"id": 7, "name": "road", "isthing": 0},
     {"id": 26, "name": "car", "isthing": 1},
 ]
-# What cocodataset/panopticapi @ 7bb4655 says about `seeded_files`: PQ, SQ, RQ.
+# Result of cocodataset/panopticapi @ 7bb4655 for `seeded_files`: PQ, SQ, RQ.
 PANOPTICAPI = {
     "All": (0.5285787641251622, 0.7357121374319001, 0.7170480313337456),
     "Things": (0.623309250984183, 0.74027015418137, 0.8380952380952381),
@@ -23,7 +23,7 @@ PANOPTICAPI = {
 
 
 def picture(*runs: tuple[int, int]) -> np.ndarray:
-    """One row of pixels: (id, how many) after each other."""
+    """Returns one row of pixels from runs (id, length)."""
     return np.concatenate([np.full(count, value, np.uint32) for value, count in runs])[None]
 
 
@@ -37,7 +37,7 @@ def quality(truth, truth_segments, predicted, predicted_segments) -> PanopticQua
     return result
 
 
-def test_a_perfect_prediction_is_one_whatever_its_ids() -> None:
+def test_a_perfect_prediction_scores_one_with_any_ids() -> None:
     truth = picture((1, 10), (2, 5), (3, 5))
     predicted = picture((9, 10), (8, 5), (70000, 5))
 
@@ -110,7 +110,7 @@ def test_a_crowd_is_neither_missed_nor_are_its_members_invented() -> None:
     assert q.mean() == (1.0, 1.0, 1.0)
 
 
-def test_a_class_that_appears_nowhere_is_left_out_of_the_mean() -> None:
+def test_the_mean_omits_absent_classes() -> None:
     q = quality(picture((1, 4)), segments((1, 7)), picture((5, 4)), segments((5, 7)))
 
     assert q.mean() == (1.0, 1.0, 1.0)
@@ -131,7 +131,7 @@ def test_a_wrong_prediction_is_refused(predicted, listed, message: str) -> None:
 
 
 def seeded_files(folder: Path) -> tuple[Path, Path]:
-    """A truth and a prediction of blocks with void, crowds and wrong classes."""
+    """Writes a truth and a prediction of blocks with void, crowds and wrong classes."""
     rng = np.random.default_rng(5)
     categories = [{"id": 3 * i + 1, "name": f"c{i}", "isthing": int(i < 3)} for i in range(7)]
     blocks = [np.kron(rng.integers(0, 9, (4, 6)), np.ones((8, 8), int)) for _ in range(6)]
@@ -165,13 +165,13 @@ def seeded_files(folder: Path) -> tuple[Path, Path]:
 def test_the_numbers_are_those_of_panopticapi(tmp_path: Path) -> None:
     q = quality_of_files(*seeded_files(tmp_path))
 
-    # cocodataset/panopticapi's pq_compute on these very files.
+    # Result of cocodataset/panopticapi's pq_compute for these files.
     assert q.mean() == pytest.approx(PANOPTICAPI["All"], abs=1e-12)
     assert q.mean(things=True) == pytest.approx(PANOPTICAPI["Things"], abs=1e-12)
     assert q.mean(things=False) == pytest.approx(PANOPTICAPI["Stuff"], abs=1e-12)
 
 
-def test_a_picture_without_prediction_is_named(tmp_path: Path) -> None:
+def test_error_names_a_picture_without_prediction(tmp_path: Path) -> None:
     truth, prediction = seeded_files(tmp_path)
     listing = json.loads(prediction.read_text())
     del listing["annotations"][2]

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in the layout of each published checkpoint give what the publisher's code gives.
+"""Weights in the layout of each published checkpoint give the output of the publisher's code.
 
-A file of test/training/published holds the names and shapes of a checkpoint, and values of the
-output that the publisher's code gave at some positions for the weights of `filled` and the image of
-`picture`.
+A file of test/training/published holds the names and shapes of a checkpoint, and samples of the
+output of the publisher's code for the weights of `filled` and the image of `picture`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ FILES = sorted((Path(__file__).parent / "published").glob("*.json"))
 
 
 def filled(layout: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Values for every name of a checkpoint, from the name alone: no order, no torch generator."""
+    """Returns values for each name of a checkpoint, from the name alone, for all torch versions."""
     state = {}
     for name, shape in layout.items():
         uniform = np.random.default_rng(zlib.crc32(name.encode())).random(shape)
@@ -39,7 +38,7 @@ def filled(layout: dict[str, list[int]]) -> dict[str, Tensor]:
         if kind == "num_batches_tracked":
             values = np.zeros(shape)
         elif len(shape) > 1:
-            # Keeps the size of what passes about the same from layer to layer.
+            # Keeps the scale of the maps about equal from layer to layer.
             values = (2.0 * uniform - 1.0) * np.sqrt(6.0 / np.prod(shape[1:]))
         elif kind in ("running_var", "weight"):
             values = 0.5 + uniform

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every function of training/recipes that takes no argument is a run that can start, and so is the
-example of training/README.md."""
+"""Every recipe, and the example of training/README.md, can start a run."""
 
 from __future__ import annotations
 

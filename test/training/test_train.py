@@ -68,7 +68,7 @@ def test_averaged_weights_forget_their_start_and_then_average_slowly() -> None:
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     street: Path, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    # Dropout is the one draw that is not a function of seed and epoch.
+    # Only dropout is not a function of seed and epoch.
     whole = start(tiny_recipe, arguments(tmp_path / "whole"), CPU)
     part = start(tiny_recipe, arguments(tmp_path / "part"), CPU)
     for run in (whole, part):
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         )
 
 
-def test_layers_that_a_published_file_fills_learn_at_a_rate_of_their_own(
+def test_loaded_layers_have_their_own_learning_rate(
     tiny_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trunk = tiny_recipe.network().get_submodule("trunk").state_dict()
@@ -115,7 +115,7 @@ def test_backbone_file_of_another_network_ends_the_run(tiny_recipe: Recipe, tmp_
 
 
 def published_trunk(recipe: Recipe, folder: Path) -> Recipe:
-    """`recipe` that begins with a file of its trunk, which is written to `folder`."""
+    """Writes a file of the trunk to `folder`; returns `recipe` that starts from it."""
     torch.save(recipe.network().get_submodule("trunk").state_dict(), folder / "trunk.pth")
     return replace(recipe, backbone_weights="trunk.pth")
 
@@ -130,7 +130,7 @@ def test_missing_trunk_file_is_named_as_weights(tiny_recipe: Recipe, tmp_path: P
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_run_goes_on_without_the_file_that_filled_its_trunk(
+def test_run_resumes_without_the_file_that_filled_its_trunk(
     tiny_recipe: Recipe, tmp_path: Path, changed: bool
 ) -> None:
     recipe = published_trunk(tiny_recipe, tmp_path)
@@ -153,7 +153,7 @@ def test_what_cannot_be_resumed_is_one_line(tiny_recipe: Recipe, tmp_path: Path)
     resume = arguments(tmp_path, resume=True)
     with pytest.raises(SystemExit, match="with the optimiser 'adamw', expected .* 'sgd'"):
         start(replace(tiny_recipe, optimiser="sgd"), resume, CPU)
-    # An older version did not write which tensors a published file had filled.
+    # Older versions did not record which tensors a published file had filled.
     state = checkpoint.load(tmp_path / "last.pt")
     del state["pretrained"]
     torch.save(state, tmp_path / "last.pt")
@@ -207,7 +207,7 @@ def test_init_refuses_tensors_of_another_size_that_is_no_number_of_classes(
         start(tiny_recipe, given, CPU)
 
 
-def test_a_batch_that_the_network_refuses_is_one_line(
+def test_a_batch_that_the_network_does_not_take_ends_with_one_line(
     tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tiny_command: list[str]
 ) -> None:
     alone = replace(tiny_recipe, batch_size=1)  # the pyramid pools to one value a channel
@@ -247,7 +247,7 @@ def test_a_run_by_epochs_counts_its_steps_from_where_it_stands(tiny_recipe: Reci
 
 
 @pytest.mark.parametrize(("faster", "bf16_seconds"), [(torch.float32, 9.0), (torch.bfloat16, 1.0)])
-def test_precision_is_the_one_that_was_measured_faster(
+def test_precision_is_the_one_measured_as_faster(
     faster: torch.dtype,
     bf16_seconds: float,
     tiny_recipe: Recipe,
@@ -276,9 +276,7 @@ def _without_dropout(run: Run) -> None:
             module.p = 0.0
 
 
-def test_a_checkpoint_says_where_it_came_from(
-    street: Path, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_checkpoint_records_its_origin(street: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
     run = start(tiny_recipe, arguments(tmp_path), CPU)
     save(run, tmp_path / "last.pt", "module:tiny")
     state = checkpoint.load(tmp_path / "last.pt")
@@ -287,14 +285,16 @@ def test_a_checkpoint_says_where_it_came_from(
     assert "torch" in state["hardware"]
 
 
-def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(SystemExit, match=r"last.pt cannot be read") as failure:
         checkpoint.load(tmp_path / "last.pt")
     assert "\n" not in str(failure.value)
 
 
-def test_a_checkpoint_of_another_network_is_one_line(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_ends_with_one_line(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
     network = tiny_recipe.network()
     state = network.state_dict()
     torch.save({"ema": {**state, "extra": torch.ones(1)}, "recipe": "a:b"}, tmp_path / "other.pt")
@@ -309,7 +309,7 @@ def test_a_checkpoint_of_another_network_is_one_line(tiny_recipe: Recipe, tmp_pa
 def tiny_command(
     street: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """The command line of a run of `tiny_recipe` over `street`, to which a test may add."""
+    """The command line of a run of `tiny_recipe` on `street`; a test may extend it."""
     monkeypatch.setattr("training.train.load_recipe", lambda _: tiny_recipe)
     command = ["", "tiny", "--data-root", f"street={street}", "--output-dir", str(tmp_path)]
     monkeypatch.setattr("sys.argv", command)
@@ -325,9 +325,7 @@ def test_an_unreadable_picture_ends_the_run_with_its_name(
         main()
 
 
-def test_an_unknown_id_is_found_before_it_is_augmented_away(
-    street: Path, tiny_command: list[str]
-) -> None:
+def test_an_unknown_id_is_found_before_augmentation(street: Path, tiny_command: list[str]) -> None:
     for path in street.glob("labels/*/*"):
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         labels[0, 0] = 11  # a corner, which a crop of 64x64 seldom holds
@@ -336,7 +334,7 @@ def test_an_unknown_id_is_found_before_it_is_augmented_away(
         main()
 
 
-def test_a_label_map_of_the_validation_that_cannot_be_used_is_one_line(
+def test_an_unusable_validation_label_map_ends_with_one_line(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_command: list[str]
 ) -> None:
     held_out = tmp_path / "held_out"
@@ -364,7 +362,7 @@ def test_network_with_other_classes_than_the_recipe_is_refused_before_the_run(
 @pytest.mark.parametrize(
     "path", ["sfnet_lite:nothing", "nowhere:camvid_r18", "sfnet_lite", "sfnet_lite:_trainval"]
 )
-def test_an_unknown_recipe_is_named(path: str) -> None:
+def test_error_names_an_unknown_recipe(path: str) -> None:
     with pytest.raises(SystemExit, match="module:function"):
         load_recipe(path)
 

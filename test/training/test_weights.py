@@ -66,7 +66,7 @@ def test_report_shortens_long_lists() -> None:
 def test_layout_that_fits_most_tensors_is_taken() -> None:
     source, target = df1_seg(5), df1_seg(5)
     theirs = {"backbone." + n: v for n, v in source.trunk.state_dict().items()}
-    theirs["trunk.stage1.0.weight"] = torch.zeros(32, 3, 3, 3)  # one name of ours, as a trap
+    theirs["trunk.stage1.0.weight"] = torch.zeros(32, 3, 3, 3)  # one of our names, as a trap
     matches = load_matching(target, theirs)
     assert matches.unused == ["trunk.stage1.0.weight"]
     assert all(name.startswith("trunk.") for name in matches.loaded)
@@ -78,7 +78,7 @@ def state_from_letters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("name", "loaded"), [("a", ["first.bias"]), ("b", [])])
-def test_key_map_is_found_in_the_file_of_the_class_and_may_not_know_a_name(
+def test_key_map_is_found_in_the_file_of_the_class_and_may_fail_on_a_name(
     name: str, loaded: list[str]
 ) -> None:
     assert load_matching(Pair(), {name: torch.ones(3)}).loaded == loaded
@@ -103,7 +103,7 @@ def test_file_with_a_numpy_number_as_the_authors_save_it_is_read(
 ) -> None:
     path = tmp_path / "best_epoch_3_mean-iu_0.78000.pth"
     content = {"state_dict": {"module.first.bias": torch.ones(3)}, "mean_iu": np.float64(0.78)}
-    # The form without a checksum, as old as the module's old name.
+    # The format without a checksum, from the time of the module's old name.
     torch.save(content, path, _use_new_zipfile_serialization=False)
     written = f"c{np.float64(0).__reduce__()[0].__module__}\nscalar\n".encode()
     assert written in path.read_bytes()
@@ -186,7 +186,7 @@ def test_checkpoint_with_random_tensors_is_not_written(
     assert not output.exists()
 
 
-def test_a_file_of_a_trunk_is_no_checkpoint_and_the_words_say_where_it_belongs(
+def test_a_trunk_file_is_no_checkpoint_and_the_error_says_where_it_belongs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, output = tmp_path / "df1.pth", tmp_path / "ours.pt"
@@ -271,7 +271,7 @@ def stdc_seg_file(head_counters: bool) -> dict[str, Tensor]:
     return state
 
 
-def test_in_place_norms_of_stdc_seg_give_what_they_gave_their_authors() -> None:
+def test_in_place_norms_of_stdc_seg_give_the_authors_output() -> None:
     state = stdc_seg_file(head_counters=False)
     network = stdc1_seg(19).eval()
     matches = load_matching(network, state)

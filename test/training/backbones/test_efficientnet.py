@@ -28,7 +28,7 @@ DIGEST = (
 
 
 def layers() -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
-    """Each layer of the published networks: kind, torchvision's name, timm's name, weight shape."""
+    """Yields each layer of the published networks: kind, names in torchvision and timm, shape."""
     yield "conv", "features.0.0", "conv_stem", (32, 3, 3, 3)
     yield "norm", "features.0.1", "bn1", (32,)
     width = 32

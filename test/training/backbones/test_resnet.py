@@ -36,6 +36,6 @@ def test_dilations_are_of_conv2_in_the_last_two_layers(depth: Any) -> None:
         ({"depth": 18, "output_stride": 4}, "4, expected 8, 16 or 32"),
     ],
 )
-def test_an_unknown_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+def test_error_names_an_unknown_argument(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         ResNet(**arguments)

@@ -112,7 +112,7 @@ def test_large_pictures_are_shrunk_when_read(town: Path) -> None:
     assert set(np.unique(sample.labels)) <= {0, 1, 255, 2 + 256, 2 + 512}
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"panoptic_val\.json is missing"):
         rendered_town_panoptic(tmp_path, "val")
 
@@ -124,14 +124,14 @@ def test_classes_other_than_the_recipes_are_refused(town: Path) -> None:
         data.expect_classes(19)
 
 
-def test_a_category_that_is_not_listed_is_named(town: Path) -> None:
+def test_error_names_a_category_that_is_not_listed(town: Path) -> None:
     file = town / "panoptic_val.json"
     file.write_text(file.read_text().replace(f'"category_id": {CAR}', '"category_id": 99'))
     with pytest.raises(DataError, match=r"ids\.png has a segment of category 99"):
         rendered_town_panoptic(town, "val")[0]
 
 
-def test_missing_ids_are_an_error_of_the_data(town: Path) -> None:
+def test_missing_ids_are_a_data_error(town: Path) -> None:
     (town / "panoptic_val/ids.png").unlink()
     with pytest.raises(DataError, match=r"ids\.png: no readable PNG"):
         rendered_town_panoptic(town, "val")[0]

@@ -30,7 +30,7 @@ def test_pictures_and_frames_come_without_labels(tmp_path: Path) -> None:
         assert (sample.labels == 255).all()
 
 
-def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+def test_error_names_a_folder_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no pictures and no videos"):
         Unlabelled(tmp_path)
     with pytest.raises(FileNotFoundError, match="missing: expected a folder"):

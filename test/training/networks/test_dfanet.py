@@ -51,7 +51,7 @@ def test_every_image_size_gives_logits_of_that_size(copies: int, decoder: Any) -
     ("copies", "decoder", "attention"),
     [(1, "none", False), (4, "none", True), (3, "HL+LL", True)],
 )
-def test_no_layer_is_built_in_vain(copies: int, decoder: Any, attention: bool) -> None:
+def test_every_layer_that_is_built_runs(copies: int, decoder: Any, attention: bool) -> None:
     torch.manual_seed(0)
     # In evaluation: batch norm over the two values of a 1x1 map would swallow the gradient.
     network = DFANet("B", 5, copies, decoder, attention).eval()
@@ -59,7 +59,7 @@ def test_no_layer_is_built_in_vain(copies: int, decoder: Any, attention: bool) -
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_attention_scales_channels_by_what_the_whole_map_shows() -> None:
+def test_attention_scales_channels_by_the_mean_of_the_map() -> None:
     attention = FullyConnectedAttention(2)
     torch.nn.init.zeros_(attention.reduce.weight)
     attention.reduce.bias.data = torch.tensor([0.0, 100.0])

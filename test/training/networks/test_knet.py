@@ -76,7 +76,7 @@ def test_every_parameter_learns() -> None:
     assert idle == []
 
 
-def test_it_learns_to_tell_two_cars_apart() -> None:
+def test_training_separates_two_cars() -> None:
     pytest.importorskip("scipy", reason="requirements/training.in")
     network = tiny()
     image = torch.zeros(1, 3, 64, 64)
@@ -139,7 +139,7 @@ def test_merging_gives_each_pixel_to_the_best_kernel() -> None:
     assert segments[2, 12] == 4
 
 
-def test_merging_drops_what_is_unsure_and_what_is_hidden() -> None:
+def test_merging_drops_unsure_and_hidden_segments() -> None:
     # The second car is the first one again, a column wider: a third of its mask is its own.
     wider = (slice(8, 16), slice(0, 3))
     segments, classes = merge(

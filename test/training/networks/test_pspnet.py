@@ -24,7 +24,7 @@ def test_a_trunk_that_is_not_dilated_is_refused() -> None:
         PSPNet(ResNet(50), 5)
 
 
-def test_an_unknown_head_is_named() -> None:
+def test_error_names_an_unknown_head() -> None:
     with pytest.raises(ValueError, match="'fcn', expected 'paper' or 'sfnet'"):
         pspnet(5, 50, "fcn")  # type: ignore[arg-type]
 

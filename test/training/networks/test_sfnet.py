@@ -145,7 +145,7 @@ def test_levels_are_aligned_as_asked() -> None:
         (partial(FlowAlignment, 8, matching="sum"), "sum.*correlation"),
     ],
 )
-def test_an_unknown_argument_is_named_with_what_is_allowed(build: Any, message: str) -> None:
+def test_error_names_an_unknown_argument_and_the_allowed_ones(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as failure:
         build()
     assert "\n" not in str(failure.value)

@@ -104,7 +104,7 @@ def test_without_a_gate_the_warped_maps_are_added(dual_flow: bool) -> None:
     assert align.flow_make.out_channels == (4 if dual_flow else 2)
 
 
-def test_an_unknown_gate_or_trunk_is_named() -> None:
+def test_error_names_an_unknown_gate_or_trunk() -> None:
     with pytest.raises(ValueError, match="'max'.*'attention', 'convolution' or 'none'"):
         GatedDualFlowAlignment(8, gate="max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"DF2 has strides \(8, 16, 32\).*\(4, 8, 16, 32\)"):

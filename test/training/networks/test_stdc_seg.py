@@ -23,7 +23,9 @@ def network() -> STDCSeg:
 
 
 @pytest.mark.parametrize(("build", "millions"), [(stdc1_seg, 8.275), (stdc2_seg, 12.306)])
-def test_live_parameters_are_the_authors(build: Callable[[int], STDCSeg], millions: float) -> None:
+def test_live_parameters_are_those_of_the_authors(
+    build: Callable[[int], STDCSeg], millions: float
+) -> None:
     # Of the authors' code, what is left when the heads of training and the classifier are taken out
     with torch.device("meta"):
         network = build(19)

@@ -69,7 +69,7 @@ def test_colours_say_direction_and_length() -> None:
     assert 120 < half[1] < 135
 
 
-def test_errors_are_black_where_right_and_tell_the_true_class_where_not() -> None:
+def test_correct_pixels_are_black_and_wrong_ones_show_the_true_class() -> None:
     labels = np.array([[1, 0, 1]], np.uint8)
     truth = np.array([[1, 1, 255]], np.uint8)
     right, wrong, unlabelled = figures.errors(labels, truth, PALETTE)[0].tolist()
@@ -78,7 +78,7 @@ def test_errors_are_black_where_right_and_tell_the_true_class_where_not() -> Non
     assert unlabelled == list(figures.UNLABELLED_RGB)
 
 
-def test_arrows_point_where_the_flow_does() -> None:
+def test_arrows_point_along_the_flow() -> None:
     flow = np.zeros((40, 40, 2), np.float32)
     flow[10, 10] = (5, 0)
     picture = figures.arrows(np.zeros((40, 40, 3), np.uint8), flow, 5.0)
@@ -100,7 +100,9 @@ def command(
 
 
 @pytest.mark.usefixtures("command")
-def test_labels_with_an_unknown_id_are_one_line_and_no_figure(street: Path, tmp_path: Path) -> None:
+def test_labels_with_an_unknown_id_end_with_one_line_and_no_figure(
+    street: Path, tmp_path: Path
+) -> None:
     labels = street / "labels/train/A_000.png"
     cv2.imwrite(str(labels), np.full((64, 96), 7, np.uint8))
     with pytest.raises(SystemExit, match=r"A_000\.png: truth holds 7: expected 0 to 2 or 255"):

@@ -62,7 +62,7 @@ def multiply_adds_by_hooks(network: nn.Module, images: Tensor) -> int:
     return total
 
 
-def test_cost_is_what_one_counts_by_hand() -> None:
+def test_cost_equals_the_count_by_hand() -> None:
     assert tables.parameters(Small) == PARAMETERS + UNUSED
     assert tables.live_parameters(Small) == PARAMETERS
     assert tables.multiply_adds(Small, (64, 32)) == multiply_adds_of_small(64, 32)

@@ -32,7 +32,7 @@ def write_drive(directory: Path, frames: int = 5, stills: bool = False) -> None:
     (directory / "drive_demo_001.json").write_text(json.dumps(note))
 
 
-def test_a_drive_comes_back_from_its_bag(tmp_path: Path) -> None:
+def test_a_bag_holds_the_frames_of_its_drive(tmp_path: Path) -> None:
     write_drive(tmp_path / "drive")
 
     assert write_bag(tmp_path / "drive", tmp_path / "bag") == 5

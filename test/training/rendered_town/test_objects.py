@@ -37,7 +37,7 @@ def test_a_vehicle_stands_on_its_wheels(kind: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_person_is_as_tall_as_a_person_in_every_pose(seed: int) -> None:
+def test_a_person_has_the_height_of_a_person_in_every_pose(seed: int) -> None:
     for phase in range(person.PHASES):
         model = person.pedestrian(seed, phase)
         low, high = extent(model)
@@ -115,7 +115,7 @@ def test_the_ground_has_road_pavement_and_grass() -> None:
     assert extent(model)[1][2] < 0.2
 
 
-def test_a_box_looks_outwards() -> None:
+def test_the_faces_of_a_box_point_outwards() -> None:
     g = Geometry()
     g.box((0, 0, 0), (1, 2, 3), "paint")
     (patch,) = g.patches

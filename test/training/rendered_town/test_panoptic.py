@@ -39,7 +39,7 @@ def test_what_is_too_small_to_be_counted_is_a_crowd() -> None:
     assert [(s["category_id"], s["area"]) for s in crowds] == [(Label.PEDESTRIAN, SMALLEST - 1)]
 
 
-def test_a_frame_without_things_is_no_trouble() -> None:
+def test_a_frame_without_things_is_written() -> None:
     labels = np.full((4, 4), int(Label.SKY), np.uint8)
 
     ids, found = segments(labels, np.zeros((4, 4), np.uint16))

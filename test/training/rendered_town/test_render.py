@@ -45,7 +45,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_labels_are_class_numbers_and_nothing_between(drive: Path) -> None:
+def test_labels_hold_class_numbers_only(drive: Path) -> None:
     for image, labels in read(drive, "demo"):
         assert image.shape == (64, 96, 3)
         assert labels.shape == (64, 96)
@@ -69,7 +69,7 @@ def test_picture_and_labels_line_up(drive: Path) -> None:
     assert change[border > 0].mean() > 2 * change[border == 0].mean()
 
 
-def test_an_interrupted_rendering_goes_on_where_it_stopped(drive: Path) -> None:
+def test_an_interrupted_rendering_continues_where_it_stopped(drive: Path) -> None:
     last = sorted((drive / "labels" / "demo").iterdir())[-1]
     before = last.read_bytes()
     last.unlink()
@@ -87,7 +87,7 @@ def test_stills_of_one_seed_are_different_places(tmp_path: Path) -> None:
     assert (first != second).mean() > 0.2
 
 
-def test_segments_of_the_panoptic_files_are_the_labels_with_things_told_apart(drive: Path) -> None:
+def test_panoptic_files_hold_the_labels_with_instances(drive: Path) -> None:
     listing = json.loads((drive / "panoptic_demo.json").read_text())
     cars = 0
     for entry, (_, labels) in zip(listing["annotations"], read(drive, "demo"), strict=True):

@@ -28,7 +28,7 @@ def test_a_drive_is_the_same_for_the_same_random_state() -> None:
 
 
 @pytest.mark.parametrize("seed", [DEMO_SEED, 3, 11])
-def test_nobody_gets_closer_to_the_camera_than_its_car_is_large(seed: int) -> None:
+def test_no_actor_comes_closer_to_the_camera_than_its_car_is_large(seed: int) -> None:
     town = plan_town(seed)
     movers = plan_drive(town, random.Random(seed), 5.0, 12.0)
 
