@@ -158,7 +158,7 @@ def test_what_cannot_be_resumed_is_one_line(tiny_recipe: Recipe, tmp_path: Path)
     del state["pretrained"]
     torch.save(state, tmp_path / "last.pt")
     resume.data_root["weights"] = tmp_path
-    with pytest.raises(SystemExit, match="expected the backbone_weights that the run began with"):
+    with pytest.raises(SystemExit, match="expected the backbone_weights that the run started with"):
         start(published_trunk(tiny_recipe, tmp_path), resume, CPU)
     assert start(tiny_recipe, resume, CPU).step == 0
     torch.save({"ema": run.network.state_dict(), "published": "here"}, tmp_path / "last.pt")

@@ -108,7 +108,7 @@ def test_labels_with_an_unknown_id_end_with_one_line_and_no_figure(
     with pytest.raises(SystemExit, match=r"A_000\.png: truth holds 7: expected 0 to 2 or 255"):
         figures.main()
     cv2.imwrite(str(labels), np.zeros((64, 96, 3), np.uint8))
-    with pytest.raises(SystemExit, match=r"A_000\.png: label map of 3 x uint8 a pixel"):
+    with pytest.raises(SystemExit, match=r"A_000\.png: label map of 3 x uint8 per pixel"):
         figures.main()
     assert not (tmp_path / "out").exists()
 
