@@ -11,28 +11,28 @@ from types import TracebackType
 
 
 class SfsegError(Exception):
-    """Whatever this package refuses; the entry points print its message without a traceback."""
+    """Base of all errors of this package; entry points print its message without a traceback."""
 
 
 class ManifestError(SfsegError):
-    """A model directory is incomplete, damaged, or says something that cannot be."""
+    """A model directory is incomplete, damaged or contradicts itself."""
 
 
 class ImageError(SfsegError):
-    """One frame cannot become an RGB array; the next one may."""
+    """One frame cannot be converted to RGB; later frames may be fine."""
 
 
 class BackendError(SfsegError):
-    """An inference library is missing, refuses the model, or got an array it cannot take.
+    """An inference library is missing, refuses the model or refuses its input.
 
-    `lost`: the device below is gone or in disorder; only a backend that is opened anew works.
+    `lost`: the device failed, and this backend cannot recover; open a new one.
     """
 
     lost = False
 
 
 class BackendUnavailableError(BackendError):
-    """This machine lacks what the backend needs: "auto" tries the next one."""
+    """This machine lacks hardware or a library of the backend; "auto" tries the next one."""
 
 
 class BagError(SfsegError):
@@ -42,18 +42,18 @@ class BagError(SfsegError):
 def no_traceback_of_ctrl_c(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """For sys.excepthook, where imports that take a second come before the code that handles it."""
-    # A library written in C++ says ImportError where its import was interrupted.
+    """Hide the traceback of Ctrl+C during slow imports; assign this to sys.excepthook."""
+    # A C++ library raises ImportError if its import was interrupted.
     if not isinstance(error.__cause__ or error, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
 
 
 LONGEST_FOREIGN = 500
-"""Characters kept of other libraries' messages; OpenVINO's have pages."""
+"""Most characters kept from another library's message; OpenVINO's fill pages."""
 
 
 def one_line(error: BaseException) -> str:
-    """The message, with its type where it is not one of ours."""
+    """Return the message in one line; errors of other libraries are prefixed with their type."""
     if isinstance(error, SfsegError):
         return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_FOREIGN]

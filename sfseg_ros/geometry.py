@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the pixels of an image, of the network's input and of the mask lie in each other.
+"""How the pixels of an image, of the network's input and of the mask map to each other.
 
 Sizes are (height, width), areas (x, y, width, height), both in pixels. Every resize keeps pixel
 centres: pixel i of n shows the same place as pixel position (i + 0.5) * m / n - 0.5 of m pixels.
-`CameraModel.for_output` gives the same places to who projects points into the mask.
+`CameraModel.for_output` applies the same mapping to a camera's calibration.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from sfseg_ros.picture_files.bounds import MAX_PIXELS
 FITS = ("stretch", "letterbox", "crop")
 OUTPUT_SIZES = ("image", "network")
 PADDING_GREY = 114
-"""Colour of the letterbox's bars: the mean of natural images, which normalisation brings close to
-zero, and zeros are what the network's own convolutions see beyond the border of an image."""
+"""Colour of the letterbox's bars: about the mean of natural images. Normalisation maps it close to
+zero, which is also the value of the network's own padding."""
 
 
 class Area(NamedTuple):
-    """A rectangle of pixels of some image."""
+    """A rectangle of pixels in an image."""
 
     x: int
     y: int
@@ -38,8 +38,7 @@ class Area(NamedTuple):
         return self.height, self.width
 
     def of(self, pixels: Uint8Array) -> Uint8Array:
-        """These pixels of uint8 (H, W, ...): the array itself where it is all of them, else a
-        view of it."""
+        """Return these pixels of uint8 (H, W, ...) as a view; the array itself if it is all."""
         if pixels.shape[:2] == self.size:
             return pixels
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
@@ -47,17 +46,17 @@ class Area(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What the network sees of a camera's images, and what the mask covers.
+    """Which part of a camera's images the network sees, and which part the mask covers.
 
     `region` is (x_offset, y_offset, width, height) in pixels of the image, None for all of it.
-    `horizon`, from 0 to less than 1, is the share of the image's height that is cut off at the
-    top, whatever the region. `fit` says how the rest becomes the network's input where their
-    aspect ratios differ: "stretch" distorts it, "letterbox" pads it, "crop" cuts its longer side.
-    `output_size` is the mask's: "image" for the image's, unlabelled where the network saw nothing;
-    "network" for the network's pixels, without padding; or (height, width), which like "network"
-    covers only what the network saw.
+    `horizon`, from 0 to less than 1, is the fraction of the image's height that is cut off at the
+    top, independent of the region. `fit` applies if the remaining area and the network's input
+    differ in aspect ratio: "stretch" distorts the area, "letterbox" pads it, "crop" cuts its longer
+    side. `output_size` is the size of the mask: "image" for the image's size, with pixels outside
+    the network's view unlabelled; "network" for the network's pixels without padding; or
+    (height, width), which like "network" covers only the area that the network sees.
 
-    Raises ImageError for values that no image could satisfy.
+    Raises ImageError for values that no image can satisfy.
     """
 
     region: tuple[int, int, int, int] | None = None
@@ -89,11 +88,11 @@ WHOLE_IMAGE = View()
 
 @dataclass(frozen=True)
 class FrameGeometry:
-    """One image size under a View. Made by `geometry_of`.
+    """The mapping for one image size under a View; made by `geometry_of`.
 
-    `area` of the image is what the network sees, in the pixels `content` of its input, which are
-    all of them but for a letterbox. `output_area` of the image is what the output covers: all of
-    the image, or `area`.
+    The network sees `area` of the image in the pixels `content` of its input; `content` is the
+    whole input unless `fit` is "letterbox". The output covers `output_area` of the image: all of
+    it, or `area`.
     """
 
     image_size: tuple[int, int]
@@ -105,13 +104,13 @@ class FrameGeometry:
 
     @property
     def output_has_network_pixels(self) -> bool:
-        """Whether each pixel of the output is one of the network's: none resized, none filled."""
+        """Whether the output consists of the network's pixels, none resized and none filled in."""
         return self.area == self.output_area and self.content.size == self.output_size
 
     def network_input(self, rgb: Uint8Array) -> Uint8Array:
-        """uint8 (H, W, 3) of the network's size, of an image of `image_size`, RGB as BGR.
+        """Fit uint8 (H, W, 3) of `image_size`, RGB or BGR, to the network's input size.
 
-        The image itself or a view of it where no pixel changes.
+        Returns the image itself or a view of it if no pixel changes.
         """
         content = resized_rgb(self.area.of(rgb), self.content.size)
         if self.content.size == self.network_size:
@@ -127,11 +126,11 @@ class FrameGeometry:
         return np.asarray(padded, np.uint8)
 
     def output_from(self, network_array: Uint8Array, fill: int) -> Uint8Array:
-        """uint8 `output_size`, C-contiguous, of uint8 (H, W) in the network's pixels; where
-        `output_has_network_pixels` of colours, uint8 (H, W, 3), too.
+        """Map uint8 (H, W) from the network's pixels to the output's, C-contiguous.
 
-        Each pixel takes the nearest (`resized_labels`), `fill` where the network saw nothing. The
-        array itself where nothing changes.
+        Each pixel takes the nearest value (`resized_labels`), or `fill` outside the network's view.
+        If `output_has_network_pixels`, colours of uint8 (H, W, 3) are accepted too. Returns the
+        array itself if nothing changes.
         """
         content = self.content.of(network_array)
         if self.area == self.output_area:
@@ -141,9 +140,9 @@ class FrameGeometry:
         return output
 
     def rgb_at_output(self, rgb: Uint8Array) -> Uint8Array:
-        """The image on the output's pixels: uint8 RGB (*output_size, 3), of one of `image_size`.
+        """Map an image of `image_size` to the output's pixels: uint8 RGB (*output_size, 3).
 
-        The image itself or a view of it where no pixel changes.
+        Returns the image itself or a view of it if no pixel changes.
         """
         return resized_rgb(self.output_area.of(rgb), self.output_size)
 
@@ -153,10 +152,10 @@ def geometry_of(
     view: View,
     network_size_for: Callable[[tuple[int, int]], tuple[int, int]],
 ) -> FrameGeometry:
-    """The geometry of images of `image_size` (height, width) under `view`.
+    """Return the geometry of images of `image_size` (height, width) under `view`.
 
-    `network_size_for` gives the network's input (height, width) for an area of (height, width).
-    Raises ImageError where the region leaves the image or lies above the horizon.
+    `network_size_for` returns the network's input (height, width) for an area of (height, width).
+    Raises ImageError if the region leaves the image or lies above the horizon.
     """
     area = _visible_area(image_size, view)
     network_size = network_size_for(area.size)
@@ -174,7 +173,7 @@ def geometry_of(
 
 
 def _visible_area(image_size: tuple[int, int], view: View) -> Area:
-    """The region below the horizon."""
+    """Return the part of the region that lies below the horizon."""
     height, width = image_size
     region = Area(*(view.region or (0, 0, width, height)))
     if region.x + region.width > width or region.y + region.height > height:
@@ -183,7 +182,7 @@ def _visible_area(image_size: tuple[int, int], view: View) -> Area:
             f"{region.width} height {region.height} leaves it; set region_of_interest to x_offset, "
             "y_offset, width, height within the image, or to all 0 for the whole of it"
         )
-    # At least one row remains of a whole image, however near to 1 the horizon is.
+    # A whole image keeps at least one row, even if the horizon is close to 1.
     top = max(region.y, min(round(view.horizon * height), height - 1))
     bottom = region.y + region.height
     if top >= bottom:
@@ -195,7 +194,7 @@ def _visible_area(image_size: tuple[int, int], view: View) -> Area:
 
 
 def _fitted(shape: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the aspect ratio of `shape` within `bounds`; all (height, width)."""
+    """Return the largest size with the aspect ratio of `shape` in `bounds`; all (height, width)."""
     height, width = bounds
     if shape[0] * width <= shape[1] * height:
         return max(1, round(width * shape[0] / shape[1])), width
@@ -203,7 +202,7 @@ def _fitted(shape: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
 
 
 def _centred(size: tuple[int, int], area: Area) -> Area:
-    """`size` (height, width) in the middle of `area`."""
+    """Return an area of `size` (height, width) in the middle of `area`."""
     height, width = size
     x = area.x + (area.width - width) // 2
     y = area.y + (area.height - height) // 2

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels in and out: camera bytes to RGB, labels to colours, and the two resizes of a frame.
 
-No ROS in here; of messages only the attributes are read. To add an encoding, add one row to
-ENCODINGS. Whatever a camera sends, these functions return an array or raise ImageError.
+This module imports no ROS; it reads only the attributes of messages. To add an encoding, add one
+row to ENCODINGS. For any input from a camera, these functions return an array or raise ImageError.
 """
 
 import functools
@@ -28,8 +28,10 @@ ByteBuffer: TypeAlias = "bytes | bytearray | memoryview | array[int]"
 
 @dataclass(frozen=True)
 class CameraBytes:
-    """The fields of a sensor_msgs/Image that `picture_from_buffer` has accepted. `data` is a view,
-    uint8 (step * height,)."""
+    """The fields of a sensor_msgs/Image, checked by `picture_from_buffer`.
+
+    `data` is a view of the message's bytes: uint8 (step * height,).
+    """
 
     data: Uint8Array
     encoding: str
@@ -40,8 +42,11 @@ class CameraBytes:
 
 
 class ImageFormat(NamedTuple):
-    """What all pictures of one camera have in common. The fields after height and width are those
-    of `CameraBytes`, and nothing for a picture that came as an array or as a compressed file."""
+    """The format that all pictures of one camera share.
+
+    The fields after height and width are those of `CameraBytes`. They keep their defaults for a
+    picture that came as an array or a compressed file.
+    """
 
     height: int
     width: int
@@ -50,7 +55,7 @@ class ImageFormat(NamedTuple):
     is_bigendian: bool = False
 
     def blank(self) -> "Picture":
-        """A picture of this format, all its bytes 0."""
+        """Return a picture of this format whose bytes are all 0."""
         if not self.encoding:
             return Picture(np.zeros((self.height, self.width, 3), np.uint8))
         data = bytes(self.step * self.height)
@@ -62,9 +67,9 @@ class ImageFormat(NamedTuple):
 class Picture:
     """A camera's image of uint8 (H, W, 3) `pixels` in RGB or BGR order.
 
-    The network sees a few of the pixels of a large image, so they are reordered when it is known
-    which; `rgb` reorders all of them, once, for who needs them. `camera` is the image as it came,
-    where it did not come as an array or a compressed file: a GPU makes its own pixels of it.
+    The network sees only some pixels of a large image, so the channels are reordered after the
+    image has been resized; `rgb` reorders all pixels, once. `camera` holds the bytes of an
+    uncompressed message, which a GPU converts itself; it is None for arrays and compressed files.
     """
 
     def __init__(
@@ -73,14 +78,14 @@ class Picture:
         is_bgr: bool = False,
         camera: CameraBytes | None = None,
     ) -> None:
-        """`pixels` may be a function that makes them, once, when somebody wants to see them."""
+        """`pixels` may be a function, which is called once, at the first access."""
         self._pixels = pixels
         self.is_bgr = is_bgr
         self.camera = camera
 
     @functools.cached_property
     def pixels(self) -> Uint8Array:
-        """uint8 (H, W, 3). Raises ImageError where the camera's bytes cannot be converted."""
+        """uint8 (H, W, 3). Raises ImageError if the camera's bytes cannot be converted."""
         return self._pixels() if callable(self._pixels) else self._pixels
 
     @property
@@ -104,7 +109,7 @@ class Picture:
         return np.asarray(cv2.cvtColor(self.pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
     def rgb_of(self, changed: Uint8Array) -> Uint8Array:
-        """RGB of uint8 (h, w, 3) that was made of `pixels` and has their order."""
+        """Return RGB of uint8 (h, w, 3) `changed`, which has the channel order of `pixels`."""
         if changed is self.pixels:
             return self.rgb
         if not self.is_bgr:
@@ -131,8 +136,8 @@ _RGGB, _BGGR, _GBRG, _GRBG = (
     cv2.COLOR_BayerGB2RGB,
 )
 
-# Names and layouts: sensor_msgs/image_encodings.hpp. What is not here (depth, float, planar
-# YUV) is left to cv_bridge. Of 16-bit samples the high byte is used.
+# Names and layouts: sensor_msgs/image_encodings.hpp. Other encodings (depth, float, planar YUV)
+# are left to cv_bridge. The high byte of 16-bit samples is used.
 ENCODINGS: dict[str, Encoding] = {
     "rgb8": Encoding(3, None),
     "bgr8": Encoding(3, cv2.COLOR_BGR2RGB),
@@ -140,7 +145,7 @@ ENCODINGS: dict[str, Encoding] = {
     "bgra8": Encoding(4, cv2.COLOR_BGRA2RGB),
     "mono8": Encoding(1, cv2.COLOR_GRAY2RGB),
     "8UC1": Encoding(1, cv2.COLOR_GRAY2RGB),
-    "8UC3": Encoding(3, cv2.COLOR_BGR2RGB),  # no order in the name: OpenCV's, as in cv_bridge
+    "8UC3": Encoding(3, cv2.COLOR_BGR2RGB),  # the name has no order; cv_bridge uses OpenCV's
     "8UC4": Encoding(4, cv2.COLOR_BGRA2RGB),
     "rgb16": Encoding(3, None, sample_bytes=2),
     "bgr16": Encoding(3, cv2.COLOR_BGR2RGB, sample_bytes=2),
@@ -161,8 +166,9 @@ ENCODINGS: dict[str, Encoding] = {
 
 
 def picture_from_fields(message: Any) -> Picture:
-    """The picture of a sensor_msgs/Image or CompressedImage of whatever library has decoded it:
-    rclpy's and rosbags' classes have the same attributes. Raises ImageError as the functions below.
+    """Return the picture of a sensor_msgs/Image or CompressedImage from rclpy or rosbags.
+
+    Raises ImageError like `picture_from_buffer` and `picture_from_compressed`.
     """
     if hasattr(message, "format"):
         return picture_from_compressed(message.data)
@@ -184,13 +190,13 @@ def picture_from_buffer(
     step: int,
     is_bigendian: bool = False,
 ) -> Picture:
-    """The fields of a sensor_msgs/Image as a picture of height x width.
+    """Return the fields of a sensor_msgs/Image as a picture of height x width.
 
-    `step` is the length of a row in bytes with its padding; `data` has exactly step * height bytes,
-    as the message definition says (cv_bridge refuses anything else, too). `is_bigendian` matters
-    for 16-bit samples only. The pixels of rgb8 and bgr8 are a view of `data`, read-only if `data`
-    is, with the padding as row stride; those of every other encoding are made when they are first
-    looked at, in one pass.
+    `step` is the length of a row in bytes, including padding. `data` has exactly step * height
+    bytes, as the message definition demands; cv_bridge refuses other lengths too. `is_bigendian`
+    matters for 16-bit samples only. The pixels of rgb8 and bgr8 are a view of `data`, read-only if
+    `data` is, with the padding in the row stride. Pixels of other encodings are converted in one
+    pass at the first access.
 
     Raises ImageError for an encoding not in ENCODINGS and for sizes that contradict each other.
     """
@@ -220,7 +226,7 @@ def picture_from_buffer(
 
 
 def _pixels_of(camera: CameraBytes, row: Encoding, name: str) -> Uint8Array:
-    """uint8 (H, W, 3) in the camera's order of rgb and bgr, else in RGB."""
+    """Return uint8 (H, W, 3): BGR for encodings in BGR order, RGB for all others."""
     pixel_bytes = row.channels * row.sample_bytes
     rows = camera.data.reshape(camera.height, camera.step)[:, : camera.width * pixel_bytes]
     pixels = rows.reshape(camera.height, camera.width, pixel_bytes)
@@ -234,20 +240,20 @@ def _pixels_of(camera: CameraBytes, row: Encoding, name: str) -> Uint8Array:
 
 
 def rgb_from_compressed(data: ByteBuffer, upright: bool = False) -> Uint8Array:
-    """uint8 (H, W, 3) RGB; arguments and errors as of `picture_from_compressed`."""
+    """Return uint8 (H, W, 3) RGB; arguments and errors are those of `picture_from_compressed`."""
     return picture_from_compressed(data, upright).rgb
 
 
 def picture_from_compressed(data: ByteBuffer, upright: bool = False) -> Picture:
-    """A JPEG or PNG file as a picture.
+    """Decode a JPEG or PNG file.
 
     Grey is repeated, alpha dropped, 16-bit samples reduced to 8. `upright` applies the orientation
-    tag of a photograph; without it the array has the pixel grid of the camera.
+    tag of a photograph; otherwise the array has the camera's pixel grid.
 
-    Raises ImageError for other formats, truncated or damaged files, animations, and everything
-    beyond the bounds of `decoding.examine_picture`. A truncated JPEG is found by its missing end
-    marker, because the OpenCV of ROS 2 Humble and Jazzy (4.5, 4.6) returns it with a grey lower
-    part. Bytes after the end are ignored, as every viewer does.
+    Raises ImageError for other formats, truncated or damaged files, animations, and files beyond
+    the bounds of `decoding.examine_picture`. A missing end marker identifies a truncated JPEG; the
+    OpenCV of ROS 2 Humble and Jazzy (4.5, 4.6) would return it with a grey lower part. Bytes after
+    the end marker are ignored, as in every viewer.
     """
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     bgr = decode_picture(_bytes_of(data), cv2.IMREAD_COLOR | orientation, MESSAGE_FORMATS)
@@ -255,36 +261,43 @@ def picture_from_compressed(data: ByteBuffer, upright: bool = False) -> Picture:
 
 
 def rgb_from_file(path: Path) -> Uint8Array:
-    """uint8 (H, W, 3) RGB of a picture file in one of FILE_FORMATS, upright as a viewer shows it.
-    Raises ImageError."""
+    """Read a picture file in one of FILE_FORMATS as uint8 (H, W, 3) RGB.
+
+    The orientation tag is applied, as in a viewer. Raises ImageError.
+    """
     bgr = read_picture(path, cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def png_from_pixels(pixels: Uint8Array) -> bytes:
-    """A PNG file of uint8 (H, W), or of (H, W, 3) RGB; little compression, because that is fast
-    and label images are small anyway. Raises ImageError for sizes that PNG does not have."""
+    """Encode uint8 (H, W), or (H, W, 3) RGB, as a PNG file.
+
+    The compression level is low because that is fast and label images are small anyway. Raises
+    ImageError for sizes that PNG does not support.
+    """
     return _encoded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 def jpeg_from_rgb(rgb: Uint8Array, quality: int) -> bytes:
-    """A JPEG file of uint8 (H, W, 3) RGB; `quality` from 0 to 100. Raises ImageError for sizes
-    that JPEG does not have."""
+    """Encode uint8 (H, W, 3) RGB as a JPEG file; `quality` is 0 to 100.
+
+    Raises ImageError for sizes that JPEG does not support.
+    """
     return _encoded(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def color_mask(labels: Uint8Array, palette_rgb: Uint8Array) -> Uint8Array:
-    """uint8 (H, W, 3) RGB: the colour of each label of uint8 (H, W); `palette_rgb` is (256, 3)."""
-    # A table look-up by OpenCV, which is faster at it than numpy's take.
+    """Return the colour of each label: uint8 (H, W) to (H, W, 3) RGB; `palette_rgb` is (256, 3)."""
+    # OpenCV's table look-up is faster than numpy's take.
     return np.asarray(cv2.applyColorMap(labels, palette_rgb.reshape(256, 1, 3)), np.uint8)
 
 
 def overlay(
     rgb: Uint8Array, labels: Uint8Array, palette_rgb: Uint8Array, alpha: float
 ) -> Uint8Array:
-    """The image with its classes painted over: uint8 (H, W, 3) RGB, a new array.
+    """Blend the class colours into the image: a new array, uint8 (H, W, 3) RGB.
 
-    `alpha` from 0 (image only) to 1 (colours only). Unlabelled pixels (255) keep the image.
+    `alpha` is 0 (image only) to 1 (colours only). Unlabelled pixels (255) keep the image.
     """
     blended = cv2.addWeighted(rgb, 1.0 - alpha, color_mask(labels, palette_rgb), alpha, 0.0)
     unlabelled = (labels == UNLABELLED).view(np.uint8)
@@ -292,11 +305,12 @@ def overlay(
 
 
 def resized_rgb(rgb: Uint8Array, size: tuple[int, int]) -> Uint8Array:
-    """`rgb` (H, W, 3) at `size` (height, width); the array itself where it has that size.
+    """Resize uint8 (H, W, 3) to `size` (height, width); returns `rgb` itself if it has that size.
 
-    Bilinear. Before it, 2x2 pixels are averaged for as long as both sides are twice too large,
-    because bilinear then skips pixels and thin objects (poles) break up. OpenCV's area average to
-    the size itself takes several times as long; it is left for the shapes that have no halves.
+    The resize is bilinear. While both sides are at least twice too large, blocks of 2x2 pixels are
+    averaged first, because bilinear sampling would skip pixels and break up thin objects such as
+    poles. Averaging to the final size with OpenCV's INTER_AREA takes several times as long, so it
+    is used only for shapes that cannot be halved.
     """
     height, width = size
     while rgb.shape[0] >= 2 * height and rgb.shape[1] >= 2 * width:
@@ -305,17 +319,17 @@ def resized_rgb(rgb: Uint8Array, size: tuple[int, int]) -> Uint8Array:
             break
         rgb = _resized(rgb, (rows // 2, columns // 2), cv2.INTER_AREA)
     if rgb.shape[0] >= 2 * height or rgb.shape[1] >= 2 * width:
-        # Area average displaces what is on a side that grows, so it only ever shrinks.
+        # INTER_AREA displaces objects along a side that grows, so it only shrinks here.
         smaller = min(rgb.shape[0], height), min(rgb.shape[1], width)
         rgb = _resized(rgb, smaller, cv2.INTER_AREA)
     return rgb if rgb.shape[:2] == size else _resized(rgb, size, cv2.INTER_LINEAR)
 
 
 def resized_labels(labels: Uint8Array, size: tuple[int, int]) -> Uint8Array:
-    """uint8 (H, W) labels or confidence at `size` (height, width), nearest neighbour.
+    """Resize uint8 (H, W) labels or confidence to `size` (height, width) by nearest neighbour.
 
-    Pixel centres as in `resized_rgb`: output i takes input floor((i + 0.5) * scale). OpenCV's plain
-    INTER_NEAREST takes floor(i * scale) and shifts the mask by up to half a pixel.
+    Pixel centres match `resized_rgb`: output i takes input floor((i + 0.5) * scale). OpenCV's plain
+    INTER_NEAREST takes floor(i * scale), which shifts the mask by up to half a pixel.
     """
     if labels.shape == size:
         return labels
@@ -327,7 +341,7 @@ def _resized(pixels: Uint8Array, size: tuple[int, int], interpolation: int) -> U
 
 
 def _bytes_of(data: ByteBuffer) -> Uint8Array:
-    """A flat view, no copy. Taken through memoryview because frombuffer refuses empty buffers."""
+    """Return a flat view without a copy; memoryview accepts empty buffers, frombuffer does not."""
     try:
         view = memoryview(data).cast("B")
     except (TypeError, ValueError) as error:

@@ -47,8 +47,11 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _NetworkInput:
-    """One frame of a batch, ready for the backend: `index` is its place among the frames. `image`
-    is uint8 (H, W, 3) RGB of the network's size, or for a backend that wants it what came."""
+    """One frame of a batch, ready for the backend; `index` is its position in the batch.
+
+    `image` is uint8 (H, W, 3) RGB of the network's size, or the camera's bytes if the backend
+    converts them itself.
+    """
 
     index: int
     geometry: FrameGeometry
@@ -57,13 +60,13 @@ class _NetworkInput:
 
 
 class Segmenter:
-    """A model, ready for images of any size. One thread segments; `warm_up` may run in another."""
+    """A model that segments images of any size in one thread; `warm_up` may run in another."""
 
     def __init__(
         self, manifest: Manifest, backend: Backend, network_size: tuple[int, int] | None = None
     ) -> None:
         """`network_size` (height, width) fixes the network's input; None fits it to each image
-        size (`Manifest.network_size_for`). Raises ManifestError for a size it does not take."""
+        size (`Manifest.network_size_for`). Raises ManifestError if the model refuses it."""
         if network_size is not None:
             manifest.check_network_size(network_size)
         self.manifest = manifest
@@ -72,13 +75,13 @@ class Segmenter:
         self._network_size = network_size
 
     def network_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at which the network sees an area of `size` (height, width)."""
+        """Return the network's input (height, width) for an area of `size` (height, width)."""
         return self._network_size or self.manifest.network_size_for(size)
 
     def geometry_of(self, image_size: tuple[int, int], view: View = WHOLE_IMAGE) -> FrameGeometry:
-        """How images of `image_size` (height, width) go through this model under `view`.
+        """Return the geometry of images of `image_size` (height, width) under `view`.
 
-        Raises ImageError where the view's region leaves the image.
+        Raises ImageError if the view's region leaves the image.
         """
         return geometry_of(image_size, view, self.network_size_for)
 
@@ -87,8 +90,8 @@ class Segmenter:
     ) -> Segmentation:
         """Segment one uint8 (H, W, 3) RGB image; without a `view` the result has its size.
 
-        Raises ImageError for another kind of array and a view that leaves the image, BackendError
-        where inference fails.
+        Raises ImageError for other arrays and for a view that leaves the image, BackendError if
+        inference fails.
         """
         (outcome,) = self.segment_batch([(Picture(rgb), view)], confidence)
         if isinstance(outcome, SfsegError):
@@ -134,11 +137,11 @@ class Segmenter:
         rules: LabelRules = NO_RULES,
         count: int = 1,
     ) -> None:
-        """Prepare for images of a (height, width), or of a camera's format, under `view`, with and
-        without confidence, so that the first frame does not pay for compilation; and for up to
-        `count` of them at once where that makes a difference to the backend.
+        """Run the model once, so that the first frame does not wait for compilation.
 
-        May run in a thread of its own while another segments images of other sizes.
+        `images` is a (height, width) or a camera's format, seen under `view`; the model runs with
+        and without confidence. A DeviceBackend runs every batch size from 1 to `count`. May run in
+        its own thread while another thread segments images of other sizes.
         """
         picture = ImageFormat(*images).blank()
         geometry = self.geometry_of(picture.size, view)
@@ -171,7 +174,7 @@ class Segmenter:
         return _NetworkInput(index, geometry, network_rgb, _ms_since(start))
 
     def _camera_of(self, picture: Picture, geometry: FrameGeometry) -> CameraBytes | None:
-        """What the backend makes the network's input of; None where the processor has to."""
+        """Return the camera's bytes if the backend converts them; None if the processor must."""
         camera = picture.camera
         if camera is None or self._device is None:
             return None
@@ -215,7 +218,9 @@ class Segmenter:
     ) -> Inferred:
         if self._device is None:
             inputs = [frame.image for frame in batch if not isinstance(frame.image, CameraBytes)]
-            rgb = np.stack(inputs) if len(inputs) > 1 else inputs[0][None]  # of one, no copy
+            rgb = (
+                np.stack(inputs) if len(inputs) > 1 else inputs[0][None]
+            )  # no copy for a single frame
             return Inferred(*self.backend.infer(rgb, confidence))
         frames = [
             (frame.image, frame.geometry) if isinstance(frame.image, CameraBytes) else frame.image
@@ -267,7 +272,7 @@ def open_segmenter(
 ) -> Segmenter:
     """Load the model directory into a backend; arguments as in `open_backend`.
 
-    Raises ManifestError where the directory is damaged, BackendError where no library can run it.
+    Raises ManifestError if the directory is damaged, BackendError if no library can run the model.
     """
     manifest = load_manifest(model_dir)
     if options.network_size is not None:

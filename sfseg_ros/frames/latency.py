@@ -12,8 +12,8 @@ from sfseg_ros.frames.pacing import JUMP_BACK_NS
 class RollingPercentiles:
     """p50, p95 and p99 of the last `window` values, in the unit of the values.
 
-    At 30 frames a second the default window is the last 17 seconds. Written by the worker thread
-    and read by the diagnostics timer, hence the lock.
+    At 30 frames per second the default window spans 17 seconds. The worker thread writes and the
+    diagnostics timer reads, hence the lock.
     """
 
     def __init__(self, window: int = 512) -> None:
@@ -29,7 +29,7 @@ class RollingPercentiles:
             self._values.clear()
 
     def percentiles(self) -> tuple[float, float, float] | None:
-        """(p50, p95, p99), or None as long as there is no value."""
+        """Return (p50, p95, p99), or None without values."""
         with self._lock:
             values = list(self._values)
         if not values:
@@ -41,9 +41,9 @@ class RollingPercentiles:
 class FrameTimes:
     """Rolling percentiles per step of a frame, all in milliseconds.
 
-    `latency` is the age of the image (clock minus its stamp) when its first output was handed to
-    the middleware; the other steps are durations on a monotonic clock. `processing` is the sum of
-    WORK, the steps from the moment at which the worker took the frame to the handing over.
+    `latency` is the age of the image (clock minus stamp) when the middleware got its first output;
+    the other steps are durations on a monotonic clock. `processing` is the sum of WORK, the steps
+    between the worker taking the frame and the middleware getting the output.
     """
 
     WORK = ("convert", "preprocess", "inference", "postprocess", "publish")
@@ -54,9 +54,11 @@ class FrameTimes:
         self._last_stamp_ns = 0
 
     def add(self, stamp_ns: int, **steps_ms: float) -> None:
-        """Add one frame: milliseconds of each of STEPS but `processing`. A stamp more than a second
-        before the last one is a bag that began anew or a simulation that was reset: what was
-        measured before is forgotten."""
+        """Add the milliseconds of each of STEPS except `processing` for one frame.
+
+        A stamp that jumps back by more than JUMP_BACK_NS (a restarted bag or simulation) clears
+        earlier measurements.
+        """
         if stamp_ns < self._last_stamp_ns - JUMP_BACK_NS:
             self.clear()
         self._last_stamp_ns = stamp_ns
@@ -65,10 +67,10 @@ class FrameTimes:
             self._steps[step].add(value_ms)
 
     def clear(self) -> None:
-        """Forget what was measured, as after a clock that jumped back."""
+        """Discard all measurements, for example after a clock jumped back."""
         for percentiles in self._steps.values():
             percentiles.clear()
 
     def percentiles(self, step: str) -> tuple[float, float, float] | None:
-        """(p50, p95, p99) in milliseconds of one of STEPS, None before the first frame."""
+        """Return (p50, p95, p99) in ms of one of STEPS, or None before the first frame."""
         return self._steps[step].percentiles()

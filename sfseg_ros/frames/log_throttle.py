@@ -10,10 +10,10 @@ TROUBLE_PERIOD_S = 5.0
 
 
 class LogThrottle:
-    """Lets each kind of trouble through at most once in `period_s`. One per camera: rclpy's own
-    throttle goes by the line of code, so that one camera would silence the others.
+    """Admits each kind of message at most once per `period_s`; each camera has its own throttle.
 
-    Different threads may ask, each for kinds of its own. `clock` is monotonic, in seconds.
+    rclpy's throttle distinguishes lines of code only, so one camera would silence the others.
+    Several threads may call it, each for its own kinds. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class LogThrottle:
         self._last_s: dict[str, float] = {}
 
     def admits(self, kind: str) -> bool:
-        """Whether to say it now; what is not said is forgotten."""
+        """Return whether to log a message of this kind now; a refused message is dropped."""
         now_s = self._clock()
         if now_s - self._last_s.get(kind, -math.inf) < self._period_s:
             return False
@@ -32,5 +32,5 @@ class LogThrottle:
         return True
 
     def clear(self) -> None:
-        """Let every kind through again at once."""
+        """Admit every kind again immediately."""
         self._last_s.clear()

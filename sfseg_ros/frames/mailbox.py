@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Newest frame wins (docs/adr/0004): a one-slot mailbox per camera and the one thread that empties
-them all.
+"""Newest frame wins (docs/adr/0004): a one-slot mailbox per camera and one thread for all of them.
 
-Nothing queues, so nothing gets stale: a frame that arrives while the worker is busy replaces the
-one of the same camera that waits. Every frame is counted once, and the counts of a camera add up:
+There is no queue and so no stale frame: a frame that arrives while the worker is busy replaces the
+waiting frame of the same camera. Every frame is counted once, and the counts of a camera add up:
 received = segmented + replaced + rejected + unwatched + skipped + pending.
 """
 
@@ -18,12 +17,12 @@ Frame = TypeVar("Frame")
 
 @dataclass(frozen=True)
 class FrameCounts:
-    """What became of a camera's frames since its mailbox was made.
+    """Outcomes of a camera's frames since its mailbox was made.
 
-    received: all of them. segmented, unwatched (nobody wanted a result), rejected (an exception):
-    what the worker's `process` said. skipped: left out on purpose, because of a limit on rate or
-    age or because the camera is disabled. replaced: a newer frame came, or the worker was stopped,
-    before this one's turn.
+    received: all frames. segmented, unwatched (no subscriber), rejected (an exception): outcomes
+    that the worker's `process` returned. skipped: left out on purpose, because of a limit on rate
+    or age or because the camera is disabled. replaced: superseded by a newer frame, or dropped
+    because the worker stopped.
     """
 
     received: int = 0
@@ -35,7 +34,7 @@ class FrameCounts:
 
     @property
     def pending(self) -> int:
-        """Frames in the mailbox or in `process` at this moment: 0, 1 or 2."""
+        """Frames now in the mailbox or in `process`: 0, 1 or 2."""
         done = self.segmented + self.replaced + self.rejected + self.unwatched + self.skipped
         return self.received - done
 
@@ -54,8 +53,10 @@ class Mailbox(Generic[Frame]):
             return self._counts
 
     def offer(self, frame: Frame) -> None:
-        """Put the frame in the slot; never waits for `process`. Where the worker is stopped, the
-        frame counts as replaced at once."""
+        """Put the frame into the slot without waiting for `process`.
+
+        If the worker is stopped, the frame counts as replaced immediately.
+        """
         with self._worker._changed:
             if self._worker._thread is None:
                 self._count(received=1, replaced=1)
@@ -65,7 +66,7 @@ class Mailbox(Generic[Frame]):
             self._worker._changed.notify_all()
 
     def skip(self) -> None:
-        """Count a frame that came and is left out on purpose."""
+        """Count a received frame that is left out on purpose."""
         with self._worker._changed:
             self._count(received=1, skipped=1)
 
@@ -75,22 +76,22 @@ class Mailbox(Generic[Frame]):
         return frame
 
     def _count(self, **more: int) -> None:
-        """Add to the counts; the caller holds the lock, so that a reader sees them add up."""
+        """Add to the counts; the caller holds the lock, so that readers see consistent sums."""
         self._counts = replace(
             self._counts, **{name: getattr(self._counts, name) + n for name, n in more.items()}
         )
 
 
 class BatchWorker(Generic[Frame]):
-    """A thread that calls `process` with what waits in the mailboxes, at most a frame of each.
+    """A thread that calls `process` with the waiting frames, at most one per mailbox.
 
-    `process(frames)` returns one outcome per frame, in their order: True segmented, False
-    unwatched, None skipped, or the exception that costs this frame. What it raises costs all frames
-    of the batch. `report(frame, error)` hears of each rejected frame after it was counted.
+    `process(frames)` returns one outcome per frame, in order: True segmented, False unwatched, None
+    skipped, or the exception that rejects the frame. An exception that it raises rejects the whole
+    batch. `report(frame, error)` is called for each rejected frame after it was counted.
 
-    With more than `max_batch` cameras waiting (0: no limit; may be set at any time) those go first
-    that were served longest ago, so a fast camera cannot keep a slow one from its turn. All methods
-    may be called from any thread but the worker's own.
+    If more than `max_batch` cameras wait (0: no limit; may be set at any time), those served
+    longest ago go first, so a fast camera cannot starve a slow one. All methods may be called from
+    any thread except the worker's own.
     """
 
     def __init__(
@@ -108,21 +109,21 @@ class BatchWorker(Generic[Frame]):
         self._tasks = 0
 
     def mailbox(self) -> Mailbox[Frame]:
-        """Add a camera, also while the thread runs; returns its mailbox."""
+        """Add a camera, even while the thread runs, and return its mailbox."""
         mailbox = Mailbox(self)
         with self._changed:
             self._mailboxes = [*self._mailboxes, mailbox]
         return mailbox
 
     def start(self) -> None:
-        """Begin to take frames; does nothing where the thread runs already."""
+        """Start the thread, unless it is already running."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sfseg_frames", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """Let the batch in hand finish, drop waiting frames as replaced, end the thread."""
+        """Finish the current batch, drop waiting frames as replaced, and end the thread."""
         with self._changed:
             thread, self._thread = self._thread, None
             for mailbox in self._waiting():
@@ -133,10 +134,12 @@ class BatchWorker(Generic[Frame]):
             thread.join()
 
     def between(self, task: Callable[[], None]) -> None:
-        """Run `task` between two batches, or now where none is under way; returns when it is done.
-        Cameras wait meanwhile, so it must be short: exchange what `process` reads."""
+        """Run `task` between two batches, or now if no batch is running; return when it is done.
+
+        All cameras wait for it, so it must be short, such as exchanging a model.
+        """
         with self._changed:
-            self._tasks += 1  # the next batch waits, or frames that never end would
+            self._tasks += 1  # makes the next batch wait; a steady stream would starve the task
             try:
                 while self._processing:
                     self._changed.wait()
@@ -150,10 +153,10 @@ class BatchWorker(Generic[Frame]):
             pass
 
     def _run_batch(self) -> bool:
-        """Wait for frames and process them; False when this thread is to end.
+        """Wait for frames and process them; return False if this thread must end.
 
-        A method of its own because the variables of a loop would keep the last images in memory
-        for as long as no camera sends.
+        This is a separate method because the local variables of a loop would keep the last images
+        in memory while no camera sends.
         """
         batch = self._next_batch()
         if not batch:
@@ -177,7 +180,7 @@ class BatchWorker(Generic[Frame]):
         return True
 
     def _next_batch(self) -> list[tuple[Mailbox[Frame], Frame]]:
-        """What waits, as soon as something does; nothing when this thread is to end."""
+        """Wait for frames and return them; return no frames if this thread must end."""
         with self._changed:
             while self._thread is threading.current_thread():
                 served = self._waiting()[: self.max_batch or None]

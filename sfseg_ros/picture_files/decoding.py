@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that decodes compressed pictures: every file is examined before OpenCV reads it.
+"""The only module that decodes compressed pictures; it examines each file before OpenCV reads it.
 
-OpenCV decodes all of them. On one core of an AMD EPYC a 2-megapixel JPEG takes 23 ms with OpenCV
-5.0 (libjpeg-turbo), 16 to 23 ms with PyAV, which a robot need not have, and 50 ms with Pillow; a
+OpenCV decodes every format. On one core of an AMD EPYC a 2-megapixel JPEG takes 23 ms with OpenCV
+5.0 (libjpeg-turbo), 16 to 23 ms with PyAV, which robots may lack, and 50 ms with Pillow; a
 PNG takes 45 ms with OpenCV and 97 ms with Pillow. No other library is both as fast and safer.
 """
 
@@ -46,7 +46,7 @@ _EXAMINERS = {
     "WebP": examine_webp,
 }
 
-# (offset, bytes there, format); the first that fits counts.
+# (offset, bytes at this offset, format); the first match counts.
 _MAGIC = (
     (0, JPEG_SIGNATURE, "JPEG"),
     (0, PNG_SIGNATURE, "PNG"),
@@ -75,7 +75,7 @@ _HEAD_BYTES = 1024
 
 
 def format_of(head: bytes) -> str:
-    """Name of the picture format by a file's first bytes (1024 are enough), "" if it is none."""
+    """Return the picture format of a file from its first 1024 bytes, or "" if it is none."""
     for offset, magic, name in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return name
@@ -88,10 +88,10 @@ def format_of(head: bytes) -> str:
 def examine_picture(
     buffer: npt.NDArray[np.uint8], formats: tuple[str, ...] = FILE_FORMATS
 ) -> PictureHeader:
-    """Format and size of the file in uint8 (N,) `buffer`, without decoding and without a copy.
+    """Return format and size of the file in uint8 (N,) `buffer` without decoding it.
 
-    Raises ImageError for a format that is not in `formats`, an animation or several pages, damage,
-    and a file that would cost its decoder more time or memory than the bounds of its guard allow.
+    Raises ImageError for a format that is not in `formats`, an animation, several pages, damage,
+    and a file whose decoding would exceed the time and memory bounds of its guard.
     """
     name = format_of(buffer[:_HEAD_BYTES].tobytes())
     if name == "compressedDepth":
@@ -109,8 +109,11 @@ def examine_picture(
 def decode_picture(
     buffer: npt.NDArray[np.uint8], flags: int, formats: tuple[str, ...] = FILE_FORMATS
 ) -> npt.NDArray[Any]:
-    """Pixels (H, W) or (H, W, channels) in BGR order as cv2.imdecode returns them; `flags` are of
-    cv2.ImreadModes. Raises ImageError for every file that is not a picture within the bounds."""
+    """Decode a picture to (H, W) or (H, W, channels) in BGR order, like cv2.imdecode.
+
+    `flags` are those of cv2.ImreadModes. Raises ImageError unless the file is a picture within the
+    bounds.
+    """
     name, height, width = examine_picture(buffer, formats)
     try:
         decoded = cv2.imdecode(buffer, flags)
@@ -123,8 +126,10 @@ def decode_picture(
 
 
 def read_picture_bytes(path: Path) -> bytes:
-    """Content of a picture file, not yet examined. Raises ImageError unless `path` is a regular
-    file of at most MAX_FILE_BYTES that can be read."""
+    """Return the content of a picture file, not yet examined.
+
+    Raises ImageError unless `path` is a readable regular file of at most MAX_FILE_BYTES.
+    """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -142,12 +147,12 @@ def read_picture_bytes(path: Path) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Opens a FIFO without waiting for its writer."""
+    """Open a file without waiting; a FIFO would otherwise wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_picture(
     path: Path, flags: int, formats: tuple[str, ...] = FILE_FORMATS
 ) -> npt.NDArray[Any]:
-    """`decode_picture` of a file. Raises ImageError, without the path in it."""
+    """Decode a picture file like `decode_picture`. The text of an ImageError lacks the path."""
     return decode_picture(np.frombuffer(read_picture_bytes(path), np.uint8), flags, formats)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examines a JPEG file before a decoder reads it.
 
-The markers are walked as libjpeg walks them (T.81, annex B), so that guard and decoder see the same
-frame and the same scans. The walk costs one numpy pass over the entropy-coded data.
+The guard walks the markers like libjpeg (T.81, annex B), so that guard and decoder see the same
+frame and scans. The walk costs one numpy pass over the entropy-coded data.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MAX_SEGMENTS = 1000
 """Photographs with colour profile, depth map and extended metadata have a few hundred."""
 
 MAX_STRAY_BYTES = 4096
-"""Bytes between two segments of the header that belong to none; libjpeg skips them."""
+"""Bytes between two header segments that belong to neither; libjpeg skips them."""
 
 MAX_SCANS = 100
 """The most elaborate scan scripts have about 60."""
@@ -26,8 +26,8 @@ SCANS_OF_ANY_SIZE = 12
 """A progressive encoder writes about 10."""
 
 MAX_SCANNED_PIXELS = 4 * MAX_PIXELS
-"""Scans x pixels, for more than SCANS_OF_ANY_SIZE. A scan without data costs the decoder about 0.3
-ns a pixel, hence 0.1 s on top of the picture itself."""
+"""Limit of scans x pixels for files with more than SCANS_OF_ANY_SIZE scans. A scan without data
+costs the decoder about 0.3 ns per pixel: at most 0.1 s in addition to the picture itself."""
 
 SIGNATURE = b"\xff\xd8"
 _EOI, _SOI, _SOS = 0xD9, 0xD8, 0xDA
@@ -49,10 +49,10 @@ class _Frame:
 
 
 def examine_jpeg(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
-    """Size of a baseline, extended or progressive Huffman JPEG of 8 bits that reaches its end
-    marker; uint8 (N,) `buffer` begins with the signature. Bytes after the end marker are ignored.
+    """Return the size of a complete 8-bit baseline, extended or progressive Huffman JPEG.
 
-    Raises ImageError for every other file, and beyond the bounds above.
+    uint8 (N,) `buffer` begins with the signature. Bytes after the end marker are ignored. Raises
+    ImageError for other files and for files beyond the bounds above.
     """
     content, length = buffer.data, buffer.size
     frame: _Frame | None = None
@@ -91,11 +91,13 @@ def examine_jpeg(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
 
 
 def _next_marker(buffer: npt.NDArray[np.uint8], position: int) -> int:
-    """Index of the next 0xFF that begins a marker, or the length of the buffer if none follows.
-    Blocks grow, so that the cost follows the distance."""
+    """Return the index of the next 0xFF that begins a marker, or the buffer's length.
+
+    The search uses growing blocks, so its cost is proportional to the distance.
+    """
     start = buffer[position : position + 2]
     if start.size == 2 and start[0] == 0xFF and _IS_MARKER[start[1]]:
-        return position  # as almost always between two segments
+        return position  # almost always true between two segments
     block = _FIRST_BLOCK
     while position + 1 < buffer.size:
         piece = buffer[position : position + block + 1]
@@ -132,12 +134,11 @@ def _check_scans(frame: _Frame | None, scans: int) -> None:
 
 
 def _frame_of(segment: memoryview) -> _Frame:
-    """What a frame header says; `segment` begins with the marker's code (T.81, B.2.2)."""
+    """Parse a frame header; `segment` begins with the marker's code (T.81, B.2.2)."""
     code = segment[0]
     if code not in (*_SEQUENTIAL, _PROGRESSIVE):
         raise ImageError(
-            f"JPEG of the kind SOF{code - 0xC0}: expected baseline, extended or progressive (0 to "
-            "2)"
+            f"JPEG of type SOF{code - 0xC0}: expected baseline, extended or progressive (0 to 2)"
         )
     count = segment[8] if len(segment) > 8 else 0
     if count not in (1, 3, 4) or len(segment) != 9 + 3 * count or segment[3] != 8:
@@ -149,7 +150,8 @@ def _frame_of(segment: memoryview) -> _Frame:
         raise ImageError("JPEG with sampling factors outside 1 to 4")
     across, down = max(h for h, _ in factors), max(v for _, v in factors)
     blocks = sum(-(-width * h // (8 * across)) * -(-height * v // (8 * down)) for h, v in factors)
-    # The shortest Huffman code has 1 bit. A block of 8x8 has at least one for its mean and, in a
-    # sequential frame, one for "no other coefficient"; a progressive one says that for a whole run.
+    # The shortest Huffman code has 1 bit. An 8x8 block needs one code for its mean and, in a
+    # sequential frame, one for "no other coefficient". A progressive frame can code a run of such
+    # blocks at once.
     bits = blocks * (1 if code == _PROGRESSIVE else 2)
     return _Frame(height, width, -(-bits // 8))

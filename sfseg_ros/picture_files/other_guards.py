@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examines the formats that occur in folders of pictures only: BMP, PPM and PGM, WebP, TIFF."""
+"""Examines the formats that only folders of pictures contain: BMP, PPM and PGM, WebP, TIFF."""
 
 import re
 import struct
@@ -11,13 +11,13 @@ from sfseg_ros.errors import ImageError
 from sfseg_ros.picture_files.bounds import PictureHeader, check_bytes, check_pixels
 
 MAX_CHUNKS = 1000
-"""Of a WebP file, and entries of a TIFF directory; a still picture has a dozen."""
+"""Most chunks of a WebP file and entries of a TIFF directory; a still picture has a dozen."""
 
 _BMP_INFO_SIZES = (40, 52, 56, 108, 124)
 _BMP_UNCOMPRESSED = (0, 3)  # plain, and with bit masks
 _PNM_HEADER = re.compile(rb"(P[56])(?:\s|#[^\n]*\n)+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
-# TIFF compression -> the most that one byte can expand to. LZW: codes of 12 bits for strings of up
-# to 4,096 bytes. Deflate as in PNG. PackBits: 128 equal bytes from 2.
+# TIFF compression -> most bytes that one byte can expand to. LZW: 12-bit codes for strings of up to
+# 4,096 bytes. Deflate: as in PNG. PackBits: 128 equal bytes from 2.
 _TIFF_EXPANSION = {1: 1, 5: 2731, 8: 1032, 32946: 1032, 32773: 64}
 _TIFF_FIELDS = {
     **{256: "width", 257: "height", 258: "bits", 259: "compression", 277: "channels"},
@@ -27,14 +27,14 @@ _TIFF_TYPES = {3: ("H", 2), 4: ("I", 4)}
 
 
 def examine_bmp(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
-    """Size of an uncompressed BMP. Raises ImageError."""
+    """Return the size of an uncompressed BMP. Raises ImageError."""
     content = buffer.data
     if len(content) < 54:
         raise ImageError(f"BMP of {len(content)} bytes is truncated")
     offset, info, width, height, planes, bits, compression = struct.unpack_from(
         "<IIiiHHI", content, 10
     )
-    height = abs(height)  # negative: the rows go down
+    height = abs(height)  # negative if the rows run top-down
     if info not in _BMP_INFO_SIZES or planes != 1 or bits not in (1, 4, 8, 16, 24, 32):
         raise ImageError("BMP with a damaged header: expected 1 to 32 bits a pixel")
     if compression not in _BMP_UNCOMPRESSED:
@@ -45,7 +45,7 @@ def examine_bmp(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
 
 
 def examine_pnm(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
-    """Size of a binary PPM (P6) or PGM (P5). Raises ImageError."""
+    """Return the size of a binary PPM (P6) or PGM (P5). Raises ImageError."""
     header = _PNM_HEADER.match(buffer[:1024].tobytes())
     if header is None:
         raise ImageError("PPM with a damaged header: expected P5 or P6, width, height, maximum")
@@ -58,9 +58,9 @@ def examine_pnm(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
 
 
 def examine_webp(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
-    """Size of a still WebP. Raises ImageError.
+    """Return the size of a still WebP. Raises ImageError.
 
-    A lossless WebP of one colour has no lower bound of bytes per pixel; MAX_PIXELS bounds it.
+    A lossless WebP of one colour needs no minimum of bytes per pixel, so only MAX_PIXELS bounds it.
     """
     content = buffer.data
     end = 8 + int.from_bytes(content[4:8], "little")
@@ -87,7 +87,7 @@ def examine_webp(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
-    """(height, width) by the WebP container specification and RFC 6386, section 9.1."""
+    """Parse (height, width) per the WebP container specification and RFC 6386, section 9.1."""
     if kind == b"VP8X" and len(body) == 10:
         if body[0] & 0x02:
             raise ImageError("animated WebP (flag of VP8X): expected a still picture")
@@ -102,8 +102,10 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
 
 
 def examine_tiff(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
-    """Size of a classic TIFF of one page, uncompressed or by LZW, deflate or PackBits. Raises
-    ImageError."""
+    """Return the size of a classic TIFF with one page.
+
+    The page is uncompressed or uses LZW, deflate or PackBits. Raises ImageError.
+    """
     content = buffer.data
     order = "<" if content[0] == 0x49 else ">"
     try:
@@ -131,7 +133,7 @@ def examine_tiff(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
 
 
 def _tiff_fields(content: memoryview, start: int, entries: int, order: str) -> dict[str, int]:
-    """First value of the fields that say how large the picture is."""
+    """Return the first value of each field that determines the size of the picture."""
     fields = {}
     for index in range(entries):
         place = start + 2 + 12 * index
@@ -141,7 +143,7 @@ def _tiff_fields(content: memoryview, start: int, entries: int, order: str) -> d
         if kind not in _TIFF_TYPES or _TIFF_FIELDS[tag] in fields:
             raise ImageError(f"TIFF with a damaged entry {tag}: expected one, an integer")
         code, size = _TIFF_TYPES[kind]
-        place += 8  # the value itself, or its offset if it does not fit into 4 bytes
+        place += 8  # the value, or its offset if the value exceeds 4 bytes
         if count * size > 4:
             (place,) = struct.unpack_from(f"{order}I", content, place)
         (fields[_TIFF_FIELDS[tag]],) = struct.unpack_from(f"{order}{code}", content, place)

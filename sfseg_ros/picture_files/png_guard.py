@@ -2,8 +2,8 @@
 """Examines a PNG file before a decoder reads it: walks the chunks and checks their checksums.
 
 Animated PNG is refused: 203 bytes of it (a second frame of 1x34 with the data of 26x34) corrupt the
-heap of OpenCV 4.12 and 5.0.0.93. OpenCV 4.10 and 4.11 ignore the animation. With the guard every
-version is usable that setup.py allows, 4.5 and newer, so none is excluded there.
+heap of OpenCV 4.12 and 5.0.0.93. OpenCV 4.10 and 4.11 ignore the animation. Because of this guard,
+setup.py allows every version from 4.5 on.
 """
 
 import struct
@@ -18,14 +18,14 @@ from sfseg_ros.picture_files.bounds import PictureHeader, check_bytes, check_pix
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 FREE_CHUNKS, BYTES_PER_CHUNK = 1000, 4096
-"""Chunks allowed: FREE_CHUNKS and one more per BYTES_PER_CHUNK; libpng writes 8 kB of data each."""
+"""A file may have FREE_CHUNKS chunks plus one per BYTES_PER_CHUNK; libpng writes chunks of 8 kB."""
 
 MAX_METADATA_BYTES = 4 * 1024 * 1024
-"""All compressed text and profiles together, expanded. libpng lets each grow to 8 MB, and needs 80
-ms for it."""
+"""Limit for all compressed texts and profiles together, expanded. libpng allows 8 MB for each,
+which takes 80 ms."""
 
 MAX_EXPANSION = 1032
-"""Deflate's best: 258 bytes from a length of 1 bit and a distance of 1 bit."""
+"""Deflate's highest ratio: 258 bytes from a 1-bit length and a 1-bit distance."""
 
 _ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
 _COMPRESSED_METADATA = frozenset((b"zTXt", b"iTXt", b"iCCP"))
@@ -41,11 +41,11 @@ _COLOUR_TYPES = {
 
 
 def examine_png(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
-    """Size of a PNG whose chunks are complete; uint8 (N,) `buffer` begins with the signature. Bytes
-    after the end chunk are ignored.
+    """Return the size of a PNG with complete chunks.
 
-    Checksums are verified because libpng writes a line to the terminal for each damaged frame.
-    Raises ImageError for a damaged or animated file, and beyond the bounds above.
+    uint8 (N,) `buffer` begins with the signature. Bytes after the end chunk are ignored. Checksums
+    are verified because libpng prints a line to the terminal for each damaged frame. Raises
+    ImageError for a damaged or animated file and for a file beyond the bounds above.
     """
     content, length = buffer.data, buffer.size
     most_chunks = FREE_CHUNKS + length // BYTES_PER_CHUNK
@@ -69,7 +69,7 @@ def examine_png(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
             raise ImageError(f"PNG with more than {MAX_METADATA_BYTES} bytes of text and profiles")
         if zlib.crc32(content[body - 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
             raise ImageError(f"PNG of {length} bytes is damaged: wrong checksum")
-        # A capital first letter (bit 5 clear) marks a chunk without which a PNG is not decodable.
+        # A capital first letter (bit 5 clear) marks a chunk that every decoder must understand.
         if not kind.isalpha() or (not kind[0] & 0x20 and kind not in _CRITICAL):
             raise ImageError(f"PNG with an unknown chunk {kind.hex()}")
         if kind == b"IEND":
@@ -78,7 +78,7 @@ def examine_png(buffer: npt.NDArray[np.uint8]) -> PictureHeader:
 
 
 def _chunk_at(content: memoryview, position: int) -> tuple[bytes, int, int]:
-    """(kind, first byte, end) of the content of the chunk at `position`."""
+    """Return (kind, first byte, end) of the content of the chunk at `position`."""
     if position + 12 > len(content):
         raise ImageError(f"PNG of {len(content)} bytes is truncated: it has no end chunk")
     size, kind = struct.unpack_from(">I4s", content, position)
@@ -91,7 +91,7 @@ def _chunk_at(content: memoryview, position: int) -> tuple[bytes, int, int]:
 
 
 def _header_of(kind: bytes, body: memoryview) -> tuple[PictureHeader, int]:
-    """The header and the fewest bytes of compressed data that its pixels need."""
+    """Return the header and the smallest number of compressed bytes for its pixels."""
     if kind != b"IHDR" or len(body) != 13:
         raise ImageError("PNG does not begin with a header")
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">II5B", body)
@@ -104,14 +104,16 @@ def _header_of(kind: bytes, body: memoryview) -> tuple[PictureHeader, int]:
 
 
 def _expanded_bytes(kind: bytes, body: memoryview, most: int) -> int:
-    """Length of a text or profile after its expansion, which stops above `most`. Raises ImageError
-    for a damaged stream."""
+    """Return the expanded length of a text or profile; expansion stops above `most`.
+
+    Raises ImageError for a damaged stream.
+    """
     keyword = bytes(body[:80]).find(b"\0")  # of at most 79 bytes
     if keyword < 0:
         raise ImageError(f"PNG with a damaged chunk {kind.decode()}: expected a keyword")
     stream = body[keyword + 2 :]  # after the method of compression
     if kind == b"iTXt":
-        if bytes(body[keyword + 1 : keyword + 2]) != b"\1":  # this text is not compressed
+        if bytes(body[keyword + 1 : keyword + 2]) != b"\1":  # not compressed
             return len(body)
         stream = memoryview(bytes(body[keyword + 3 :]).split(b"\0", 2)[-1])  # language, translation
     try:

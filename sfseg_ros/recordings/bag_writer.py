@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TopicToWrite:
-    """A topic of a new bag. `latched` records transient-local durability in the bag's metadata, so
-    that `ros2 bag play` offers it to late joiners too."""
+    """A topic of a new bag.
+
+    `latched` writes transient-local durability into the bag's metadata, so that `ros2 bag play`
+    also sends the topic to late subscribers.
+    """
 
     name: str
     type: str
@@ -25,8 +28,10 @@ class TopicToWrite:
 
 @dataclass
 class BagWriter:
-    """A new rosbag2 directory (mcap, zstd chunks) that `ros2 bag` and Foxglove read, as a context
-    manager; metadata.yaml is written at the end. Raises BagError."""
+    """Writes a new rosbag2 folder (MCAP with zstd chunks), as a context manager.
+
+    `ros2 bag` and Foxglove read it. metadata.yaml is written at the end. Raises BagError.
+    """
 
     path: Path
     topics: Sequence[TopicToWrite]
@@ -42,7 +47,7 @@ class BagWriter:
             ) from error
 
         try:
-            # Version 8 is what ROS 2 Iron and later read; 9 is newer than Jazzy.
+            # ROS 2 Iron and later read version 8; version 9 is newer than Jazzy.
             self._writer = rosbag2.Writer(
                 self.path, version=8, storage_plugin=rosbag2.StoragePlugin.MCAP
             )
@@ -74,7 +79,7 @@ class BagWriter:
 def _qos(latched: bool) -> Any:
     from rosbags import interfaces as i
 
-    # rosbag2 writes "infinite" as the largest duration of rmw.
+    # rosbag2 writes the largest duration of rmw for "infinite".
     forever = i.QosTime(9223372036, 854775807)
     return i.Qos(
         i.QosHistory.KEEP_LAST,

@@ -21,13 +21,13 @@ from sfseg_ros.recordings.video import frames_of_video
 
 CAMERA_TOPIC = "/camera/image/compressed"
 
-# What a CompressedImage may carry goes into the bag as it is; the others become PNG.
+# Files in a format of CompressedImage go into the bag unchanged; the others become PNG.
 _FORMAT_OF_SUFFIX = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 _PICTURE_SUFFIXES = (*_FORMAT_OF_SUFFIX, ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files directly in `folder`, by name. Raises BagError."""
+    """Return the picture files directly in `folder`, sorted by name. Raises BagError."""
     try:
         files = [f for f in folder.iterdir() if f.is_file()]
     except OSError as error:
@@ -38,13 +38,13 @@ def pictures_in(folder: Path) -> list[Path]:
 def bag_from_folder(
     folder: Path, output: Path, rate_hz: float, say: Callable[[str], None] = lambda _: None
 ) -> int:
-    """Write the pictures of a folder, by name, as a bag with one CompressedImage topic
-    /camera/image/compressed at `rate_hz`; returns their number.
+    """Write the pictures of a folder, sorted by name, as a bag; return their number.
 
-    JPEG and PNG files go in as they are: the node rejects the damaged ones. A photograph whose
-    orientation tag turns it is turned here, because the node, made for cameras, does not read the
-    tag. Pictures of other formats become PNG; those that cannot be read are left out, and `say` is
-    called once with their number and the first error. Raises BagError if no picture remains.
+    The bag has one CompressedImage topic, /camera/image/compressed, at `rate_hz`. JPEG and PNG
+    files are copied unchanged; the node rejects damaged ones. A photograph with an orientation tag
+    is turned upright first, because the node ignores the tag. Pictures in other formats become PNG.
+    Unreadable pictures are left out, and `say` is called once with their number and the first
+    error. Raises BagError if no picture remains.
     """
     pictures = pictures_in(folder)
     if not pictures:
@@ -73,7 +73,7 @@ def bag_from_folder(
 
 
 def _message_of_picture(picture: Path) -> tuple[bytes, str]:
-    """(data, format) of a CompressedImage. Raises ImageError."""
+    """Return (data, format) of a CompressedImage. Raises ImageError."""
     image_format = _FORMAT_OF_SUFFIX.get(picture.suffix.lower())
     if image_format is None:
         return png_from_pixels(rgb_from_file(picture)), "png"
@@ -82,9 +82,11 @@ def _message_of_picture(picture: Path) -> tuple[bytes, str]:
 
 
 def bag_from_video(video: Path, output: Path, max_seconds: float) -> int:
-    """Write the first `max_seconds` of a video as a bag with one CompressedImage topic
-    /camera/image/compressed (JPEG, quality 95) with the video's own times; returns the number of
-    frames. One frame is in memory at a time. Raises BagError."""
+    """Write the first `max_seconds` of a video as a bag; return the number of frames.
+
+    The bag has one CompressedImage topic, /camera/image/compressed (JPEG, quality 95), with the
+    video's own times. Only one frame is in memory at a time. Raises BagError.
+    """
 
     def frames() -> Iterator[tuple[int, bytes, str]]:
         for time_ns, rgb in frames_of_video(video):
@@ -99,11 +101,11 @@ def bag_from_video(video: Path, output: Path, max_seconds: float) -> int:
 
 
 def _write_camera_bag(output: Path, frames: Iterator[tuple[int, bytes, str]]) -> int:
-    """Frames are (nanoseconds since the start, encoded picture, jpeg or png)."""
+    """Write frames of (nanoseconds since the start, encoded picture, "jpeg" or "png")."""
     count = 0
     with BagWriter(output, [TopicToWrite(CAMERA_TOPIC, COMPRESSED_IMAGE)]) as writer:
         for since_start_ns, data, image_format in frames:
-            stamp_ns = NS_PER_S + since_start_ns  # some tools take a stamp of zero as "none"
+            stamp_ns = NS_PER_S + since_start_ns  # some tools read a stamp of zero as "no stamp"
             cdr = compressed_image_cdr(data, image_format, stamp_ns, "camera")
             writer.write(CAMERA_TOPIC, stamp_ns, cdr)
             count += 1
@@ -115,7 +117,7 @@ _EXIF_WITHIN = 64 * 1024
 
 
 def _upright(jpeg: bytes) -> bytes:
-    """The file itself where its orientation tag turns nothing, or where it is damaged."""
+    """Return the JPEG turned upright, or the file itself if it is upright or damaged."""
     try:
         stored, shown = rgb_from_compressed(jpeg), rgb_from_compressed(jpeg, upright=True)
     except ImageError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single messages as the middleware sends them (CDR bytes): their stamp, and what is in them.
+"""Single serialised messages (CDR bytes, as the middleware sends them): stamps and content.
 
 Decoding needs the rosbags library, which is imported at first use; no ROS process is needed.
 """
@@ -31,13 +31,13 @@ LARGEST_MESSAGE_BYTES = 256 * 1024 * 1024
 
 
 def stamp_of_cdr(cdr: bytes) -> int:
-    """Header stamp in nanoseconds of a serialised message that begins with a Header."""
+    """Return the header stamp, in nanoseconds, of a message that begins with a Header."""
     seconds, nanoseconds = struct.unpack_from(_stamp_format(cdr), cdr, _STAMP_OFFSET)
     return int(seconds) * NS_PER_S + int(nanoseconds)
 
 
 def cdr_with_stamp(cdr: bytes, stamp_ns: int) -> bytes:
-    """The same message with another header stamp; every other byte as it was."""
+    """Return the message with another header stamp; all other bytes are unchanged."""
     stamp = struct.pack(_stamp_format(cdr), *divmod(stamp_ns, NS_PER_S))
     return cdr[:_STAMP_OFFSET] + stamp + cdr[_STAMP_OFFSET + len(stamp) :]
 
@@ -49,25 +49,29 @@ def _stamp_format(cdr: bytes) -> str:
 
 
 def message_from_cdr(cdr: bytes, message_type: str) -> Any:
-    """The decoded message. Raises BagError where the bytes are no message of this type."""
+    """Decode a message. Raises BagError if the bytes are not a message of this type."""
     store = typestore()
     try:
         return store.deserialize_cdr(cdr, message_type)
-    except Exception as error:  # rosbags raises whatever its reading of damaged bytes runs into
+    except Exception as error:  # rosbags raises a wide range of types on damaged bytes
         raise BagError(
-            f"{len(cdr)} bytes that are no {message_type} ({one_line(error)})"
+            f"{len(cdr)} bytes that are not a {message_type} ({one_line(error)})"
         ) from error
 
 
 def rgb_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB of a serialised Image or CompressedImage. Raises BagError for a damaged
-    message, ImageError for a picture that cannot be decoded."""
+    """Return uint8 (H, W, 3) RGB of a serialised Image or CompressedImage.
+
+    Raises BagError for a damaged message, ImageError for a picture that cannot be decoded.
+    """
     return picture_from_fields(message_from_cdr(cdr, message_type)).rgb
 
 
 def labels_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W) of a serialised mask: mono8 Image, or CompressedImage with a grey PNG. Raises
-    BagError."""
+    """Return uint8 (H, W) labels of a mono8 Image or a CompressedImage with a grey PNG.
+
+    Raises BagError.
+    """
     message = message_from_cdr(cdr, message_type)
     if message_type == COMPRESSED_IMAGE:
         try:
@@ -88,8 +92,10 @@ def labels_from_cdr(cdr: bytes, message_type: str) -> npt.NDArray[np.uint8]:
 
 
 def diagnostics_from_cdr(cdr: bytes) -> list[dict[str, str]]:
-    """Key and value pairs of every status of a serialised diagnostic_msgs/DiagnosticArray; `name`
-    and `message` of the status stand among them. Raises BagError."""
+    """Return one dict per status of a serialised diagnostic_msgs/DiagnosticArray.
+
+    It holds the key-value pairs of the status and its `name` and `message`. Raises BagError.
+    """
     array = message_from_cdr(cdr, "diagnostic_msgs/msg/DiagnosticArray")
     return [
         {"name": s.name, "message": s.message, **{v.key: v.value for v in s.values}}
@@ -98,7 +104,7 @@ def diagnostics_from_cdr(cdr: bytes) -> list[dict[str, str]]:
 
 
 def compressed_image_cdr(data: bytes, image_format: str, stamp_ns: int, frame_id: str) -> bytes:
-    """A serialised CompressedImage around an encoded picture; `image_format` is jpeg or png."""
+    """Serialise a CompressedImage; `data` is a picture file, `image_format` "jpeg" or "png"."""
     store = typestore()
     types: Any = store.types
     seconds, nanoseconds = divmod(stamp_ns, NS_PER_S)
@@ -114,7 +120,7 @@ _STORES: dict[str, "Typestore"] = {}
 
 
 def typestore() -> "Typestore":
-    """Definitions of the standard messages as of Jazzy; made once, because it takes a while."""
+    """Return the standard message definitions of ROS 2 Jazzy, loaded once because that is slow."""
     if "jazzy" not in _STORES:
         try:
             from rosbags.typesys import Stores, get_typestore

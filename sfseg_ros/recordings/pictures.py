@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a folder or a recording, spread evenly over it, with their true labels where there
-are some: what calibration and the accuracy of an engine are measured on."""
+"""Evenly spaced pictures of a folder or recording, with ground truth if available.
+
+Calibration and the accuracy of an engine are measured on them.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from sfseg_ros.recordings.timeline import Damage
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """uint8 (H, W, 3) `rgb` and, where it is known, uint8 (H, W) `truth`: class indices, 255 where
-    nothing is to be counted."""
+    """One picture: uint8 (H, W, 3) `rgb` and its ground truth, if known.
+
+    `truth` is uint8 (H, W): class indices; 255 is ignored.
+    """
 
     name: str
     rgb: Uint8Array
@@ -36,11 +40,11 @@ def sampled_pictures(
     truth_folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[LabelledPicture]:
-    """At most `most` pictures of a folder, one picture file, or a recording, in order.
+    """Yield at most `most` pictures of a folder, a picture file or a recording, in order.
 
-    Truth is a recording's topic `.../ground_truth`, or `truth_folder` with a PNG of class indices
-    named like each picture. Damaged pictures are left out, `say` hears of them. Raises BagError
-    where none remains.
+    The ground truth is the topic `.../ground_truth` of a recording, or a PNG of class indices in
+    `truth_folder` with the name of each picture. Damaged pictures are left out and reported through
+    `say`. Raises BagError if no picture remains.
     """
     if not path.exists():
         raise BagError(f"{path}: no such folder or recording")
@@ -72,7 +76,7 @@ def _spread(files: list[Path], most: int) -> list[Path]:
 
 
 def _indices(count: int, most: int) -> set[int]:
-    """At most `most` of `count` indices, evenly spaced, away from the very ends."""
+    """Return at most `most` of `count` indices, evenly spaced; none at the very ends."""
     if count <= most:
         return set(range(count))
     return {int((k + 0.5) * count / most) for k in range(most)}
@@ -139,4 +143,4 @@ def _from_bag(
             else:
                 if picture is not None:
                     yield LabelledPicture(picture.name, picture.rgb, truth)
-        yield from chosen.values()  # those without a true mask of their stamp
+        yield from chosen.values()  # those without ground truth at their stamp

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: their topics and messages, whatever the kind of file.
+"""What every kind of recording offers: topics and messages.
 
 No ROS process is needed. Times are integer nanoseconds since 1970. A message is kept as the CDR
-bytes that the middleware sends, and is decoded only where its pixels are wanted.
+bytes that the middleware sends, and is decoded only if its content is needed.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ GROUND_TRUTH_SUFFIX = "ground_truth"
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of a bag; `type` is written as in `sensor_msgs/msg/Image`."""
+    """One topic of a recording; `type` has the form `sensor_msgs/msg/Image`."""
 
     name: str
     type: str
@@ -28,7 +28,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Message:
-    """One recorded message: `log_ns` is when the recorder got it, `cdr` its serialised bytes."""
+    """One recorded message: `log_ns` is the time of its recording, `cdr` its serialised bytes."""
 
     topic: str
     type: str
@@ -64,8 +64,10 @@ class Recording(ABC):
 
 
 def choose_image_topic(topics: Sequence[Topic], wanted: str | None = None) -> Topic:
-    """The camera topic to segment: `wanted`, or the only one with images. BagError lists the
-    choice where there are several, and what there is where there is none."""
+    """Return the camera topic to segment: `wanted`, or the only topic with images.
+
+    Raises BagError, which lists the candidates, or all topics if none has images.
+    """
     images = [t for t in topics if t.type in IMAGE_TYPES and t.count > 0]
     if wanted is not None:
         for topic in images:
@@ -73,7 +75,7 @@ def choose_image_topic(topics: Sequence[Topic], wanted: str | None = None) -> To
                 return topic
         raise BagError(f"no images on {wanted}; image topics of this recording: {_names(images)}")
     cameras = [t for t in images if not t.name.endswith(GROUND_TRUTH_SUFFIX)]
-    # A driver offers one camera as `image_raw` and `image_raw/compressed`: take the smaller.
+    # A driver may publish a camera both raw and compressed; the compressed topic is smaller.
     doubled = {t.name.removesuffix("/compressed") for t in cameras if t.type == COMPRESSED_IMAGE}
     cameras = [t for t in cameras if t.name not in doubled]
     colour = [t for t in cameras if "depth" not in t.name.lower()]
@@ -86,10 +88,10 @@ def choose_image_topic(topics: Sequence[Topic], wanted: str | None = None) -> To
 
 
 def find_ground_truth_topic(topics: Sequence[Topic]) -> Topic | None:
-    """The topic with the true labels of each frame, None where the recording has none.
+    """Return the topic with the ground truth of each frame, or None.
 
-    By convention its name ends in `ground_truth`; its images are mono8 (or PNG of one channel),
-    hold class indices, 255 where nothing is to be counted, and have the stamps of the frames.
+    By convention its name ends in `ground_truth`. Its images are mono8, or PNG with one channel,
+    and hold class indices; 255 is ignored. They have the stamps of the frames.
     """
     for topic in topics:
         if topic.name.endswith(GROUND_TRUTH_SUFFIX) and topic.type in IMAGE_TYPES and topic.count:

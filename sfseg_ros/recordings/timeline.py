@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which messages of a recording are played or counted, and when."""
+"""Which messages of a recording are used, and at which times."""
 
 import itertools
 from collections import Counter
@@ -13,7 +13,7 @@ from sfseg_ros.recordings.recording import Message
 
 @dataclass
 class Damage:
-    """Messages that were left out because they cannot be read, and what is wrong with the first."""
+    """Counts unreadable messages by topic and keeps the first error."""
 
     counts: Counter[str] = field(default_factory=Counter)  # by topic
     first: str = ""
@@ -31,8 +31,10 @@ class Damage:
 
 
 def undamaged(messages: Iterable[Message], damage: Damage) -> Iterator[Message]:
-    """Those whose bytes are a message of their type; the others are counted in `damage`. Player and
-    report both go through here, so neither takes a time from rubbish."""
+    """Yield the messages that can be decoded as their type; count the others in `damage`.
+
+    Player and report both use this function, so neither reads a time from a damaged message.
+    """
     for message in messages:
         try:
             if message.type in typestore().fielddefs:  # others cannot be checked
@@ -44,18 +46,20 @@ def undamaged(messages: Iterable[Message], damage: Damage) -> Iterator[Message]:
 
 
 def choose_clock(messages: Iterable[Message]) -> str:
-    """Which time says when these images of one topic were taken: "header", or "log" where their
-    header stamps do not rise (some recorders leave them zero)."""
+    """Return the clock of these images of one topic: "header", or "log" as a fallback.
+
+    "log" is returned if the header stamps do not rise; some recorders leave them zero.
+    """
     stamps = [stamp_of_cdr(m.cdr) for m in messages]
     rising = all(earlier < later for earlier, later in itertools.pairwise(stamps))
     return "header" if rising and (len(stamps) > 1 or any(stamps)) else "log"
 
 
 def with_times(messages: Iterable[Message], clock: str) -> Iterator[tuple[int, Message]]:
-    """(time by `clock`, message) of those whose time rises within their topic.
+    """Yield (time by `clock`, message) for messages whose time rises within their topic.
 
-    The others are left out: with two images of one time nobody could say which mask belongs to
-    which. Player and report both go through here, so they agree on every frame's time.
+    Other messages are left out, because a mask could not be matched to one of two images with the
+    same time. Player and report both use this function, so they agree on the time of every frame.
     """
     last: dict[str, int] = {}
     for message in messages:
@@ -67,16 +71,19 @@ def with_times(messages: Iterable[Message], clock: str) -> Iterator[tuple[int, M
 
 @dataclass(frozen=True)
 class Timeline:
-    """When recorded times are played: the image taken at `first_ns` at `start_ns`, the others at
-    `rate` times the speed of then. At rate 1 all stamps are shifted by one constant."""
+    """Maps recorded times to playback times.
+
+    The image recorded at `first_ns` is played at `start_ns`, later ones at `rate` times the
+    original speed. At rate 1 all stamps are shifted by the same constant.
+    """
 
     first_ns: int
     start_ns: int
     rate: float = 1.0
 
     def played_ns(self, time_ns: int) -> int:
-        """The moment, and so the header stamp, at which a recorded time is played."""
+        """Return the playback time, which is also the header stamp, of a recorded time."""
         since_first_ns = time_ns - self.first_ns
-        if self.rate != 1.0:  # a float has too few digits for the sum, but enough for the part
+        if self.rate != 1.0:  # a float is exact enough for the difference, not for the sum
             since_first_ns = round(since_first_ns / self.rate)
         return self.start_ns + since_first_ns

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos in and out, by PyAV (FFmpeg), imported at first use: the node needs none of it."""
+"""Reading and writing videos with PyAV (FFmpeg), imported at first use: the node needs no video."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -24,8 +24,10 @@ _EXPECTED = "AVI, FLV, MKV, MOV, MP4, MPEG, MXF, Ogg, TS or WebM"
 
 
 def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
-    """(nanoseconds since the first frame, uint8 (H, W, 3) RGB, upright) of each frame, times
-    strictly rising; one frame is in memory at a time. Raises BagError."""
+    """Yield (nanoseconds since the first frame, uint8 (H, W, 3) RGB) for each frame of a video.
+
+    Times rise strictly, and frames are upright. One frame is in memory at a time. Raises BagError.
+    """
     av = _av()
     last_ns = -1
     first_s: float | None = None
@@ -40,10 +42,10 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
             _check_stream(video, container.streams.video[0])
             container.streams.video[0].thread_type = "AUTO"
             for frame in container.decode(container.streams.video[0]):
-                # A stream that was cut from a longer one (a camera's .ts) does not begin at 0.
+                # A stream cut from a longer one, such as a camera's .ts, does not begin at 0.
                 first_s = (frame.time or 0.0) if first_s is None else first_s
                 last_ns = max(round(((frame.time or 0.0) - first_s) * 1e9), last_ns + 1)
-                # Phones film on their side and say so; the decoder leaves turning it to us.
+                # A phone stores the rotation as metadata, which the decoder does not apply.
                 quarter_turns = round(getattr(frame, "rotation", 0) / 90)
                 rgb = np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
                 yield last_ns, np.ascontiguousarray(rgb)
@@ -54,7 +56,7 @@ def frames_of_video(video: Path) -> Iterator[tuple[int, RgbImage]]:
 
 
 def _refuse_pictures(video: Path) -> None:
-    """FFmpeg decodes pictures too, without the guard of `decoding`."""
+    """Raise BagError for a picture: FFmpeg would decode it without the guard of `decoding`."""
     try:
         if video.exists() and not video.is_file():
             raise BagError(f"{video}: not a regular file, expected a video")
@@ -80,14 +82,14 @@ def _check_stream(video: Path, stream: Any) -> None:
 
 
 class VideoWriter:
-    """A video that browsers play: H.264 in MP4, or VP9 in WebM where this FFmpeg has no x264.
+    """Writes a video that browsers play: H.264 in MP4, or VP9 in WebM if FFmpeg lacks x264.
 
-    Frames keep their own times, so a replaced frame leaves a pause and not a jump. As a context
-    manager; `path` is None until the first frame.
+    Frames keep their own times, so a replaced frame leaves a pause instead of a jump. Use it as a
+    context manager; `path` is None until the first frame.
     """
 
-    # (codec, suffix, options); x264's default of 4:4:4 for RGB input plays in no browser, hence
-    # yuv420p, and faststart puts the index first so that playing starts before the end is there.
+    # (codec, suffix, options). Browsers play yuv420p but not 4:4:4, x264's default for RGB input.
+    # faststart puts the index first, so that playback starts before the download ends.
     CODECS = (
         ("libx264", ".mp4", {"crf": "21", "preset": "veryfast"}),
         ("libvpx-vp9", ".webm", {"crf": "32", "b": "0", "cpu-used": "5"}),
@@ -110,7 +112,7 @@ class VideoWriter:
             self._container.close()
 
     def add(self, rgb: RgbImage, seconds: float) -> None:
-        """Append a frame, uint8 (H, W, 3) RGB; it is fitted to the size of the first one."""
+        """Append a frame, uint8 (H, W, 3) RGB, fitted to the size of the first frame."""
         if self._stream is None:
             self._open(rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2)
         height, width = self._stream.height, self._stream.width
@@ -139,8 +141,10 @@ class VideoWriter:
 
 
 def _fitted(rgb: RgbImage, height: int, width: int) -> RgbImage:
-    """The image within (height, width), its proportions kept, black around it; cropped where only
-    the odd last row or column is too much."""
+    """Fit the image into (height, width) with black bars, keeping its aspect ratio.
+
+    An image that is too large only by an odd last row or column is cropped instead.
+    """
     rows, columns = rgb.shape[:2]
     if (rows // 2 * 2, columns // 2 * 2) == (height, width):
         return np.ascontiguousarray(rgb[:height, :width])

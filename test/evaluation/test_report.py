@@ -144,10 +144,10 @@ def test_text_wraps_anywhere_so_that_no_name_widens_the_page(tmp_path, report):
 def test_damage_is_reported_on_the_page_and_in_the_terminal_if_there_is_any(tmp_path, report):
     assert "damage" not in " ".join(summary_lines(report))
     damage = Damage()
-    damage.add("/camera", BagError("9 bytes that are no <Image>"))
+    damage.add("/camera", BagError("9 bytes that are not a <Image>"))
     damage.add("/mask", BagError("another"))
     damaged = replace(report, result=replace(report.result, damage=damage))
-    line = "2 damaged, the first on /camera: 9 bytes that are no <Image>"
+    line = "2 damaged, the first on /camera: 9 bytes that are not a <Image>"
     assert f"damage    {line}; left out" in summary_lines(damaged)
     page = write_report(damaged, tmp_path / "report.html").read_text(encoding="utf-8")
     assert line.replace("<Image>", "&lt;Image&gt;") in page

@@ -134,7 +134,7 @@ def test_any_bytes_are_a_value_or_an_error_of_ours(beginning, cut, rest, change)
 def test_a_damaged_message_is_refused_with_its_length_and_type():
     whole = MESSAGES[1]
     for cdr in (b"", whole[:30], whole[:-1], b"\0\1\0\0" + b"\xff" * 60):
-        with pytest.raises(BagError, match=f"{len(cdr)} bytes that are no {COMPRESSED_IMAGE}"):
+        with pytest.raises(BagError, match=f"{len(cdr)} bytes that are not a {COMPRESSED_IMAGE}"):
             message_from_cdr(cdr, COMPRESSED_IMAGE)
 
 
