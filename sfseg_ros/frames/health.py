@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the stream of a camera is doing, judged once a second from its counters; no ROS in here."""
+"""The health of a camera's stream, judged once per second from its counters, without ROS."""
 
 import enum
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from sfseg_ros.frames.mailbox import FrameCounts
 
 OLD_FRAME_MS = 60_000.0
-"""Nothing in this package takes a minute: such an age means two clocks, not a slow node."""
+"""No processing takes a minute, so a larger age means that two clocks differ."""
 
 
 class Level(enum.IntEnum):
@@ -69,15 +69,15 @@ DEFAULT_THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True)
 class StreamState:
-    """What is known of one camera's stream at one moment.
+    """The state of one camera's stream at one moment.
 
-    lost: frames that the middleware says it lost. too_old: those of `counts.skipped` that were
+    lost: frames that the middleware reported as lost. too_old: frames of `counts.skipped` that were
     older than max_age_ms. cameras: publishers on the input topic. silent_s: seconds since the last
-    frame, or since activation. age_ms: median age of a result; processing_ms: p95 of the work on a
-    frame; both None before the first one. time_ns: monotonic, of this state.
-    load_error, frame_error: text of the last exception, empty where there was none. broken: that of
-    the frame was not the frame's own fault. model_error: why a new model was refused while the old
-    one goes on. loading: what is being loaded and how far it is, empty where nothing is.
+    frame, or since activation. age_ms: median age of a result. processing_ms: p95 of the processing
+    of a frame. Both are None before the first frame. time_ns: monotonic time of this state.
+    load_error, frame_error: text of the last exception, or "". broken: the frame did not cause its
+    error. model_error: why a new model was refused while the old one continues. loading: what is
+    being loaded and its progress, or "".
     """
 
     lifecycle: str
@@ -98,7 +98,7 @@ class StreamState:
 
 
 def rates(state: StreamState, before: StreamState) -> tuple[float, float]:
-    """(frames in, results out) in Hz between two states; 0 where no time passed."""
+    """Return (frames in, results out) in Hz between two states; 0 if no time passed."""
     passed_s = (state.time_ns - before.time_ns) / 1e9
     if passed_s <= 0:
         return 0.0, 0.0
@@ -109,10 +109,12 @@ def rates(state: StreamState, before: StreamState) -> tuple[float, float]:
 def judge(
     state: StreamState, before: StreamState, thresholds: Thresholds = DEFAULT_THRESHOLDS
 ) -> tuple[Level, str]:
-    """Level and one line for /diagnostics from two states about a second apart: the gravest of the
-    `findings`, or what flows where there are none."""
+    """Return level and one line for /diagnostics from two states about a second apart.
+
+    The line is the most severe of the `findings`, or the numbers of frames if there are none.
+    """
     if found := findings(state, before, thresholds):
-        return max(found, key=lambda finding: finding[0])  # the first of the gravest
+        return max(found, key=lambda finding: finding[0])  # the first of the most severe
     more = _more(state.counts, before.counts)
     if state.lifecycle != "active":
         text = state.lifecycle
@@ -128,7 +130,7 @@ def judge(
 def findings(
     state: StreamState, before: StreamState, thresholds: Thresholds = DEFAULT_THRESHOLDS
 ) -> list[tuple[Level, str]]:
-    """All that is not in order between two states about a second apart, causes before effects."""
+    """Return all problems between two states about a second apart, causes before effects."""
     if state.lifecycle != "active":
         failed = [(Level.ERROR, f"{state.lifecycle}: {state.load_error}")]
         return failed if state.load_error else []
@@ -155,7 +157,7 @@ def findings(
     elif silent:
         found.append((silent, "nobody publishes the input topic"))
     if more.segmented or not more.unwatched:
-        # What was measured on the last results says nothing while there are none; the rate does.
+        # Without new results the measured times are stale; the rate is not.
         if not silent:
             found += _slowness(state, thresholds)
         found += _scarcity(state, before, thresholds)
@@ -163,7 +165,7 @@ def findings(
 
 
 def silence(state: StreamState, thresholds: Thresholds) -> tuple[Level, float]:
-    """How grave it is that no frame came for so long, and the limit in seconds that this passed."""
+    """Return the level of the current silence and the limit in seconds that it exceeds."""
     return _beyond(state.silent_s, thresholds.warn_silence_s, thresholds.error_silence_s)
 
 
@@ -171,7 +173,7 @@ _CLOCKS = "set use_sim_time for recorded data, or synchronise the clocks"
 
 
 def _slowness(state: StreamState, thresholds: Thresholds) -> list[tuple[Level, str]]:
-    """Results that come too late or cost too much."""
+    """Return findings about results that are too old or too expensive."""
     found = []
     if state.age_ms is not None:
         level, limit = _beyond(state.age_ms, thresholds.warn_age_ms, thresholds.error_age_ms)
@@ -192,7 +194,7 @@ def _slowness(state: StreamState, thresholds: Thresholds) -> list[tuple[Level, s
 def _scarcity(
     state: StreamState, before: StreamState, thresholds: Thresholds
 ) -> list[tuple[Level, str]]:
-    """Too few results."""
+    """Return a finding if there are too few results."""
     whole_interval = before.lifecycle == "active" and before.enabled
     if not whole_interval or state.time_ns <= before.time_ns:
         return []
@@ -207,7 +209,7 @@ def _scarcity(
 
 
 def _beyond(value: float, warn: float, error: float) -> tuple[Level, float]:
-    """The level of the gravest limit that `value` is above, and that limit; 0 is no limit."""
+    """Return the level of the highest limit that `value` exceeds, and that limit; 0 is no limit."""
     if 0 < error < value:
         return Level.ERROR, error
     if 0 < warn < value:
@@ -216,7 +218,7 @@ def _beyond(value: float, warn: float, error: float) -> tuple[Level, float]:
 
 
 def _more(counts: FrameCounts, before: FrameCounts) -> FrameCounts:
-    """What was added since `before`; all of it where the counting began anew in between."""
+    """Return the difference to `before`, or all counts if the counters were reset in between."""
     if counts.received < before.received:
         return counts
     return FrameCounts(

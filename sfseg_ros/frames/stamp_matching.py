@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins two streams by their stamps, in whatever order their messages arrive.
+"""Joins two streams by their stamps, in any order of arrival.
 
 All stamps and tolerances are integer nanoseconds. Not thread-safe: the caller holds a lock.
 """
@@ -26,7 +26,7 @@ class _Stream:
 
 
 class StampBuffer(Generic[Item]):
-    """The latest items of a stream. Forgets them all where stamps jump back (JUMP_BACK_NS)."""
+    """The latest items of a stream; cleared if the stamps jump back by JUMP_BACK_NS."""
 
     def __init__(self, capacity: int) -> None:
         self._items: deque[tuple[int, Item]] = deque(maxlen=capacity)
@@ -36,19 +36,21 @@ class StampBuffer(Generic[Item]):
         return len(self._items)
 
     def add(self, stamp_ns: int, item: Item) -> None:
-        """Keep the item; the one that came first goes where the buffer is full."""
+        """Keep the item; a full buffer drops its first arrival."""
         if self._stream.jumped_back(stamp_ns):
             self.clear()
         self._items.append((stamp_ns, item))
 
     def nearest(self, stamp_ns: int, tolerance_ns: int) -> Item | None:
-        """The item nearest to `stamp_ns`, the later arrival of two that are equally near; None
-        where none lies within `tolerance_ns`."""
+        """Return the item nearest to `stamp_ns`, or None if none is within `tolerance_ns`.
+
+        Of two equally near items, the later arrival is returned.
+        """
         best = min(reversed(self._items), key=lambda row: abs(row[0] - stamp_ns), default=None)
         return best[1] if best and abs(best[0] - stamp_ns) <= tolerance_ns else None
 
     def drop_before(self, stamp_ns: int) -> None:
-        """Forget the items with an earlier stamp."""
+        """Drop the items with an earlier stamp."""
         self._items = deque(
             (row for row in self._items if row[0] >= stamp_ns), maxlen=self._items.maxlen
         )
@@ -60,15 +62,15 @@ class StampBuffer(Generic[Item]):
 class StampMatcher(Generic[Subject, Partner]):
     """Gives each subject the partner that is nearest in time.
 
-    A subject waits until no nearer partner is to be expected: one with its stamp or a later one has
-    come, or the nearest lies within half of the partners' last interval. So a mask that was there
-    before its depth image gets that one, and not the one before.
+    A subject waits until no nearer partner can arrive: a partner with its stamp or a later one has
+    arrived, or the nearest is closer than half of the partners' last interval. So a mask that
+    arrives before its depth image waits for it instead of taking the previous one.
     """
 
     def __init__(self, waiting: int, partners: int) -> None:
-        """So many subjects wait at most, and so many partners are kept for later subjects."""
+        """`waiting`: most subjects that wait. `partners`: most partners kept for later subjects."""
         self.unmatched = 0
-        """Subjects that got no partner so far."""
+        """Number of subjects that got no partner."""
         self._most_waiting = waiting
         self._waiting: list[tuple[int, Subject]] = []
         self._partners: StampBuffer[tuple[int, Partner]] = StampBuffer(partners)
@@ -82,7 +84,7 @@ class StampMatcher(Generic[Subject, Partner]):
     def add_subject(
         self, stamp_ns: int, subject: Subject, tolerance_ns: int
     ) -> list[tuple[Subject, Partner]]:
-        """Returns the pairs that are certain now, oldest first."""
+        """Return the pairs that are now certain, oldest first."""
         if self._subject_stream.jumped_back(stamp_ns):
             self.clear()
         self._waiting.append((stamp_ns, subject))
@@ -96,7 +98,7 @@ class StampMatcher(Generic[Subject, Partner]):
     def add_partner(
         self, stamp_ns: int, partner: Partner, tolerance_ns: int
     ) -> list[tuple[Subject, Partner]]:
-        """Returns the pairs that are certain now, oldest first."""
+        """Return the pairs that are now certain, oldest first."""
         if self._partner_stream.jumped_back(stamp_ns):
             self.clear()
         if self._newest_ns is None or stamp_ns >= self._newest_ns:
@@ -106,11 +108,11 @@ class StampMatcher(Generic[Subject, Partner]):
         return self._certain_pairs(tolerance_ns)
 
     def clear(self) -> None:
-        """Forget all; what waits counts as unmatched."""
+        """Drop everything; waiting subjects count as unmatched."""
         self.unmatched += len(self._waiting)
         self._waiting.clear()
         self._partners.clear()
-        self._begin()  # the other stream, too: when one begins anew the other follows
+        self._begin()  # both streams: if one restarts, the other follows
 
     def _certain_pairs(self, tolerance_ns: int) -> list[tuple[Subject, Partner]]:
         pairs = []

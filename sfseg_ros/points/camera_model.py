@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of sensor_msgs/CameraInfo, and what becomes of them where a mask is cropped or
-scaled. `nodes/messages.py` copies the fields of the message.
+"""The calibration in a sensor_msgs/CameraInfo, and how it changes for a cropped or scaled mask.
 
-The reading of `roi` and binning is that of image_geometry, so that every ROS consumer finds the
-same pixels: pixel = (full-resolution pixel - roi offset) / binning, integers at pixel centres.
+`nodes/messages.py` copies the fields of the message. `roi` and binning are read as image_geometry
+reads them, so that every ROS consumer finds the same pixels: pixel = (full-resolution pixel - roi
+offset) / binning, with integers at pixel centres.
 """
 
 import dataclasses
@@ -38,24 +38,24 @@ class CameraModel:
 
     @property
     def calibrated(self) -> bool:
-        """Whether `k` can be used; drivers without a calibration leave it zero."""
+        """Whether `k` is usable; drivers without a calibration leave it zero."""
         return self.k[0] != 0 and all(math.isfinite(value) for value in self.k)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the images that this belongs to."""
+        """(height, width) of the images that this model describes."""
         height, width = self.roi[2:4] if self._has_roi else (self.height, self.width)
         return height // max(1, self.binning_y), width // max(1, self.binning_x)
 
     def for_output(self, geometry: FrameGeometry) -> "CameraModel":
-        """The model of `geometry`'s output, whose `image_size` is then the output's size.
+        """Return the model of `geometry`'s output; its `image_size` is the output's size.
 
-        Cropping writes `roi` and leaves `k`, as image_proc::CropDecimateNode does. Scaling scales
-        `k`, `p`, the resolution and `roi`, as image_proc::ResizeNode does. That one loses the
-        fraction of a scaled roi offset; here it goes into cx and cy. As there, half a pixel
-        between pixel centres is left out, so that all nodes of a pipeline read a point alike.
+        Cropping sets `roi` and keeps `k`, like image_proc::CropDecimateNode. Scaling scales `k`,
+        `p`, the resolution and `roi`, like image_proc::ResizeNode. ResizeNode drops the fraction of
+        a scaled roi offset; here the fraction goes into cx and cy. Like ResizeNode, this method
+        ignores the half-pixel shift of pixel centres, so that all nodes of a pipeline agree.
 
-        Raises ImageError where the images have another size than this model's.
+        Raises ImageError if the images do not have this model's size.
         """
         if self.image_size != geometry.image_size and (self.height, self.width) != (0, 0):
             (height, width), (rows, columns) = self.image_size, geometry.image_size
@@ -84,8 +84,10 @@ class CameraModel:
         )
 
     def intrinsics(self, rectified: bool = False) -> tuple[float, float, float, float]:
-        """(fx, fy, cx, cy) in pixels of the image itself, with roi and binning applied: of `p` for
-        a rectified image, else of `k`."""
+        """Return (fx, fy, cx, cy) in pixels of the image, with roi and binning applied.
+
+        They come from `p` for a rectified image, else from `k`.
+        """
         if rectified:
             fx, cx, fy, cy = self.p[0], self.p[2], self.p[5], self.p[6]
         else:
@@ -105,8 +107,11 @@ class CameraModel:
 
 
 class _Axis(NamedTuple):
-    """One axis of the output's camera: pixel u of the original camera becomes u * scale + shift,
-    and the output shows `length` full-resolution pixels of `resolution`, from `offset` on."""
+    """One axis of the output's camera.
+
+    Pixel u of the original camera becomes u * scale + shift. The output shows `length` of the
+    `resolution` full-resolution pixels, starting at `offset`.
+    """
 
     scale: float
     shift: float
@@ -124,20 +129,20 @@ def _axis(
     length: int,
     output_length: int,
 ) -> _Axis:
-    """`length` pixels of the image from `start` on become `output_length` pixels."""
+    """Map `length` pixels of the image, starting at `start`, to `output_length` pixels."""
     binning = max(1, binning)
     scale = output_length / length
     output_full = output_length * binning
     if output_length != length:
         resolution = round(resolution * scale) if has_roi else output_full
-    # Rounded up, the roi could leave the scaled resolution; rounded down it cannot.
+    # Rounding down keeps the roi within the scaled resolution; rounding up might not.
     offset, fraction = divmod((roi_offset + start * binning) * output_length, length)
     shift = -fraction / length
     return _Axis(scale, shift, resolution, offset, output_full)
 
 
 def _transformed(matrix: tuple[float, ...], x: _Axis, y: _Axis) -> tuple[float, ...]:
-    """A 3xN camera matrix, row by row, whose pixels are scaled and shifted. Zeros stay zeros."""
+    """Scale and shift the pixels of a 3xN camera matrix, row by row. Zeros stay zeros."""
     columns = len(matrix) // 3
     first, second, third = (matrix[row * columns : (row + 1) * columns] for row in range(3))
     return (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point clouds with a class for each point: from a depth image, and from a lidar's cloud.
 
-No ROS in here; nodes/clouds.py hands over the fields of the messages. Points are metres in the
-camera's optical frame (x right, y down, z forward).
+This module imports no ROS; nodes/point_outputs.py passes the fields of the messages. Points are in
+metres in the camera's optical frame (x right, y down, z forward).
 """
 
 import functools
@@ -33,7 +33,7 @@ _ASPECT_TOLERANCE = 0.02
 
 
 class CloudError(SfsegError):
-    """A point cloud cannot be read, or the camera's calibration cannot be used for one."""
+    """A point cloud is damaged, or the camera's calibration is unusable."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PointCloud:
     is_dense: bool
 
 
-# Points begin at a multiple of 4, because consumers read their floats through a pointer.
+# Each point begins at a multiple of 4, because consumers read its floats through a pointer.
 ORGANISED_FIELDS = (
     PointField("x", 0, FLOAT32),
     PointField("y", 4, FLOAT32),
@@ -75,8 +75,11 @@ ORGANISED_STEP = 20
 def depth_from_buffer(
     data: ByteBuffer, encoding: str, height: int, width: int, step: int, is_bigendian: bool = False
 ) -> npt.NDArray[np.generic]:
-    """The fields of a sensor_msgs/Image as (height, width) uint16 millimetres or float32 metres:
-    a view of `data`, in its byte order. Raises ImageError."""
+    """Return a depth image as (height, width) uint16 millimetres or float32 metres.
+
+    The arguments are the fields of a sensor_msgs/Image. The result is a view of `data` in its byte
+    order. Raises ImageError.
+    """
     sample = DEPTH_ENCODINGS.get(encoding)
     if sample is None:
         raise ImageError(
@@ -99,11 +102,12 @@ def depth_from_buffer(
 def depth_at_output(
     depth: npt.NDArray[np.generic], geometry: FrameGeometry
 ) -> npt.NDArray[np.float32]:
-    """float32 metres for each pixel of the mask, NaN where there is no measurement.
+    """Return float32 metres for each pixel of the mask, NaN without a measurement.
 
-    `depth` as from `depth_from_buffer`, of the whole image at any resolution; nearest, because a
-    mean of foreground and background is a point where nothing is. Raises ImageError where its
-    aspect ratio is not the image's, hence not registered to it.
+    `depth` comes from `depth_from_buffer` and covers the whole image at any resolution. It is
+    sampled by nearest neighbour, because a mean of foreground and background would be a point in
+    empty space. Raises ImageError if its aspect ratio differs from the image's, which means that
+    it is not registered to the image.
     """
     height, width = geometry.image_size
     rows, columns = depth.shape
@@ -123,7 +127,7 @@ def depth_at_output(
     metres = sampled.astype(np.float32)
     if sampled.dtype.kind == "u":
         metres *= np.float32(0.001)
-    # REP 118: -inf is too near, +inf too far, NaN an error.
+    # REP 118: -inf means too near, +inf too far, NaN invalid.
     np.copyto(metres, np.float32(np.nan), where=~((metres > 0) & (metres < np.inf)))
     return metres
 
@@ -137,14 +141,14 @@ def organised_cloud(
     model: CameraModel,
     rectified: bool = False,
 ) -> PointCloud:
-    """A point for each pixel of the mask (H, W), in its order: x, y, z, rgb, class, confidence.
+    """Return one point per pixel of the mask (H, W): x, y, z, rgb, class, confidence.
 
-    `depth` as from `depth_from_buffer`, along the optical axis; `rgb` uint8 (H, W, 3) is the
-    camera's image; `labels` and `confidence` uint8 are `geometry.output_size`. `model` is of the
-    camera's image, of a rectified one where `rectified`. Pixels without depth have NaN as x, y and
-    z. `rgb` is PCL's: a float32 of the bytes b, g, r, 0.
+    `depth` comes from `depth_from_buffer` and is measured along the optical axis. `rgb` uint8
+    (H, W, 3) is the camera's image; `labels` and `confidence` are uint8 of `geometry.output_size`.
+    `model` describes the camera's image, or the rectified image if `rectified`. Pixels without
+    depth have NaN as x, y and z. The field `rgb` follows PCL: a float32 of the bytes b, g, r, 0.
 
-    Raises ImageError or CloudError where depth, image and calibration contradict each other.
+    Raises ImageError or CloudError if depth, image and calibration contradict each other.
     """
     ray_x, ray_y, ray_z = _rays(model, geometry, rectified)
     z = depth_at_output(depth, geometry) * ray_z
@@ -154,7 +158,7 @@ def organised_cloud(
     points[..., 2] = z
     bgra = cv2.cvtColor(geometry.rgb_at_output(rgb), cv2.COLOR_RGB2BGRA)
     words = points.view("<u4")
-    # Alpha 0: with 255 the float would be a NaN, and a consumer may change a NaN when it copies it.
+    # Alpha 255 would make the float a NaN, whose bits may change when it is copied; hence 0.
     np.bitwise_and(np.asarray(bgra).view("<u4")[..., 0], 0x00FFFFFF, out=words[..., 3])
     words[..., 4] = labels
     octets = points.view(np.uint8)
@@ -181,20 +185,20 @@ def labelled_cloud(
     camera_from_cloud: FloatArray,
     rectified: bool = False,
 ) -> PointCloud:
-    """The same points with the class and confidence of the mask's pixel that each falls on.
+    """Return the points with the class and confidence of the mask pixel that each projects to.
 
-    `camera_from_cloud` (4, 4) takes points of the cloud into the camera's optical frame; `labels`,
-    `confidence`, `geometry`, `model` and `rectified` as in `organised_cloud`. Each point keeps its
-    bytes and fields; `class` and `confidence` (uint8) come after them. A field that has one of
-    these names already loses the name, not the bytes, so that a cloud may pass several cameras.
-    Points behind the camera, outside the mask, not finite, or at the cloud's own origin (how some
-    lidars say that nothing came back) get class 255 and confidence 0.
+    `camera_from_cloud` (4, 4) transforms points of the cloud into the camera's optical frame;
+    `labels`, `confidence`, `geometry`, `model` and `rectified` are as in `organised_cloud`. Each
+    point keeps its bytes and fields, followed by `class` and `confidence` (uint8). An existing
+    field with one of these names keeps its bytes but loses its name, so that a cloud can pass
+    several cameras. Points behind the camera, outside the mask, not finite or at the cloud's origin
+    (which some lidars use for "no return") get class 255 and confidence 0.
 
-    Raises CloudError for a cloud that contradicts itself or a calibration that cannot be used.
+    Raises CloudError for an inconsistent cloud or an unusable calibration.
     """
     points = _points_of(cloud)
     step = cloud.point_step
-    # The new fields' bytes are 2; rounded up, floats that were aligned stay so.
+    # The new fields take 2 bytes; rounding up keeps aligned floats aligned.
     new_step = (step + 2 + 3) // 4 * 4
     if max(new_step, new_step * cloud.width) > _LARGEST:
         raise CloudError(f"point cloud of {cloud.width} points a row: no room for two fields more")
@@ -231,8 +235,11 @@ def labelled_cloud(
 
 
 def matrix_from_pose(pose: Sequence[float]) -> FloatArray:
-    """float64 (4, 4) that takes points into the frame in which `pose` is given:
-    [x, y, z, qx, qy, qz, qw], metres and a quaternion of any length but 0. Raises CloudError."""
+    """Return the float64 (4, 4) matrix that transforms points into the frame of `pose`.
+
+    `pose` is [x, y, z, qx, qy, qz, qw]: metres and a quaternion of any length except 0. Raises
+    CloudError.
+    """
     values = np.array(pose, np.float64)
     length = np.linalg.norm(values[3:])
     if values.shape != (7,) or not np.isfinite(values).all() or not 1e-6 < length < np.inf:
@@ -253,19 +260,25 @@ def matrix_from_pose(pose: Sequence[float]) -> FloatArray:
 def _nearest_indices(
     length: int, start: int, area: int, image: int, depth: int
 ) -> npt.NDArray[np.intp]:
-    """For each of `length` output pixels over `area` image pixels from `start` on: the one of
-    `depth` pixels over the whole `image` that its centre lies in."""
-    # In integers: half-way between two pixels floating point would take now this, now that one.
+    """Return, for each of `length` output pixels, the depth pixel that contains its centre.
+
+    The output pixels cover `area` image pixels, starting at `start`; the `depth` pixels cover the
+    whole `image`.
+    """
+    # Integers, because floating point would choose arbitrarily half-way between two pixels.
     doubled_centres = 2 * start * length + (2 * np.arange(length) + 1) * area
     return np.minimum(doubled_centres * depth // (2 * image * length), depth - 1)
 
 
-@functools.lru_cache(maxsize=8)  # one for each camera; megabytes where a lens bends
+@functools.lru_cache(maxsize=8)  # one per camera; megabytes for a distorting lens
 def _rays(
     model: CameraModel, geometry: FrameGeometry, rectified: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The point at depth 1 on the ray of each pixel of the mask: x, y and z, float32 arrays that
-    broadcast to its size. All NaN where the lens lets no ray through."""
+    """Return the point at depth 1 on the ray of each pixel of the mask.
+
+    x, y and z are float32 arrays that broadcast to the size of the mask; all are NaN at pixels that
+    no ray reaches.
+    """
     fx, fy, cx, cy = _intrinsics(model, geometry, rectified)
     height, width = geometry.output_size
     x = (np.arange(width, dtype=np.float64) - cx)[None] / fx
@@ -281,8 +294,11 @@ def _rays(
 def _intrinsics(
     model: CameraModel, geometry: FrameGeometry, rectified: bool
 ) -> tuple[float, float, float, float]:
-    """(fx, fy, cx, cy) in pixels of the mask. Raises ImageError where the model belongs to another
-    size of image, CloudError where it has no numbers."""
+    """Return (fx, fy, cx, cy) in pixels of the mask.
+
+    Raises ImageError if the model describes images of another size, CloudError if it has no
+    calibration.
+    """
     values = model.for_output(geometry).intrinsics(rectified)
     if not all(map(math.isfinite, values)) or not (values[0] > 0 and values[1] > 0):
         raise CloudError(
@@ -293,8 +309,10 @@ def _intrinsics(
 
 
 def _points_of(cloud: PointCloud) -> npt.NDArray[np.void]:
-    """The points as (height, width) opaque blocks of point_step bytes, a view; of size (0,) where
-    there are none. Raises CloudError where the sizes contradict each other."""
+    """Return the points as (height, width) opaque blocks of point_step bytes, or (0,) if empty.
+
+    The blocks are a view. Raises CloudError if the sizes contradict each other.
+    """
     view = memoryview(cloud.data).cast("B")
     size = f"point cloud of {cloud.height}x{cloud.width} (height x width)"
     if cloud.row_step < cloud.width * cloud.point_step:
@@ -308,7 +326,7 @@ def _points_of(cloud: PointCloud) -> npt.NDArray[np.void]:
             f"{cloud.row_step * cloud.height}"
         )
     for field in cloud.fields:
-        # A datatype of a later release has one byte at least.
+        # An unknown datatype has at least one byte.
         item = np.dtype(DATATYPES.get(field.datatype, "u1")).itemsize
         if field.offset + item * max(1, field.count) > cloud.point_step:
             raise CloudError(
@@ -328,8 +346,10 @@ def _points_of(cloud: PointCloud) -> npt.NDArray[np.void]:
 
 
 def _xyz_of(cloud: PointCloud, points: npt.NDArray[np.void]) -> FloatArray:
-    """float64 (3, N) in the order of the points. Raises CloudError where a coordinate is missing,
-    there twice, no number, or a list of numbers."""
+    """Return float64 (3, N) in the order of the points.
+
+    Raises CloudError if a coordinate is missing, occurs twice or is not a single number.
+    """
     xyz = np.empty((3, *points.shape))
     for axis, name in enumerate("xyz"):
         fields = [field for field in cloud.fields if field.name == name]
@@ -350,13 +370,15 @@ def _pixels_of(
     model: CameraModel,
     rectified: bool,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Indices of the points of (3, N) that fall on the mask, and of the pixels, row by row, that
-    they fall on."""
+    """Return the indices of the points of (3, N) that project into the mask, and of their pixels.
+
+    Pixels are numbered row by row.
+    """
     fx, fy, cx, cy = _intrinsics(model, geometry, rectified)
     lens = None if rectified else cached_lens(model.distortion_model, model.d)
     height, width = geometry.output_size
     rotation, translation = camera_from_cloud[:3, :3], camera_from_cloud[:3, 3]
-    with np.errstate(all="ignore"):  # points may be anything; what becomes NaN or inf is not inside
+    with np.errstate(all="ignore"):  # NaN and inf end up outside the mask
         z = rotation[2] @ xyz + translation[2]
         ahead = np.flatnonzero(z > 0)
         x, y = rotation[:2] @ xyz[:, ahead] + translation[:2, None]
@@ -364,7 +386,7 @@ def _pixels_of(
         y /= z[ahead]
         if lens is not None:
             x, y = lens.distorted(x, y)
-        # Pixels have their centres at integers, so that the first one begins at -0.5.
+        # Pixel centres are integers, so the first pixel begins at -0.5.
         column, row = np.floor(fx * x + (cx + 0.5)), np.floor(fy * y + (cy + 0.5))
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         inside &= xyz[:, ahead].any(axis=0)

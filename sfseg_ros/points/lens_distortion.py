@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lens does to the direction of a ray, both ways.
+"""Distort and undistort the directions of rays.
 
 The formulas are those of OpenCV's camera models, whose coefficients ROS carries in CameraInfo.d.
-Written out here because cv2.projectPoints spends most of its time on derivatives that nobody
-asks for, too long for a lidar's 130,000 points; the tests compare
-both.
+They are implemented here because cv2.projectPoints spends most of its time on unused derivatives,
+which is too slow for a lidar's 130,000 points. The tests compare both.
 """
 
 import functools
@@ -18,9 +17,9 @@ from sfseg_ros.errors import SfsegError
 FloatArray = npt.NDArray[np.float64]
 
 NO_DISTORTION = ("", "none")
-"""What drivers write where there is nothing to correct."""
+"""Names that drivers use for images without distortion."""
 COEFFICIENTS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
-"""How many numbers of CameraInfo.d a model has; names of sensor_msgs/distortion_models.hpp."""
+"""Number of coefficients in CameraInfo.d, by the names of sensor_msgs/distortion_models.hpp."""
 
 _STEPS = 8192
 _WIDEST_DEG = 89.5  # a ray at 90 degrees has no x / z
@@ -29,19 +28,21 @@ _TOLERANCE = 5e-4  # half a pixel at a focal length of 1000
 
 
 class LensError(SfsegError):
-    """A camera has a distortion that this package does not know."""
+    """A camera has an unsupported distortion model."""
 
 
 class Lens:
     """A distortion model with its coefficients; rays are (x / z, y / z) in the optical frame.
 
-    Far outside the picture the polynomials turn back, and a point at the side of the robot would
-    seem to lie in the middle of the image. From there on both methods answer NaN.
+    Far outside the image the polynomials turn back, so a point beside the robot would appear in the
+    middle of the image. Both methods return NaN beyond that turning point.
     """
 
     def __init__(self, distortion_model: str, d: tuple[float, ...]) -> None:
-        """Raises LensError for an unknown model, too many coefficients, or one that is no number.
-        Fewer than the model has are filled up with zeros, as in OpenCV."""
+        """Raise LensError for an unknown model, too many coefficients or one that is not finite.
+
+        Missing coefficients are zeros, as in OpenCV.
+        """
         known = COEFFICIENTS.get(distortion_model)
         if known is None and (distortion_model not in NO_DISTORTION or any(d)):
             raise LensError(
@@ -69,7 +70,7 @@ class Lens:
         self._max_squared_radius = float(radii[end - 1] ** 2)
 
     def distorted(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Where the lens moves rays of a scene to, of any one shape."""
+        """Return where the lens maps rays of a scene; x and y have the same shape."""
         if self.straight:
             return x, y
         squared = x * x + y * y
@@ -79,10 +80,10 @@ class Lens:
         return x * factor + shift_x, y * factor + shift_y
 
     def undistorted(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The rays of a scene that the lens moves to (x, y): the inverse of `distorted`.
+        """Return the rays of a scene that the lens maps to (x, y): the inverse of `distorted`.
 
-        Exact for the radial part by a table, which needs no starting value; the small tangential
-        part by iteration. NaN where no ray ends.
+        A table inverts the radial part without a starting value; iteration inverts the small
+        tangential part. The result is NaN at points that no ray reaches.
         """
         if self.straight:
             return x, y
@@ -122,7 +123,7 @@ class Lens:
         return p1 * xy + p2 * (squared + 2 * x * x), p2 * xy + p1 * (squared + 2 * y * y)
 
 
-@functools.lru_cache(maxsize=16)  # one for each camera; the table takes a millisecond
+@functools.lru_cache(maxsize=16)  # one per camera; the table takes a millisecond
 def cached_lens(distortion_model: str, d: tuple[float, ...]) -> Lens:
-    """`Lens(distortion_model, d)`, remembered. Raises LensError."""
+    """Return `Lens(distortion_model, d)` from a cache. Raises LensError."""
     return Lens(distortion_model, d)
