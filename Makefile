@@ -180,5 +180,6 @@ picture: $(STAMPS)/runtime
 	$(PY) -m docs.picture
 
 clean:
+	rm -f sfseg_ros/kernels/*.so
 	rm -rf .venv build install log dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
