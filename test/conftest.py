@@ -142,7 +142,7 @@ def cxx_compiler() -> None:
         raise
 
 
-# --- models that nobody has seen ----------------------------------------------------------------
+# --- untrained models ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -331,7 +331,7 @@ class _RandomNetwork:
 
 
 class _WildNetwork(_RandomNetwork):
-    """Like the other, and what nobody would train: `sfseg` nodes one after the other, of the image,
+    """Like the other, but unsuitable for training: `sfseg` nodes one after the other, of the image,
     of one channel, of maps of one size, of scores; one flow for two; flow without a convolution."""
 
     def model(self) -> tuple[onnx.ModelProto, int, int]:

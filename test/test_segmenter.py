@@ -262,7 +262,7 @@ class DeviceDouble(RecordingBackend):
 def test_label_rules_at_the_network_size_equal_label_rules_at_the_output_size(
     tiny_manifest, backend, view, confidence
 ):
-    """Threshold and groups of the published pixels, as the node did it, whoever does it now."""
+    """The result equals threshold and groups applied to the output's pixels."""
     rgb = np.random.default_rng(0).integers(0, 256, (128, 160, 3), np.uint8)
     raw = Segmenter(tiny_manifest, backend).segment(rgb, view=view)
     expected = np.where(raw.confidence < RULES.threshold * 255, np.uint8(255), raw.labels)
@@ -317,7 +317,7 @@ def test_a_backend_that_cannot_apply_label_rules_returns_unchanged_labels(tiny_m
     (result,) = Segmenter(tiny_manifest, device).segment_batch(
         [(Picture(halves(64, 96)[0]), View())], False, RULES, PAINTED_IMAGES
     )
-    # The threshold needs the confidence, which nobody else gets to see.
+    # Only the threshold needs the confidence, so the result has none.
     assert device.calls == [(1, True, NO_RULES, [])]
     assert result.confidence is None
     assert not result.painted

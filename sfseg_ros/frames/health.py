@@ -121,7 +121,7 @@ def judge(
     elif not state.enabled:
         text = f"disabled, {more.received} frames in"
     elif more.unwatched:
-        text = f"{more.received} frames in, none segmented because nobody listens"
+        text = f"{more.received} frames in, none segmented: no subscriber"
     else:
         text = f"{more.received} frames in, {more.segmented} out"
     return Level.OK, f"{text}; {state.loading}" if state.loading else text
@@ -155,7 +155,7 @@ def findings(
         text = f"no frame for {state.silent_s:.0f} s although a camera publishes"
         found.append((silent, text))
     elif silent:
-        found.append((silent, "nobody publishes the input topic"))
+        found.append((silent, "no publisher on the input topic"))
     if more.segmented or not more.unwatched:
         # Without new results the measured times are stale; the rate is not.
         if not silent:

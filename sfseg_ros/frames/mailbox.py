@@ -198,7 +198,7 @@ class BatchWorker(Generic[Frame]):
     def _report_safely(self, frame: Frame, error: Exception) -> None:
         try:
             self._report(frame, error)
-        except Exception:  # there is nobody left to tell, and the frames go on
+        except Exception:  # the report itself failed; later frames must still be processed
             traceback.print_exc()
 
 

@@ -42,7 +42,7 @@ def test_a_stream_that_flows_is_ok_and_says_its_rates():
         ),
         (later(lost=3), Level.WARN, "3 frames lost by the middleware"),
         (later(silent_s=6.0), Level.WARN, "no frame for 6 s although a camera publishes"),
-        (later(silent_s=6.0, cameras=0), Level.WARN, "nobody publishes the input topic"),
+        (later(silent_s=6.0, cameras=0), Level.WARN, "no publisher on the input topic"),
         (later(age_ms=1e9), Level.WARN, "set use_sim_time"),
         (later(age_ms=-1e9), Level.WARN, "synchronise the clocks"),
         (later(too_old=4), Level.WARN, "4 frames older than max_age_ms left out; set use_sim_time"),
@@ -51,7 +51,7 @@ def test_a_stream_that_flows_is_ok_and_says_its_rates():
             Level.WARN,
             "new model refused, the old one goes on: no such folder",
         ),
-        (later(segmented=100, counts={"unwatched": 10}), Level.OK, "nobody listens"),
+        (later(segmented=100, counts={"unwatched": 10}), Level.OK, "no subscriber"),
         (later(lifecycle="inactive"), Level.OK, "inactive"),
         (
             later(lifecycle="configuring", loading="loading tiny, 3 s"),
@@ -96,7 +96,7 @@ STRICT = Thresholds(
         (later(), Level.OK, "10 frames in, 10 out"),
         (later(silent_s=2.5), Level.WARN, "no frame for 2 s although a camera publishes"),
         (later(silent_s=25.0), Level.ERROR, "no frame for 25 s although a camera publishes"),
-        (later(silent_s=25.0, cameras=0), Level.ERROR, "nobody publishes the input topic"),
+        (later(silent_s=25.0, cameras=0), Level.ERROR, "no publisher on the input topic"),
         (later(age_ms=150.0), Level.WARN, "results are 150 ms old, limit 100"),
         (later(age_ms=350.0), Level.ERROR, "results are 350 ms old, limit 300"),
         (later(age_ms=1e9), Level.ERROR, "set use_sim_time"),
@@ -181,7 +181,7 @@ def test_rates_are_those_of_the_time_between_two_states():
     assert rates(GOOD, GOOD) == (0.0, 0.0)
 
 
-def test_counters_that_began_anew_are_no_negative_rates():
-    anew = later(counts={"received": 4, "segmented": 2, "rejected": 0})
-    assert rates(anew, GOOD) == (2.0, 1.0)
-    assert judge(anew, replace(GOOD, lost=5)) == (Level.OK, "4 frames in, 2 out")
+def test_reset_counters_give_no_negative_rates():
+    reset = later(counts={"received": 4, "segmented": 2, "rejected": 0})
+    assert rates(reset, GOOD) == (2.0, 1.0)
+    assert judge(reset, replace(GOOD, lost=5)) == (Level.OK, "4 frames in, 2 out")

@@ -23,7 +23,7 @@ def test_each_step_has_its_own_percentiles():
     assert times.percentiles("wait") is None
 
 
-def test_a_bag_that_begins_anew_begins_a_new_statistic():
+def test_a_restarted_bag_clears_the_statistics():
     times = FrameTimes()
     times.add(100 * SECOND_NS, latency=500.0)
     times.add(5 * SECOND_NS, latency=10.0)

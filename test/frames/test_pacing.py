@@ -106,7 +106,7 @@ def test_a_slow_replay_is_thinned_out_like_the_camera():
         (100.03, 200.03, False),
         (100.0, 200.0, False),
         (99.5, 200.03, False),  # frames that overtook each other
-        (10.0, 200.03, True),  # a bag that began anew
+        (10.0, 200.03, True),  # a restarted bag
         (0.0, 0.5, True),  # a simulation that was reset
         (100.03, 190.0, True),  # a clock that was set back
         (5000.0, 6000.0, False),

@@ -127,7 +127,7 @@ def test_after_a_jump_back_nothing_old_is_joined():
     for stamp in (100_000, 100_100, 100_200):
         played.partner(stamp)
     played.subject(100_900)
-    assert played.subject(10) == []  # the bag began anew, the partners not yet
+    assert played.subject(10) == []  # the subjects restarted, the partners not yet
     assert matcher.unmatched == 1
     assert played.partner(10) == [(10, 10)]
 
