@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may import whom (docs/adr/0005), read from the source without running it.
+"""Who may import whom (docs/adr/0029), read from the source without running it.
 
 `docs.folder_graph` reads the imports and draws the folders for the documentation.
 """

@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import json
 import textwrap
 from typing import Any
 
@@ -68,7 +67,7 @@ def default_text(field: "dataclasses.Field[Any]") -> str:
         return str(field.default).lower()
     if isinstance(field.default, tuple):
         return str(list(field.default)).replace("'", '"')
-    return str(field.default)
+    return str(field.default) or '""'
 
 
 def default_file() -> str:
@@ -77,7 +76,7 @@ def default_file() -> str:
     for name, field in NODE_FIELDS.items():
         comment = textwrap.wrap(description_of(field), 94, break_on_hyphens=False)
         lines += [f"    # {line}" for line in comment]
-        lines.append(f"    {name}: {default_text(field) or json.dumps('')}")
+        lines.append(f"    {name}: {default_text(field)}")
     return FILE_HEADER + "\n".join(lines) + "\n"
 
 
