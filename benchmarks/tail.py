@@ -11,6 +11,7 @@ Writes benchmarks/tail.json.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ def main() -> None:
     document = {
         "command": f"python -m benchmarks.tail --repeats {arguments.repeats}",
         "machine": dict(machine_facts()),
+        "load_average": os.getloadavg()[0],
         "unit": "CPU ms per image, one thread",
         "rows": rows,
     }
