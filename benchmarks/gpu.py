@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m benchmarks.gpu: every GPU test and benchmark, in ten minutes, on a bare machine.
 
-Each part is a process of its own with its own time limit. OUTPUT/gpu.json is written after every
-part, with what the part had found by then, and with the exact words of whatever went wrong; a part
-that fails, hangs or is killed costs its own numbers only. OUTPUT/gpu.log has all that was printed.
-benchmarks/README.md has the commands for a lent GPU, `--rehearse` tries all of this without one.
+Each part is a process with its own time limit. OUTPUT/gpu.json is written after every part with its
+results and the exact text of its errors; a part that fails, hangs or is killed loses only its own
+numbers. OUTPUT/gpu.log has the complete output. benchmarks/README.md describes the parts;
+`--rehearse` runs all of them without a GPU.
 """
 
 import argparse
