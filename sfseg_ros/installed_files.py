@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfseg_ros.errors import ManifestError
+from sfseg_ros.errors import BackendError, ManifestError
 
 DEFAULT_MODEL = "sfnet_lite_r18_camvid"
 """Folder of models/ that the node and the tools use unless told otherwise."""
@@ -48,12 +48,21 @@ def profile_environment() -> dict[str, str]:
 
 
 def cache_directory() -> Path:
-    """Return $SFSEG_CACHE_DIR, else $XDG_CACHE_HOME/sfseg_ros, else ~/.cache/sfseg_ros."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
+    """Return $SFSEG_CACHE_DIR, else $XDG_CACHE_HOME/sfseg_ros, else ~/.cache/sfseg_ros.
+
+    Raises BackendError if the home folder is needed and unknown, as in a container that runs under
+    a user number without an account.
+    """
     # The XDG specification says to ignore a relative path.
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sfseg_ros"
+    standard = (xdg if xdg.is_absolute() else Path("~/.cache")) / "sfseg_ros"
+    folder = Path(os.environ.get(CACHE_VARIABLE) or standard)
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise BackendError(
+            f"the cache folder {folder}: home folder unknown; set {CACHE_VARIABLE} to a folder"
+        ) from error
 
 
 def find_model(name: str) -> Path:
@@ -126,10 +135,15 @@ class FileRoots:
 
 def _plain(name: str) -> Path:
     """Return an absolute path without `..`; symbolic links stay."""
-    path = Path(name)
-    with contextlib.suppress(RuntimeError):  # an unknown ~user stays, as in a shell
-        path = path.expanduser()
+    path = expanded(Path(name))
     return Path(os.path.abspath(path))  # noqa: PTH100 (Path.resolve follows links)
+
+
+def expanded(path: Path) -> Path:
+    """Return `path` with ~ replaced by the home folder; an unknown ~user stays, as in a shell."""
+    with contextlib.suppress(RuntimeError):
+        return path.expanduser()
+    return path
 
 
 def install_command(extra: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sfseg_ros.errors import ManifestError
+from sfseg_ros.errors import BackendError, ManifestError
 from sfseg_ros.installed_files import FileRoots, cache_directory, find_model, shared_file
 
 
@@ -62,6 +62,19 @@ def test_the_cache_directory_follows_the_environment(monkeypatch, tmp_path):
     assert cache_directory() == tmp_path / "xdg" / "sfseg_ros"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_directory() == Path.home() / ".cache" / "sfseg_ros"
+
+
+def test_an_unknown_home_folder_is_an_error_of_one_line(monkeypatch, tmp_path):
+    for variable in ("HOME", "XDG_CACHE_HOME", "SFSEG_CACHE_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 3_000_000_000)  # as `docker run --user` may choose
+    with pytest.raises(BackendError, match="set SFSEG_CACHE_DIR to a folder"):
+        cache_directory()
+    monkeypatch.setenv("SFSEG_CACHE_DIR", "~no_such_user/cache")
+    with pytest.raises(BackendError, match="~no_such_user/cache: home folder unknown"):
+        cache_directory()
+    monkeypatch.setenv("SFSEG_CACHE_DIR", str(tmp_path))
+    assert cache_directory() == tmp_path
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from sfseg_ros.model.manifest import Manifest
 from sfseg_ros.model.published_labels import LabelRules
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
+MOST_THREADS = 256
 GPU_WAITS = ("block", "spin")
 """How a thread waits for the GPU: "block" sleeps; "spin" keeps a core busy and wakes some
 microseconds sooner."""
@@ -54,9 +55,9 @@ class BackendOptions:
             raise BackendError(
                 f"precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}"
             )
-        if self.threads < 0:
+        if not 0 <= self.threads <= MOST_THREADS:
             raise BackendError(
-                f"threads is {self.threads}: expected 0 (the library's choice) or more"
+                f"threads is {self.threads}: expected 0 (the library's choice) to {MOST_THREADS}"
             )
         if self.gpu_wait not in GPU_WAITS:
             raise BackendError(f"gpu_wait {self.gpu_wait!r}: expected {' or '.join(GPU_WAITS)}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
 from sfseg_ros.backends.choice import BACKENDS
-from sfseg_ros.backends.protocol import GPU_WAITS, PRECISIONS
+from sfseg_ros.backends.protocol import GPU_WAITS, MOST_THREADS, PRECISIONS
 from sfseg_ros.errors import ImageError, SfsegError, shortened
 from sfseg_ros.frames.health import Thresholds
 from sfseg_ros.geometry import FITS, OUTPUT_SIZES, View
@@ -208,7 +208,7 @@ class NodeParameters(CameraParameters, Thresholds):
         0,
         "Processor threads for inference; 0: the library decides.",
         Applies.AT_CONFIGURE,
-        span=(0, 256),
+        span=(0, MOST_THREADS),
     )
     gpu_wait: str = _parameter(
         "block",

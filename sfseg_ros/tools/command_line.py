@@ -7,6 +7,7 @@ any library.
 """
 
 import argparse
+import codecs
 import difflib
 import importlib
 import importlib.util
@@ -67,8 +68,8 @@ because there is no GPU (verify only).
 `sfseg engine COMMAND --help` explains a command."""
 EXTRAS = {"demo": "demo", "segment": "cpu", "engine": "gpu"}
 """The extra of setup.py that installs what a command imports."""
-READERS = ("sfseg engine list", "sfseg engine info")
-"""Commands whose output may be cut short, for example by `head`."""
+READERS = (["engine", "list"], ["engine", "info"])
+"""Commands that only print."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,10 +77,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     a command may define others."""
     _prepare_streams()
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _dispatch(words)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # stdout is on a full disk, or its reader has ended
+        if not isinstance(error, BrokenPipeError):
+            complain(f"sfseg: stdout: {one_line(error)}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0 if isinstance(error, BrokenPipeError) and _is_page(words) else 1
+
+
+def _is_page(words: Sequence[str]) -> bool:
+    """Whether the output is text for people, which may be cut short, for example by `head`."""
+    return not words or {"-h", "--help", "help"} & set(words) != set() or words[:2] in READERS
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    """Print a help page or run a command."""
     package, commands, page = ["sfseg"], COMMANDS, PAGE
     if words[:1] == ["engine"]:
         package, commands, page = ["sfseg", "engine"], ENGINE_COMMANDS, ENGINE_PAGE
-        del words[0]
+        words = words[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         rows = [f"  {name:<10}{text}" for name, text in commands.items()]
         print(page.format(commands="\n".join(rows)))
@@ -97,10 +117,8 @@ def _run(command: Sequence[str], words: Sequence[str]) -> int:
         module = importlib.import_module(".".join(("sfseg_ros.tools", *command[1:])))
         args = _parser(name, module).parse_args(words)
         status: int = module.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0 if name in READERS else 1
+    except BrokenPipeError:
+        raise
     except ImportError as error:
         # A library in C++ turns the interruption of its import into an ImportError.
         if isinstance(error.__cause__, KeyboardInterrupt):
@@ -148,10 +166,19 @@ def _missing(error: ImportError, command: str) -> str:
 
 
 def _prepare_streams() -> None:
-    """Open closed streams, and let stdout carry the bytes of any path."""
+    """Open closed streams, and let stdout carry the bytes of any path and any other text."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # else the next opened file would get its number
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    codecs.register_error("sfseg", _bytes_or_escape)
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
-        reconfigure(errors="surrogateescape")
+        reconfigure(errors="sfseg")
+
+
+def _bytes_or_escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The bytes that a path was decoded from, or an escape for what the encoding lacks."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)

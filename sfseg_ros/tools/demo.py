@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sfseg_ros.evaluation.replay import Playback, last_diagnostics, summarise
 from sfseg_ros.evaluation.report import Report, summary_lines, write_report
-from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, find_model
+from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, expanded, find_model
 from sfseg_ros.model.manifest import Manifest, load_manifest
 from sfseg_ros.tools.demo_input import Input, open_input
 from sfseg_ros.tools.demo_nodes import play_through_node
@@ -98,7 +98,7 @@ def run_demo(args: argparse.Namespace) -> Path:
     check_ros()
     model = load_manifest(find_model(args.model))
     # An absolute path: FFmpeg takes `a:b.mp4` for a file of the protocol `a`.
-    source = args.input and args.input.expanduser().absolute()
+    source = args.input and expanded(args.input).absolute()
     folder = _new_folder(args.output, source)
     try:
         with tempfile.TemporaryDirectory(prefix="sfseg_demo_") as scratch:
@@ -153,7 +153,7 @@ def _remove_empty(folder: Path) -> None:
 
 def _new_folder(output: Path, source: Path | None) -> Path:
     """Make a new folder below `output`, named by the time and the input."""
-    output = output.expanduser().resolve()
+    output = expanded(output).resolve()
     check_output(output)
     name = (source or Path(DEMO_DRIVE)).stem
     name = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)

@@ -6,6 +6,7 @@ OUTPUT/overlay/<name>.jpg. The last line on stdout is OUTPUT.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import cv2
@@ -96,5 +97,7 @@ def _write(path: Path, picture: Uint8Array) -> None:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, width = (int(side) for side in text.split("x"))
-    return height, width
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH, such as 352x480")
+    return int(match[1]), int(match[2])

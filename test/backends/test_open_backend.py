@@ -66,6 +66,7 @@ def test_a_named_backend_is_not_replaced_by_another(tiny_manifest, uninstall):
             "openvino computes in fp32 or bf16 only",
         ),
         ("auto", {"threads": -1}, "threads is -1: expected 0"),
+        ("auto", {"threads": 10**20}, r"expected 0 \(the library's choice\) to 256"),
         ("auto", {"gpu_wait": "poll"}, "gpu_wait 'poll': expected block or spin"),
         ("onnxruntime", {"precision": "bf16"}, "onnxruntime computes in fp32 only"),
     ],

@@ -109,3 +109,34 @@ def test_the_demo_without_ros_says_how_to_get_it():
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert "source /opt/ros/DISTRO/setup.bash" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["engine", "--help"], ["engine", "list"]])
+@pytest.mark.parametrize(("target", "status"), [("closed", 0), ("/dev/full", 1)])
+def test_help_into_a_closed_pipe_or_a_full_disk_leaves_no_traceback(words, target, status):
+    if target == "closed":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open(target, os.O_WRONLY)
+    command = [sys.executable, "-m", "sfseg_ros.tools", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr.count("\n")) == (status, status), done.stderr
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "caf\xe9", "\u65e5", "\u65e5\udce9"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_stdout_carries_any_text_in_any_encoding(text, encoding):
+    code = "import sfseg_ros.tools.command_line as c\n"
+    code += f"c._prepare_streams(); print({text!r})"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    if text == "caf\udce9" or (text == "caf\xe9" and encoding == "latin-1"):
+        assert done.stdout == b"caf\xe9\n"
+    assert done.stdout.count(b"\n") == 1

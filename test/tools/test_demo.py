@@ -273,6 +273,7 @@ def test_a_killed_demo_leaves_no_process_behind(tmp_path, truth_bag, tiny_model)
     [
         (["--model", "no_such_model"], "model 'no_such_model': no such folder"),
         (["--input", "no/such/bag"], "no/such/bag: no such file or folder"),
+        (["--input", "~no_such_user/bag"], "~no_such_user/bag: no such file or folder"),
         (
             ["--backend", "abacus"],
             "segmentation_node ended with status 1; segmentation_node said: ",

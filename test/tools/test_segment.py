@@ -131,6 +131,7 @@ def test_an_unknown_model_is_an_error_of_one_line(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("size", ["32", "axb", "32x32x32"])
-def test_an_invalid_network_size_is_a_usage_error(tiny_model, pictures, size):
+def test_an_invalid_network_size_is_a_usage_error(tiny_model, pictures, size, capsys):
     with pytest.raises(SystemExit):
         segment(tiny_model, pictures, "-o", "out", "--network-size", size)
+    assert f"'{size}': expected HEIGHTxWIDTH, such as 352x480" in capsys.readouterr().err
