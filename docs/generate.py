@@ -73,6 +73,12 @@ def _help_section(words: list[str]) -> str:
     return f"## {name}\n\n```text\n{done.stdout.strip()}\n```\n"
 
 
+def manifest_file() -> str:
+    """The manifest of the committed model up to its evaluation."""
+    text = (ROOT / "models" / MODEL / "manifest.yaml").read_text(encoding="utf-8")
+    return f"\n```yaml\n{text.partition('evaluation:')[0]}```\n\n"
+
+
 def decisions() -> str:
     """A table of docs/adr/: number, title and status of each decision."""
     rows = []
@@ -305,6 +311,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "services": lambda: interface("Services"),
     "parameters": lambda: interface("Parameters"),
     "commands": commands,
+    "manifest": manifest_file,
     "decisions": decisions,
     "recipe": recipe,
     "results": results,

@@ -352,6 +352,8 @@ def test_every_yaml_file_of_a_page_is_taken(page, tmp_path):
         path = tmp_path / "shown.yaml"
         path.write_text(text)
         key = next(iter(yaml.safe_load(text)))
+        if key == "format_version":
+            continue  # the committed model's, which other tests load
         if key == "cameras":
             assert load_cameras(path).parameters
         else:
