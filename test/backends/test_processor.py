@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sfseg_ros.backends.processor import (
 )
 from sfseg_ros.backends.protocol import BackendOptions
 from sfseg_ros.errors import BackendError
+from sfseg_ros.kernels import cpu_tail
 
 AMX = "processor: 0\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
 AVX512_BF16 = "processor: 0\nflags\t\t: fpu avx512f avx512_bf16\n"
@@ -95,10 +97,11 @@ def test_openvino_is_told_its_precision(machine, monkeypatch, tiny_manifest, inf
         # This machine may lack the unit.
         return compile_model(core, model, device, options | {"INFERENCE_PRECISION_HINT": "f32"})
 
+    monkeypatch.setattr(cpu_tail, "LIBRARY", Path("not built"))
     monkeypatch.setattr(openvino_backend.ov.Core, "compile_model", compile_and_note)
     backend = openvino_backend.OpenVinoBackend(tiny_manifest, BackendOptions(precision))
     backend.infer(np.zeros((1, 64, 96, 3), np.uint8), confidence=False)
-    assert told == [hint, "f32"]  # the trunk, then its tail
+    assert told == [hint, "f32"]  # the trunk, then the tail of OpenVINO's operators
     assert backend.precision == {"bf16": "bf16", "f32": "fp32"}[hint]
     assert backend.precision in backend.description
 
