@@ -18,7 +18,7 @@ import numpy as np, pytest
 from sfseg_ros.kernels import cuda_memory
 from sfseg_ros.kernels import host_emulation
 
-on_the_processor = host.kernels()
+on_the_processor = host_emulation.kernels()
 
 class DeviceBuffer:
     def __init__(self, size):
