@@ -23,7 +23,7 @@ def later(**changes):
     return replace(GOOD, counts=counts, **{"time_ns": 52 * SECOND_NS, **changes})
 
 
-def test_a_stream_that_flows_is_ok_and_says_its_rates():
+def test_a_healthy_stream_is_ok_and_reports_its_rates():
     assert judge(later(), GOOD) == (Level.OK, "10 frames in, 10 out")
 
 
@@ -67,13 +67,13 @@ def test_a_stream_that_flows_is_ok_and_says_its_rates():
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_level(state, level, words):
+def test_each_problem_is_reported_with_its_level(state, level, words):
     judged, message = judge(state, GOOD)
     assert judged == level
     assert words in message
 
 
-def test_an_error_of_the_past_is_forgotten_when_frames_flow_again():
+def test_a_past_error_clears_when_frames_flow_again():
     state = later(frame_error="odd", broken=True)
     assert judge(state, replace(state, counts=GOOD.counts))[0] == Level.OK
 
@@ -107,7 +107,7 @@ STRICT = Thresholds(
         (later(segmented=106, processing_ms=60.0, age_ms=350.0), Level.ERROR, "350 ms old"),
     ],
 )
-def test_beyond_a_threshold_it_says_what_was_measured_and_the_limit(state, level, words):
+def test_an_exceeded_threshold_is_reported_with_measurement_and_limit(state, level, words):
     judged, message = judge(state, GOOD, STRICT)
     assert judged == level
     assert words in message
@@ -120,7 +120,7 @@ def test_beyond_a_threshold_it_says_what_was_measured_and_the_limit(state, level
         later(age_ms=5000.0, processing_ms=5000.0, segmented=100),
     ],
 )
-def test_a_threshold_of_zero_is_no_limit(state):
+def test_a_threshold_of_zero_disables_the_check(state):
     assert judge(state, GOOD, Thresholds(warn_silence_s=0.0))[0] == Level.OK
 
 
@@ -133,7 +133,7 @@ def test_a_threshold_of_zero_is_no_limit(state):
         (later(segmented=101), {"error_output_rate": 1.0}),
     ],
 )
-def test_an_error_needs_no_warning_before_it(state, threshold):
+def test_an_error_threshold_works_without_a_warning_threshold(state, threshold):
     assert judge(state, GOOD, Thresholds(**threshold))[0] == Level.ERROR
 
 
@@ -144,12 +144,12 @@ def test_an_error_needs_no_warning_before_it(state, threshold):
         {"counts": {"skipped": 10}, "enabled": False},
     ],
 )
-def test_where_no_results_are_wanted_old_measurements_are_no_finding(changes):
+def test_old_measurements_are_ignored_while_no_results_are_wanted(changes):
     state = later(segmented=100, age_ms=5000.0, processing_ms=5000.0, **changes)
     assert findings(state, GOOD, STRICT) == []
 
 
-def test_a_stream_that_dries_up_does_not_become_less_grave_with_time():
+def test_a_stream_that_stops_keeps_its_output_rate_error():
     state = later(segmented=100, counts={"received": 100}, age_ms=5000.0, silent_s=2.5)
     assert findings(state, GOOD, STRICT) == [
         (Level.WARN, "no frame for 2 s although a camera publishes"),
@@ -157,31 +157,31 @@ def test_a_stream_that_dries_up_does_not_become_less_grave_with_time():
     ]
 
 
-def test_the_first_second_after_activation_has_no_output_rate_yet():
+def test_the_output_rate_is_not_judged_right_after_activation():
     state = later(segmented=101)
     assert findings(state, GOOD, STRICT)
     assert findings(state, replace(GOOD, lifecycle="inactive"), STRICT) == []
     assert findings(state, replace(GOOD, enabled=False), STRICT) == []
 
 
-def test_all_findings_are_listed_and_the_gravest_is_the_judgement():
+def test_all_findings_are_listed_and_the_most_severe_is_the_judgement():
     state = later(lost=3, segmented=104, counts={"rejected": 2}, frame_error="odd", age_ms=400.0)
     found = findings(state, GOOD, STRICT)
     assert [level for level, _ in found] == [Level.WARN, Level.WARN, Level.ERROR, Level.WARN]
     assert judge(state, GOOD, STRICT) == found[2]
 
 
-def test_of_equally_grave_findings_the_cause_comes_before_the_effect():
+def test_the_cause_is_reported_before_an_effect_of_the_same_level():
     state = later(lost=3, segmented=104)
     assert judge(state, GOOD, STRICT) == (Level.WARN, "3 frames lost by the middleware")
 
 
-def test_rates_are_those_of_the_time_between_two_states():
+def test_rates_are_computed_between_two_states():
     assert rates(later(segmented=106), GOOD) == (5.0, 3.0)
     assert rates(GOOD, GOOD) == (0.0, 0.0)
 
 
-def test_reset_counters_give_no_negative_rates():
+def test_rates_are_not_negative_after_a_reset_of_the_counters():
     reset = later(counts={"received": 4, "segmented": 2, "rejected": 0})
     assert rates(reset, GOOD) == (2.0, 1.0)
     assert judge(reset, replace(GOOD, lost=5)) == (Level.OK, "4 frames in, 2 out")

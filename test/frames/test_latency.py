@@ -6,7 +6,7 @@ from sfseg_ros.frames.latency import FrameTimes, RollingPercentiles
 SECOND_NS = 1_000_000_000
 
 
-def test_percentiles_are_those_of_the_window():
+def test_percentiles_cover_the_window():
     percentiles = RollingPercentiles(window=100)
     assert percentiles.percentiles() is None
     for value in [1e6] * 50 + list(range(101)):
@@ -30,14 +30,14 @@ def test_a_restarted_bag_clears_the_statistics():
     assert times.percentiles("latency") == (10.0, 10.0, 10.0)
 
 
-def test_frames_slightly_out_of_order_do_not():
+def test_frames_slightly_out_of_order_do_not_clear_the_statistics():
     times = FrameTimes()
     times.add(100 * SECOND_NS, latency=20.0)
     times.add(100 * SECOND_NS - 50_000_000, latency=10.0)
     assert times.percentiles("latency")[0] == 15.0
 
 
-def test_processing_is_the_work_on_a_frame_without_its_wait():
+def test_processing_time_excludes_the_wait():
     times = FrameTimes()
     times.add(
         SECOND_NS,

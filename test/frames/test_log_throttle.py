@@ -2,7 +2,7 @@
 from sfseg_ros.frames.log_throttle import LogThrottle
 
 
-def test_each_kind_of_trouble_is_let_through_once_in_a_period():
+def test_each_kind_of_message_is_logged_once_per_period():
     now_s = [0.0]
     throttle = LogThrottle(period_s=5.0, clock=lambda: now_s[0])
     admitted_at = {"lost": [], "rejected": []}

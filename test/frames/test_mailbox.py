@@ -72,9 +72,7 @@ def next_batch(gate):
     return gate.batches[-1]
 
 
-def test_while_the_worker_is_busy_the_newest_frame_replaces_the_one_that_waits(
-    gate, worker, camera
-):
+def test_the_newest_frame_replaces_the_waiting_one_while_the_worker_is_busy(gate, worker, camera):
     camera.offer("first")
     gate.wait_for_batch()
     for frame in ("second", "third", "newest"):
@@ -89,9 +87,7 @@ def test_while_the_worker_is_busy_the_newest_frame_replaces_the_one_that_waits(
 
 
 @pytest.mark.usefixtures("busy")
-def test_what_waits_when_the_worker_becomes_free_is_one_batch_with_a_frame_of_each_camera(
-    gate, worker
-):
+def test_the_waiting_frames_of_all_cameras_form_the_next_batch(gate, worker):
     front, rear, side = worker.mailbox(), worker.mailbox(), worker.mailbox()
     rear.offer("old rear")
     rear.offer("rear")
@@ -102,7 +98,7 @@ def test_what_waits_when_the_worker_becomes_free_is_one_batch_with_a_frame_of_ea
 
 
 @pytest.mark.usefixtures("busy")
-def test_a_camera_is_counted_apart_from_the_others(gate, worker):
+def test_each_camera_has_its_own_counts(gate, worker):
     front, rear = worker.mailbox(), worker.mailbox()
     front.offer(1)
     front.offer(2)
@@ -115,14 +111,14 @@ def test_a_camera_is_counted_apart_from_the_others(gate, worker):
 
 
 @pytest.mark.usefixtures("busy")
-def test_a_camera_that_is_added_while_the_worker_runs_takes_part_at_once(gate, worker):
+def test_a_camera_can_be_added_while_the_worker_runs(gate, worker):
     late = worker.mailbox()
     late.offer("late")
     assert next_batch(gate) == ["late"]
 
 
 @pytest.mark.usefixtures("busy")
-def test_with_more_cameras_than_a_batch_may_hold_each_gets_the_same_number_of_turns(gate, worker):
+def test_more_cameras_than_a_batch_holds_get_equal_numbers_of_turns(gate, worker):
     worker.max_batch = 2
     names = ("front", "rear", "left")
     cameras = {name: worker.mailbox() for name in names}
@@ -137,7 +133,7 @@ def test_with_more_cameras_than_a_batch_may_hold_each_gets_the_same_number_of_tu
 
 
 @pytest.mark.usefixtures("busy")
-def test_a_fast_camera_does_not_keep_a_slow_one_from_its_turn(gate, worker):
+def test_a_fast_camera_does_not_starve_a_slow_one(gate, worker):
     worker.max_batch = 1
     fast, slow = worker.mailbox(), worker.mailbox()
     for _ in range(3):
@@ -151,7 +147,7 @@ def test_a_fast_camera_does_not_keep_a_slow_one_from_its_turn(gate, worker):
 
 
 @pytest.mark.usefixtures("busy")
-def test_the_limit_of_a_batch_can_be_changed_while_frames_flow(gate, worker):
+def test_the_batch_limit_can_change_while_frames_flow(gate, worker):
     cameras = [worker.mailbox() for _ in range(3)]
     for limit, expected in ((1, 1), (2, 2), (0, 3)):
         worker.max_batch = limit
@@ -160,7 +156,7 @@ def test_the_limit_of_a_batch_can_be_changed_while_frames_flow(gate, worker):
         assert len(next_batch(gate)) == expected
 
 
-def test_stop_finishes_the_batch_in_hand_and_counts_waiting_frames_as_replaced(gate, worker):
+def test_stop_finishes_the_current_batch_and_counts_waiting_frames_as_replaced(gate, worker):
     cameras = [worker.mailbox(), worker.mailbox()]
     cameras[0].offer("in hand")
     gate.wait_for_batch()
@@ -176,14 +172,14 @@ def test_stop_finishes_the_batch_in_hand_and_counts_waiting_frames_as_replaced(g
     assert cameras[1].counts == FrameCounts(received=1, replaced=1)
 
 
-def test_a_stopped_worker_counts_what_it_is_offered_as_replaced(gate, worker, camera):
+def test_a_stopped_worker_counts_offered_frames_as_replaced(gate, worker, camera):
     worker.stop()
     camera.offer("too late")
     assert camera.counts == FrameCounts(received=1, replaced=1)
     assert gate.batches == []
 
 
-def test_it_can_be_started_again_and_goes_on_counting(gate, worker, camera):
+def test_a_restarted_worker_keeps_its_counts(gate, worker, camera):
     gate.let_through.release(2)
     camera.offer(1)
     gate.wait_for_batch()
@@ -195,7 +191,7 @@ def test_it_can_be_started_again_and_goes_on_counting(gate, worker, camera):
     assert camera.counts == FrameCounts(received=2, segmented=2)
 
 
-def test_a_frame_that_is_left_out_on_purpose_is_counted_as_skipped(worker, camera):
+def test_an_intentionally_omitted_frame_is_counted_as_skipped(worker, camera):
     camera.skip()
     assert camera.counts == FrameCounts(received=1, skipped=1)
     worker.stop()
@@ -251,7 +247,7 @@ def test_each_frame_of_a_batch_has_its_own_outcome():
     assert outcomes.errors == [(("bad", refused), "not an image")]
 
 
-def test_an_exception_costs_its_batch_and_not_the_thread():
+def test_an_exception_fails_its_batch_but_not_the_thread():
     def process(frames):
         if "worse" in frames:
             raise ValueError("no GPU")
@@ -269,7 +265,7 @@ def test_a_wrong_number_of_outcomes_rejects_the_batch():
     assert outcomes.errors[0] == ("one", "1 outcomes for 2 frames")
 
 
-def test_when_a_frame_is_reported_it_has_been_counted():
+def test_a_frame_is_counted_before_it_is_reported():
     counted = []
     reported = threading.Event()
 
@@ -286,7 +282,7 @@ def test_when_a_frame_is_reported_it_has_been_counted():
     assert counted == [FrameCounts(received=1, rejected=1)]
 
 
-def test_a_report_that_fails_costs_neither_the_thread_nor_the_count(capfd):
+def test_a_failing_report_stops_neither_the_thread_nor_the_counts(capfd):
     reported = threading.Semaphore(0)
 
     def report(frame, error):
@@ -325,7 +321,7 @@ def test_counts_add_up_at_every_moment_under_load():
         assert camera.counts.pending == 0
 
 
-def test_counts_add_up_through_a_storm_of_starts_and_stops():
+def test_counts_add_up_through_many_starts_and_stops():
     worker = BatchWorker(lambda frames: [True] * len(frames), unexpected)
     cameras = [worker.mailbox() for _ in range(2)]
     storm_is_over = threading.Event()
@@ -375,7 +371,7 @@ def test_no_thread_outlives_stop(worker):
     assert not [t for t in threading.enumerate() if t.name == "sfseg_frames"]
 
 
-def test_a_task_between_batches_waits_for_the_one_in_hand_and_goes_before_the_next():
+def test_a_task_runs_after_the_current_batch_and_before_the_next():
     begun, go_on, order = threading.Event(), threading.Event(), []
 
     def process(frames):
@@ -401,7 +397,7 @@ def test_a_task_between_batches_waits_for_the_one_in_hand_and_goes_before_the_ne
     assert mailbox.counts.pending == 0
 
 
-def test_a_task_of_a_stopped_worker_runs_at_once_and_what_it_raises_is_the_callers():
+def test_a_task_of_a_stopped_worker_runs_at_once_and_raises_in_the_caller():
     worker = BatchWorker(lambda frames: [], lambda frame, error: None)
     done = []
     worker.between(lambda: done.append(1))

@@ -26,7 +26,7 @@ def camera(rate, seconds, jitter=0.0):
     ]
 
 
-def test_without_limits_every_frame_is_taken():
+def test_every_frame_is_taken_without_limits():
     assert all(admitted(Pacing(), [EPOCH_NS] * 100))
 
 
@@ -34,7 +34,7 @@ def test_without_limits_every_frame_is_taken():
 @pytest.mark.parametrize(
     ("rate", "max_rate", "result"), [(30, 20, 20), (30, 15, 15), (30, 29, 29), (60, 7, 7)]
 )
-def test_the_limit_on_the_rate_is_reached_and_not_undercut(rate, max_rate, result, jitter):
+def test_the_rate_reaches_its_limit(rate, max_rate, result, jitter):
     taken = sum(admitted(Pacing(max_rate), camera(rate, 20, jitter)))
     assert taken / 20 == pytest.approx(result, rel=0.02)
 
@@ -44,7 +44,7 @@ def test_a_camera_within_the_limit_loses_nothing_to_jitter(rate):
     assert all(admitted(Pacing(max_rate=30), camera(rate, 20, jitter=0.2)))
 
 
-def test_what_is_taken_is_evenly_spaced():
+def test_taken_frames_are_evenly_spaced():
     times_ns = camera(30, 10)
     taken = [t for t, yes in zip(times_ns, admitted(Pacing(10), times_ns), strict=True) if yes]
     gaps = {round((b - a) / (SECOND_NS / 30)) for a, b in itertools.pairwise(taken[2:])}
@@ -55,17 +55,17 @@ def test_what_is_taken_is_evenly_spaced():
     times_ms=st.lists(st.integers(0, 10_000), min_size=1, max_size=200).map(sorted),
     max_rate=st.floats(0.1, 100),
 )
-def test_no_arrival_times_get_more_through_than_the_limit_and_the_burst(times_ms, max_rate):
+def test_any_arrival_times_stay_within_the_limit_plus_the_burst(times_ms, max_rate):
     taken = sum(admitted(Pacing(max_rate), [EPOCH_NS + ms * 1_000_000 for ms in times_ms]))
     assert taken <= (times_ms[-1] - times_ms[0]) / 1e3 * max_rate + 2 + 1e-6
 
 
-def test_every_nth_takes_the_first_and_each_nth_after_it():
+def test_every_nth_takes_the_first_frame_and_every_nth_after_it():
     taken = admitted(Pacing(every_nth=3), range(7))
     assert taken == [True, False, False, True, False, False, True]
 
 
-def test_the_rate_is_that_of_the_frames_that_every_nth_leaves():
+def test_max_rate_applies_to_the_frames_that_every_nth_takes():
     taken = admitted(Pacing(max_rate=10, every_nth=2), camera(30, 20))
     assert sum(taken) / 20 == pytest.approx(10, rel=0.02)
     assert not any(taken[1::2])
@@ -80,7 +80,7 @@ def test_settings_change_at_once():
     assert sum(admitted(pacing, range(10))) == 2
 
 
-def test_a_clock_that_was_set_back_costs_no_wait_until_it_caught_up():
+def test_frames_are_taken_at_once_after_the_clock_was_set_back():
     pacing = Pacing(max_rate=10)
     admitted(pacing, camera(30, 5))
     hour_ns = 3600 * SECOND_NS
@@ -88,13 +88,13 @@ def test_a_clock_that_was_set_back_costs_no_wait_until_it_caught_up():
     assert taken == pytest.approx(50, abs=2)
 
 
-def test_while_a_simulated_clock_has_not_begun_real_time_counts():
+def test_real_time_is_used_until_the_simulated_clock_starts():
     pacing = Pacing(max_rate=10)
     taken = sum(pacing.admits(0, received_ns) for received_ns in camera(30, 5))
     assert taken == pytest.approx(50, abs=2)
 
 
-def test_a_slow_replay_is_thinned_out_like_the_camera():
+def test_a_slow_replay_is_paced_like_the_camera():
     pacing = Pacing(max_rate=10)
     taken = [pacing.admits(t, EPOCH_NS + 5 * (t - EPOCH_NS)) for t in camera(30, 5)]
     assert taken == admitted(Pacing(max_rate=10), camera(30, 5))

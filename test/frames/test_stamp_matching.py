@@ -22,22 +22,22 @@ def test_the_nearest_stamp_is_found_before_and_after(wanted, found):
 
 
 @pytest.mark.parametrize(("tolerance", "found"), [(5, 20), (4, None), (0, None)])
-def test_beyond_the_tolerance_there_is_none(tolerance, found):
+def test_an_item_beyond_the_tolerance_is_not_found(tolerance, found):
     assert buffer_of(20).nearest(25, tolerance) == found
 
 
-def test_an_empty_buffer_has_none():
+def test_an_empty_buffer_finds_nothing():
     assert StampBuffer(3).nearest(0, 10) is None
 
 
-def test_of_two_that_are_equally_near_the_later_arrival_is_taken():
+def test_the_later_arrival_is_taken_of_two_equally_near_items():
     buffer = StampBuffer(3)
     for item in ("first", "second"):
         buffer.add(0, item)  # a driver that sets no stamps
     assert buffer.nearest(0, 0) == "second"
 
 
-def test_a_full_buffer_forgets_what_came_first():
+def test_a_full_buffer_drops_its_oldest_item():
     buffer = buffer_of(10, 20, 30, capacity=2)
     assert len(buffer) == 2
     assert buffer.nearest(10, 0) is None
@@ -71,7 +71,7 @@ class Played:
         return self.pairs
 
 
-def test_equal_stamps_meet_at_once_whichever_comes_first():
+def test_equal_stamps_are_paired_at_once_in_either_order_of_arrival():
     played = Played(matcher())
     assert played.subject(100) == []
     assert played.partner(100) == [(100, 100)]
@@ -79,7 +79,7 @@ def test_equal_stamps_meet_at_once_whichever_comes_first():
     assert played.subject(133) == [(100, 100), (133, 133)]
 
 
-def test_a_subject_that_is_early_does_not_take_the_partner_before_its_own():
+def test_an_early_subject_does_not_take_the_previous_partner():
     """30 Hz and 50 ms: the depth image of the frame before lies within the tolerance."""
     played = Played(matcher())
     played.partner(67)
@@ -88,14 +88,14 @@ def test_a_subject_that_is_early_does_not_take_the_partner_before_its_own():
     assert played.partner(133) == [(133, 133)]
 
 
-def test_a_partner_a_little_earlier_is_taken_without_waiting_for_the_next():
+def test_a_slightly_earlier_partner_is_taken_without_waiting_for_the_next():
     played = Played(matcher())
     played.partner(67)
     played.partner(100)
     assert played.subject(110) == [(110, 100)]
 
 
-def test_a_subject_without_partner_is_counted_when_that_is_certain():
+def test_a_subject_is_counted_as_unmatched_once_no_partner_can_come():
     matcher = StampMatcher(10, 10)
     played = Played(matcher)
     played.subject(100)
@@ -112,7 +112,7 @@ def test_several_subjects_share_a_partner():
     assert played.partner(125) == [(80, 125), (100, 125), (120, 125)]
 
 
-def test_subjects_of_a_stream_without_partners_do_not_pile_up():
+def test_waiting_subjects_are_bounded_without_partners():
     matcher = StampMatcher(3, 10)
     played = Played(matcher)
     for stamp in range(10):
@@ -121,7 +121,7 @@ def test_subjects_of_a_stream_without_partners_do_not_pile_up():
     assert played.partner(9) == [(7, 9), (8, 9), (9, 9)]
 
 
-def test_after_a_jump_back_nothing_old_is_joined():
+def test_older_items_are_not_paired_after_a_jump_back():
     matcher = StampMatcher(10, 10)
     played = Played(matcher)
     for stamp in (100_000, 100_100, 100_200):
@@ -132,7 +132,7 @@ def test_after_a_jump_back_nothing_old_is_joined():
     assert played.partner(10) == [(10, 10)]
 
 
-def test_partners_that_no_later_subject_can_get_are_let_go():
+def test_partners_are_released_when_no_later_subject_can_match():
     """They are depth images and clouds of megabytes."""
     matcher = StampMatcher(10, 10)
     played = Played(matcher)
@@ -142,7 +142,7 @@ def test_partners_that_no_later_subject_can_get_are_let_go():
     assert len(matcher._partners) == 1
 
 
-def test_clearing_counts_what_waits():
+def test_clearing_counts_waiting_subjects_as_unmatched():
     matcher = StampMatcher(10, 10)
     Played(matcher).subject(5)
     matcher.clear()
@@ -173,7 +173,7 @@ def test_each_subject_is_paired_once_within_tolerance_or_unmatched_or_waits(
     st.lists(st.integers(0, 1000), unique=True, min_size=1, max_size=30).map(sorted),
     st.lists(st.integers(0, 1000), unique=True, min_size=1, max_size=30).map(sorted),
 )
-def test_in_order_and_partners_first_each_subject_gets_the_nearest_of_all(subjects, partners):
+def test_ordered_subjects_get_the_nearest_partner_if_all_partners_came_first(subjects, partners):
     played = Played(StampMatcher(50, 50), 20)
     for stamp in partners:
         played.partner(stamp)

@@ -74,24 +74,24 @@ def test_every_supported_format_is_examined_and_decoded(name, grey, size):
 @pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
 @pytest.mark.parametrize("sampling", [0x411111, 0x211111, 0x221111, 0x111111])
 @pytest.mark.parametrize("size", [(1000, 1000), (17, 33), (8, 4000)])
-def test_a_jpeg_of_one_colour_has_as_few_bytes_as_are_allowed(options, sampling, size):
+def test_the_smallest_jpeg_that_an_encoder_writes_is_accepted(options, sampling, size):
     flags = (*options, cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
     data = encoded(".jpg", np.zeros((*size, 3), np.uint8), *flags)
     assert examine(data) == ("JPEG", *size)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_png_of_one_colour_has_as_few_bytes_as_are_allowed(dtype):
+def test_the_smallest_png_that_an_encoder_writes_is_accepted(dtype):
     data = encoded(".png", np.zeros((3000, 3000, 3), dtype), cv2.IMWRITE_PNG_COMPRESSION, 9)
     assert examine(data) == ("PNG", 3000, 3000)
 
 
-def test_a_real_pictures_file_is_read_upright(tmp_path):
+def test_a_picture_file_is_read_as_rgb(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(".png", street()))
     np.testing.assert_array_equal(rgb_from_file(tmp_path / "a.png"), street()[..., ::-1])
 
 
-def test_text_and_profiles_of_a_picture_are_accepted():
+def test_text_and_colour_profiles_in_a_picture_are_accepted():
     text = zlib.compress(b"words " * 99)
     data = png_of(
         *(1, 1, (b"iCCP", b"a\0\0" + MEGABYTE), (b"zTXt", b"a\0\0" + text)),
@@ -105,7 +105,7 @@ def test_text_and_profiles_of_a_picture_are_accepted():
 # --- pictures that end or stall a decoder -------------------------------------------------------
 
 
-def test_the_animated_png_is_the_one_that_ends_a_process():
+def test_the_animated_png_crashes_an_unguarded_decoder():
     data = animated_png()
     assert len(data) == 203
     if cv2.__version__ == "5.0.0":
@@ -123,7 +123,7 @@ def test_every_entry_point_refuses_the_animated_png(tmp_path):
         assert "\n" not in error
 
 
-def test_only_the_guarded_functions_decode():
+def test_only_the_guarded_functions_call_a_decoder():
     decoders = {"imdecode", "imread", "imreadmulti", "imdecodemulti", "VideoCapture", "PIL", "av"}
     found = set()
     for top in ("sfseg_ros", "training", "benchmarks", "launch"):
@@ -142,7 +142,7 @@ def test_only_the_guarded_functions_decode():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_damage_is_a_picture_or_one_line(seed):
+def test_any_damaged_file_gives_a_picture_or_an_error_in_one_line(seed):
     done = child("mutate", seed, 1500)
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes = json.loads(done.stdout)
@@ -209,7 +209,7 @@ def test_a_hostile_picture_is_refused_before_it_is_decoded(data, message, monkey
     assert "\n" not in str(refused.value)
 
 
-def test_animations_and_pages_of_files_are_refused_by_name():
+def test_an_error_names_animations_and_files_of_several_pages():
     frames = cv2.Animation()
     frames.frames, frames.durations = [street(), street()[::-1].copy()], [40, 40]
     done, webp = cv2.imencodeanimation(".webp", frames)
@@ -239,7 +239,7 @@ def counted(monkeypatch, module, name):
 
 @pytest.mark.parametrize("where", ["before the scan", "within the scan", "before the frame"])
 @pytest.mark.parametrize("marker", [b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xc4\0\2"])
-def test_millions_of_empty_markers_are_refused_at_the_first_thousand(monkeypatch, where, marker):
+def test_millions_of_empty_markers_are_refused_after_the_first_thousand(monkeypatch, where, marker):
     many = marker * 5_000_000
     frame, scan = jpeg_frame(64, 64), jpeg_scan(bytes(99))
     parts = {
@@ -253,14 +253,14 @@ def test_millions_of_empty_markers_are_refused_at_the_first_thousand(monkeypatch
     assert len(walked) == jpeg_guard.MAX_SEGMENTS + 1
 
 
-def test_markers_without_a_segment_cost_one_pass(monkeypatch):
+def test_markers_without_a_segment_are_scanned_once(monkeypatch):
     data = jpeg_of(JPEG_TABLES, jpeg_frame(64, 64), jpeg_scan(b"\xff\xd0\xff\x01" * 1_000_000))
     walked = counted(monkeypatch, jpeg_guard, "_next_marker")
     assert examine(data) == ("JPEG", 64, 64)
     assert len(walked) == 6
 
 
-def test_millions_of_chunks_are_refused_at_their_share_of_the_bytes(monkeypatch):
+def test_more_chunks_than_the_file_size_justifies_are_refused(monkeypatch):
     data = png_of(1, 1, *[(b"IDAT", b"")] * 200_000)
     walked = counted(monkeypatch, png_guard, "_chunk_at")
     with pytest.raises(ImageError, match="in more than 1585 chunks"):
@@ -268,7 +268,7 @@ def test_millions_of_chunks_are_refused_at_their_share_of_the_bytes(monkeypatch)
     assert len(walked) == 1586
 
 
-def test_a_large_png_in_small_chunks_as_libpng_writes_them_is_accepted():
+def test_a_large_png_in_the_small_chunks_of_libpng_is_accepted():
     pixels = np.random.default_rng(0).integers(0, 256, (3000, 1500, 3), np.uint8)
     whole = encoded(".png", pixels)
     chunks = re.findall(rb"IDAT", whole)
@@ -279,7 +279,7 @@ def test_a_large_png_in_small_chunks_as_libpng_writes_them_is_accepted():
 # --- files and folders --------------------------------------------------------------------------
 
 
-def test_a_folder_is_played_without_its_unreadable_pictures(tmp_path):
+def test_unreadable_pictures_of_a_folder_are_skipped(tmp_path):
     for suffix in (".bmp", ".ppm", ".tif", ".webp"):
         (tmp_path / f"bad{suffix}").write_bytes(b"\0" * 40)
         (tmp_path / f"good{suffix}").write_bytes(encoded(suffix, street()))
@@ -291,7 +291,7 @@ def test_a_folder_is_played_without_its_unreadable_pictures(tmp_path):
         assert [topic.count for topic in reader.topics()] == [4]
 
 
-def test_what_is_no_regular_file_is_not_read(tmp_path):
+def test_fifos_folders_and_oversized_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")
     with pytest.raises(ImageError, match="not a regular file"):
         read_picture(tmp_path / "fifo.png", cv2.IMREAD_COLOR)
@@ -327,7 +327,7 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.
         ("fifo.mp4", None, "not a regular file"),
     ],
 )
-def test_what_is_no_video_is_one_line(tmp_path, name, data, message):
+def test_a_file_that_is_not_a_video_is_refused_in_one_line(tmp_path, name, data, message):
     path = tmp_path / name
     os.mkfifo(path) if data is None else path.write_bytes(data)
     with pytest.raises(BagError, match=message) as refused:
@@ -348,7 +348,7 @@ def film(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_a_video_of_an_unknown_codec_is_one_line(tmp_path):
+def test_a_video_of_an_unknown_codec_is_refused(tmp_path):
     data = film(tmp_path / "film.mp4")
     assert data.count(b"avc1") >= 1
     (tmp_path / "odd.mp4").write_bytes(data.replace(b"avc1", b"zzzz"))
@@ -363,7 +363,7 @@ def test_a_colon_in_a_relative_name_is_not_a_protocol(tmp_path, monkeypatch):
     assert len(list(frames_of_video(Path("2024-01-01T10:20:30.mp4")))) == 3
 
 
-def test_a_header_that_opencv_reads_as_the_guard_does():
+def test_the_guard_and_opencv_read_the_same_jpeg_header():
     """The walk sees the frame that the decoder sees, whatever stands before it."""
     rng = np.random.default_rng(1)
     plain = encoded(".jpg", street())

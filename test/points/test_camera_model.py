@@ -93,7 +93,7 @@ def views(draw, image_size):
 
 
 @given(st.data(), cameras(), st.booleans())
-def test_a_point_meets_the_pixel_of_the_mask_that_shows_it(data, model, rectified):
+def test_a_point_projects_onto_the_mask_pixel_that_shows_it(data, model, rectified):
     geometry = data.draw(views(model.image_size))
     output = model.for_output(geometry)
     assert output.image_size == geometry.output_size
@@ -150,13 +150,13 @@ def test_the_pixel_of_the_mask_has_the_label_of_the_pixel_of_the_image(view, net
     assert met > 20
 
 
-def test_an_output_of_the_images_pixels_keeps_the_model():
+def test_an_output_with_the_pixels_of_the_image_keeps_the_model():
     model = camera()
     for view in (View(), View(region=(10, 20, 100, 80)), View(fit="letterbox")):
         assert model.for_output(geometry_of((480, 640), view, fixed(96, 128))) is model
 
 
-def test_scaling_changes_what_image_proc_changes():
+def test_scaling_changes_the_same_fields_as_image_proc():
     """image_proc::ResizeNode."""
     model = camera()
     output = model.for_output(geometry_of((480, 640), View(output_size=(240, 160)), same))
@@ -170,7 +170,7 @@ def test_scaling_changes_what_image_proc_changes():
     assert [getattr(output, name) for name in kept] == [getattr(model, name) for name in kept]
 
 
-def test_cropping_writes_the_roi_and_nothing_else():
+def test_cropping_changes_the_roi_only():
     """image_proc::CropDecimateNode."""
     model = camera()
     view = View(region=(101, 83, 320, 240), output_size="network")
@@ -196,7 +196,7 @@ def test_a_scaled_crop_scales_the_roi_and_keeps_its_lost_fraction():
     assert output.k[2] == pytest.approx(model.k[2] / 2 - 0.5)
 
 
-def test_an_uncalibrated_camera_stays_one():
+def test_an_uncalibrated_camera_stays_uncalibrated():
     model = camera(k=(0.0,) * 9, p=(0.0,) * 12, d=())
     view = View(region=(101, 83, 320, 240), output_size=(100, 100))
     output = model.for_output(geometry_of((480, 640), view, same))
@@ -205,7 +205,7 @@ def test_an_uncalibrated_camera_stays_one():
     assert output.image_size == (100, 100)
 
 
-def test_a_camera_that_knows_no_resolution_takes_the_images():
+def test_a_camera_model_without_resolution_takes_the_size_of_the_image():
     model = camera(k=(0.0,) * 9, p=(0.0,) * 12, height=0, width=0)
     assert model.for_output(geometry_of((480, 640), View(), same)) is model
     output = model.for_output(geometry_of((480, 640), View(output_size=(48, 64)), same))
@@ -213,7 +213,7 @@ def test_a_camera_that_knows_no_resolution_takes_the_images():
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_a_focal_length_that_is_none_means_uncalibrated(value):
+def test_an_invalid_focal_length_means_uncalibrated(value):
     assert camera().calibrated
     assert not camera(k=(value, *camera().k[1:])).calibrated
 

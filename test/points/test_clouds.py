@@ -145,7 +145,7 @@ def test_depth_is_not_copied():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, -math.inf])
-def test_what_is_no_measurement_is_nan(value):
+def test_an_invalid_depth_becomes_nan(value):
     assert np.isnan(depth_at_output(np.full((2, 3), value, np.float32), geometry(2, 3))).all()
 
 
@@ -164,7 +164,7 @@ def test_what_is_no_measurement_is_nan(value):
         {"height": 2**32 - 1, "width": 2**32 - 1, "step": 2**32 - 1},
     ],
 )
-def test_a_damaged_depth_image_is_an_image_error_of_one_line(fields):
+def test_a_damaged_depth_image_is_refused_in_one_line(fields):
     good = {"data": bytes(24), "encoding": "16UC1", "height": 3, "width": 4, "step": 8}
     depth_from_buffer(**good)
     with pytest.raises(ImageError) as caught:
@@ -199,7 +199,7 @@ def test_any_depth_image_becomes_an_array_or_an_image_error(
     output=st.one_of(st.just("image"), st.tuples(st.integers(1, 50), st.integers(1, 50))),
     horizon=st.floats(0, 0.9),
 )
-def test_depth_of_another_resolution_lands_where_the_image_has_it(
+def test_depth_of_another_resolution_is_sampled_at_the_place_of_each_pixel(
     image, times, shrink, output, horizon
 ):
     """A depth image whose values are its pixel positions, asked for at the mask's pixel centres."""
@@ -214,12 +214,12 @@ def test_depth_of_another_resolution_lands_where_the_image_has_it(
     assert (centres <= found + 1 + 1e-4).all()
 
 
-def test_depth_of_another_shape_than_the_image_is_not_registered_to_it():
+def test_depth_of_another_aspect_ratio_than_the_image_is_refused():
     with pytest.raises(ImageError, match="registered"):
         depth_at_output(np.ones((60, 60), np.uint16), geometry(60, 80))
 
 
-def test_depth_rounded_to_whole_pixels_by_a_decimation_is_accepted():
+def test_depth_with_a_size_rounded_by_decimation_is_accepted():
     assert depth_at_output(np.ones((240, 424), np.uint16), geometry(720, 1280)).shape == (720, 1280)
 
 
@@ -234,7 +234,7 @@ def organised(view=None, model=None, depth=None, **options):
     return organised_cloud(depth, rgb, labels, confidence, view, model or camera(), **options)
 
 
-def test_the_cloud_has_a_point_for_each_pixel_of_the_mask_in_its_order():
+def test_the_cloud_has_one_point_per_mask_pixel_in_the_same_order():
     view = geometry()
     cloud = organised(view)
     assert (cloud.height, cloud.width) == (HEIGHT, WIDTH)
@@ -256,7 +256,7 @@ def test_colours_are_packed_as_pcl_does():
     assert np.isfinite(rgb).all(), "a NaN may change its bits when it is copied"
 
 
-def test_points_lie_where_the_pinhole_says():
+def test_points_follow_the_pinhole_model():
     depth = np.random.default_rng(2).integers(1, 9000, (HEIGHT, WIDTH), np.uint16)
     xyz = xyz_of(organised(depth=depth))
     z = depth / 1000
@@ -289,7 +289,7 @@ def test_points_project_back_onto_their_pixels_through_opencv(lens, view):
     np.testing.assert_allclose(found.reshape(height, width, 2), expected, atol=0.02)
 
 
-def test_a_rectified_image_has_the_intrinsics_of_p_and_no_distortion():
+def test_a_rectified_image_uses_the_intrinsics_of_p_without_distortion():
     model = camera(d=LENSES["plumb_bob"], p_focal=40.0)
     xyz = xyz_of(organised(model=model, rectified=True))
     assert xyz[0, 0, 0] == pytest.approx(-39.5 / 40 * 2)
@@ -301,7 +301,7 @@ def test_a_pixel_that_no_ray_reaches_is_nan():
     assert np.isfinite(xyz[30, 40]).all()
 
 
-def test_depth_and_mask_may_have_other_sizes_than_the_image():
+def test_depth_and_mask_may_differ_in_size_from_the_image():
     view = geometry(output_size=(30, 20))
     depth = np.full((HEIGHT * 2, WIDTH * 2), 2.0, np.float32)
     depth[:, WIDTH:] = 4.0
@@ -321,7 +321,7 @@ def test_depth_and_mask_may_have_other_sizes_than_the_image():
         (camera(lens="unheard_of", d=(0.1,)), {}),
     ],
 )
-def test_a_calibration_that_cannot_be_used_is_refused_in_one_line(model, options):
+def test_an_unusable_calibration_is_refused_in_one_line(model, options):
     points = lidar_points([(0, 0, 1)])
     view = geometry()
     for make in (
@@ -371,7 +371,7 @@ def slow_labels(xyz, view, model, rectified=False):
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("lens", [*LENSES, "none"])
 @pytest.mark.parametrize("view", [{}, {"output_size": (33, 47)}, {"horizon": 0.5}])
-def test_each_point_gets_the_pixel_that_opencv_projects_it_on(lens, view, rectified):
+def test_each_point_gets_the_pixel_that_opencv_projects_it_onto(lens, view, rectified):
     view, model = geometry(**view), camera(lens=lens, d=LENSES.get(lens, ()))
     xyz = scene()
     points = points_of(label(lidar_points(xyz), view, model, rectified=rectified))[0]
@@ -381,7 +381,7 @@ def test_each_point_gets_the_pixel_that_opencv_projects_it_on(lens, view, rectif
     assert 0 < (expected[0] != 255).sum() < len(xyz)
 
 
-def test_the_extrinsics_take_the_lidar_into_the_camera():
+def test_the_extrinsics_transform_lidar_points_into_the_camera_frame():
     view = geometry()
     labels, _ = mask(view)
     points = points_of(label(lidar_points([(5, 0, 0), (-5, 0, 0)]), pose=OPTICAL_FROM_LIDAR))[0]
@@ -393,7 +393,7 @@ def test_the_extrinsics_take_the_lidar_into_the_camera():
     "point",
     [(0, 0, -1), (0, 0, 0), (9, 0, 1), (math.nan, 0, 1), (0, 0, math.inf), (0, math.inf, 1)],
 )
-def test_what_the_camera_does_not_see_is_255_with_confidence_0(point):
+def test_a_point_outside_the_image_gets_label_255_and_confidence_0(point):
     ahead = IDENTITY.copy()
     ahead[2, 3] = 0.5  # so that the lidar's own origin is in the picture
     pose = ahead if point == (0, 0, 0) else IDENTITY
@@ -402,14 +402,14 @@ def test_what_the_camera_does_not_see_is_255_with_confidence_0(point):
     assert points["class"][1] != 255
 
 
-def test_a_point_at_the_side_does_not_fold_back_into_the_picture():
+def test_distortion_does_not_fold_a_point_outside_the_view_into_the_image():
     cloud = lidar_points([(math.sqrt(1 / 0.3), 0, 1)])  # see test_lens.py
     assert points_of(label(cloud, model=camera(d=(-0.3,))))["class"] == 255
 
 
 @pytest.mark.parametrize("coordinate", ["<f4", "<f8", ">f4", ">f8", "<i2", "<i4"])
 @pytest.mark.parametrize(("height", "padding"), [(1, 0), (4, 0), (4, 13)])
-def test_every_layout_gives_the_same_labels_and_keeps_each_byte(coordinate, height, padding):
+def test_every_layout_gives_the_same_labels_and_keeps_its_bytes(coordinate, height, padding):
     xyz = np.round(scene(200))
     expected = points_of(label(lidar_points(xyz)))[0]["class"]
     options = {"height": height, "row_padding": padding, "is_bigendian": coordinate[0] == ">"}
@@ -426,7 +426,7 @@ def test_every_layout_gives_the_same_labels_and_keeps_each_byte(coordinate, heig
     np.testing.assert_array_equal(after[..., :step], before.reshape(height, cloud.width, step))
 
 
-def test_fields_may_overlap_repeat_and_be_of_a_type_of_a_later_release():
+def test_overlapping_repeated_and_unknown_fields_are_kept():
     cloud = lidar_points([(0, 0, 1)])
     extra = (
         PointField("xyz", 0, FLOAT32, 3),
@@ -438,7 +438,7 @@ def test_fields_may_overlap_repeat_and_be_of_a_type_of_a_later_release():
     assert labelled.fields[7].offset == cloud.point_step
 
 
-def test_a_cloud_that_was_labelled_before_keeps_its_bytes_and_gets_the_new_labels():
+def test_a_labelled_cloud_keeps_its_bytes_and_gets_the_new_labels():
     first = label(lidar_points([(0, 0, 1)]))
     second = label(first, pose=matrix_from_pose([0, 0, -5, 0, 0, 0, 1]))
     names = [field.name for field in second.fields]
@@ -488,14 +488,14 @@ GOOD = lidar_points(scene(6), height=2)
         {"fields": (*GOOD.fields, PointField("late", 2**32 - 1, 2))},
     ],
 )
-def test_a_cloud_that_contradicts_itself_is_refused_in_one_line(changes):
+def test_an_inconsistent_cloud_is_refused_in_one_line(changes):
     label(GOOD)
     with pytest.raises(CloudError) as caught:
         label(replace(GOOD, **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_a_row_of_points_too_long_for_the_message_is_refused():
+def test_a_row_of_points_beyond_the_limit_of_the_message_is_refused():
     with pytest.raises(CloudError):
         label(PointCloud(0, 2**32 - 1, (), False, 1, 2**32 - 1, b"", True))
 
@@ -573,7 +573,7 @@ def assert_labelled_or_refused(cloud):
 # Poses.
 
 
-def test_a_pose_is_a_rotation_and_then_a_shift():
+def test_a_pose_rotates_and_then_translates():
     quarter_turn = matrix_from_pose([1, 2, 3, 0, 0, math.sqrt(0.5), math.sqrt(0.5)])
     np.testing.assert_allclose(quarter_turn @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-12)
     np.testing.assert_allclose(OPTICAL_FROM_LIDAR @ [5, 1, 2, 1], [-1, -2, 5, 1], atol=1e-12)
@@ -599,6 +599,6 @@ def test_a_quaternion_of_any_length_gives_a_rotation(quaternion, length):
         [0, 0, 0, 0, 0, 0, math.inf],
     ],
 )
-def test_what_is_no_pose_is_refused(pose):
+def test_an_invalid_pose_is_refused(pose):
     with pytest.raises(CloudError, match="qw"):
         matrix_from_pose(pose)

@@ -31,7 +31,7 @@ def opencv_distorted(name, d, x, y):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_ray_is_moved_as_by_opencv(name):
+def test_distortion_equals_that_of_opencv(name):
     x, y = rays()
     d = EXAMPLES[name]
     np.testing.assert_allclose(
@@ -56,7 +56,7 @@ def test_undistorting_is_the_inverse(name):
     np.testing.assert_allclose(lens.undistorted(*lens.distorted(x, y)), (x, y), atol=1e-5)
 
 
-def test_the_middle_of_the_picture_stays_where_it_is():
+def test_the_optical_axis_is_not_moved():
     zero = np.zeros((1, 1))
     for name, d in EXAMPLES.items():
         lens = Lens(name, d)
@@ -64,7 +64,7 @@ def test_the_middle_of_the_picture_stays_where_it_is():
         assert lens.undistorted(zero, zero) == (zero, zero)
 
 
-def test_a_ray_far_outside_does_not_come_back_into_the_picture():
+def test_a_ray_far_outside_the_view_does_not_fold_back_into_the_image():
     """With these coefficients the polynomial turns back at 1.05: OpenCV puts a point that is
     61 degrees off the axis into the middle of the image."""
     d = (-0.3, 0.0, 0.0, 0.0, 0.0)
@@ -73,7 +73,7 @@ def test_a_ray_far_outside_does_not_come_back_into_the_picture():
     assert np.isnan(Lens("plumb_bob", d).distorted(x, y)[0])
 
 
-def test_a_pixel_that_no_ray_reaches_has_no_ray():
+def test_undistorting_a_pixel_that_no_ray_reaches_gives_nan():
     assert np.isnan(Lens("plumb_bob", (-0.3,)).undistorted(np.array([0.9]), np.array([0.0]))).all()
 
 
@@ -85,7 +85,7 @@ def test_a_lens_without_coefficients_changes_nothing(name):
     assert lens.distorted(x, y)[0] is x
 
 
-def test_an_equidistant_lens_bends_also_without_coefficients():
+def test_an_equidistant_lens_without_coefficients_still_distorts():
     x = np.array([1.0])
     assert Lens("equidistant", (0.0,) * 4).distorted(x, 0 * x)[0] == pytest.approx(math.pi / 4)
 
@@ -101,7 +101,7 @@ def test_an_equidistant_lens_bends_also_without_coefficients():
         ("plumb_bob", (0.0, 0.0, 0.0, 0.0, 0.0, math.inf)),
     ],
 )
-def test_what_is_not_known_is_refused_in_one_line(name, d):
+def test_an_unknown_model_or_invalid_coefficients_are_refused_in_one_line(name, d):
     with pytest.raises(LensError) as caught:
         Lens(name, d)
     assert "\n" not in str(caught.value)
@@ -113,7 +113,7 @@ def test_what_is_not_known_is_refused_in_one_line(name, d):
     x=st.floats(-1e6, 1e6),
     y=st.floats(-1e6, 1e6),
 )
-def test_any_coefficients_give_a_place_or_nan_and_the_inverse_agrees(name, d, x, y):
+def test_any_coefficients_give_a_position_or_nan_and_the_inverse_agrees(name, d, x, y):
     lens = Lens(name, d[: 4 if name == "equidistant" else 5])
     x, y = np.array([x]), np.array([y])
     scene = lens.undistorted(x, y)

@@ -102,7 +102,7 @@ def zstd_zeros(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("compression", ["", "lz4", "zstd"])
-def test_an_honest_chunk_is_read(tmp_path, compression):
+def test_a_valid_chunk_is_read(tmp_path, compression):
     records = message_record(MESSAGE)
     compress = {"": bytes, "lz4": lz4.frame.compress, "zstd": zstd.compress}[compression]
     path = mcap_file(tmp_path / "a.mcap", compress(records), compression, len(records))
@@ -119,7 +119,7 @@ def test_an_honest_chunk_is_read(tmp_path, compression):
         (300 * MIB, "compressed data of more than 314,572,800 bytes"),
     ],
 )
-def test_a_chunk_of_two_gigabytes_in_64_kilobytes_costs_one_line(tmp_path, declared, reason):
+def test_a_chunk_that_expands_beyond_the_limit_is_refused_in_one_line(tmp_path, declared, reason):
     path = mcap_file(tmp_path / "bomb.mcap", zstd_zeros(2048 * MIB), "zstd", declared)
     assert path.stat().st_size < 70_000
     child = subprocess.run(
@@ -130,13 +130,13 @@ def test_a_chunk_of_two_gigabytes_in_64_kilobytes_costs_one_line(tmp_path, decla
     assert child.stdout.count("\n") == 1
 
 
-def test_zeros_within_the_bound_are_no_records(tmp_path):
+def test_a_chunk_of_zeros_is_refused_at_its_first_record(tmp_path):
     """rosbags steps over them nine bytes at a time, for minutes."""
     path = mcap_file(tmp_path / "bomb.mcap", zstd_zeros(256 * MIB), "zstd", 256 * MIB)
     assert "a chunk without a valid record at byte 0" in refusal_of(path)
 
 
-def test_more_records_than_any_recorder_writes_are_refused(tmp_path):
+def test_a_chunk_with_too_many_records_is_refused(tmp_path):
     records = 1_000_001 * record(4, b"")
     path = mcap_file(tmp_path / "bomb.mcap", zstd.compress(records), "zstd", len(records))
     assert "a chunk of more than 1,000,000 records" in refusal_of(path)
@@ -153,12 +153,12 @@ def test_more_records_than_any_recorder_writes_are_refused(tmp_path):
         (b"x", "brotli", 1, "Unsupported chunk compression"),
     ],
 )
-def test_a_damaged_chunk_is_one_line(tmp_path, chunk, compression, size, reason):
+def test_a_damaged_chunk_is_refused_in_one_line(tmp_path, chunk, compression, size, reason):
     assert reason in refusal_of(mcap_file(tmp_path / "a.mcap", chunk, compression, size))
 
 
 @pytest.mark.parametrize("topic", [b"/\xff\xfe", "", "/a\nb", "/a\x1b[2J", "/" + 255 * "x"])
-def test_a_name_that_is_no_topic_is_one_line(tmp_path, topic):
+def test_an_invalid_topic_name_is_refused_in_one_line(tmp_path, topic):
     path = mcap_file(tmp_path / "a.mcap", b"", "", 0, topic)
     refusal = refusal_of(path)
     assert "no valid name" in refusal or "utf-8" in refusal
@@ -169,7 +169,7 @@ def test_a_name_that_is_no_topic_is_one_line(tmp_path, topic):
 
 
 @pytest.mark.parametrize("compression", ["BZ2", "LZ4"])
-def test_a_chunk_of_a_ros1_bag_is_bounded(tmp_path, monkeypatch, compression):
+def test_a_ros1_chunk_that_expands_beyond_the_limit_is_refused(tmp_path, monkeypatch, compression):
     ros1 = get_typestore(Stores.ROS1_NOETIC)
     pixels = np.zeros(2 * MIB, np.uint8)
     header = ros1.types["std_msgs/msg/Header"](
@@ -231,7 +231,7 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT co
 
 
 @pytest.mark.parametrize("mode", ["NONE", "MESSAGE", "FILE"])
-def test_an_honest_database_is_read(tmp_path, mode):
+def test_a_valid_database_is_read(tmp_path, mode):
     with open_recording(sqlite_bag(tmp_path / "bag", mode, count=3)) as recording:
         messages = list(recording.messages([TOPIC]))
     assert [message.cdr for message in messages] == 3 * [MESSAGE]
@@ -261,14 +261,16 @@ def test_an_honest_database_is_read(tmp_path, mode):
         (("DROP TABLE messages",), "missing tables"),
     ],
 )
-def test_a_database_that_rosbag2_does_not_write_is_one_line(tmp_path, statements, reason):
+def test_a_database_that_rosbag2_does_not_write_is_refused_in_one_line(
+    tmp_path, statements, reason
+):
     refusal = refusal_of(changed_database(tmp_path / "bag", *statements))
     assert any(part in refusal for part in reason.split("|")) or (
         reason.startswith("topic 1") and reason.split(".* ")[1] in refusal
     )
 
 
-def test_a_compressed_message_is_bounded(tmp_path):
+def test_a_message_that_expands_beyond_the_limit_is_refused(tmp_path):
     folder = sqlite_bag(tmp_path / "bag", "MESSAGE")
     (file,) = folder.glob("*.db3")
     database = sqlite3.connect(file)
@@ -281,7 +283,7 @@ def test_a_compressed_message_is_bounded(tmp_path):
     assert "compressed data of more than 268,435,456 bytes" in child.stdout, child.stderr
 
 
-def test_a_compressed_file_is_bounded_before_it_fills_the_disk(tmp_path):
+def test_a_compressed_file_is_refused_before_it_fills_the_disk(tmp_path):
     folder = sqlite_bag(tmp_path / "bag", "FILE")
     (file,) = folder.glob("*.zstd")
     file.write_bytes(zstd_zeros(2048 * MIB))
@@ -309,7 +311,7 @@ def test_a_compressed_file_is_bounded_before_it_fills_the_disk(tmp_path):
         ("storage_identifier: sqlite3", "storage_identifier: []", "metadata|unhashable"),
     ],
 )
-def test_broken_metadata_is_one_line(tmp_path, old, new, reason):
+def test_invalid_metadata_is_refused_in_one_line(tmp_path, old, new, reason):
     folder = sqlite_bag(tmp_path / "bag")
     metadata = folder / "metadata.yaml"
     content = metadata.read_text()
@@ -333,7 +335,7 @@ def test_metadata_of_many_publishers_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bag.mcap", "bag.db3"])
-def test_what_waits_for_a_writer_is_no_recording(tmp_path, name):
+def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(BagError, match="not a recording"):
         open_recording(tmp_path / name)
@@ -342,7 +344,7 @@ def test_what_waits_for_a_writer_is_no_recording(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [300 * "x", "a\0b"])
-def test_a_path_that_cannot_exist_is_one_line(tmp_path, name):
+def test_a_path_that_cannot_exist_is_refused_in_one_line(tmp_path, name):
     with pytest.raises(BagError) as refused:
         open_recording(tmp_path / name)
     assert one_line(refused.value).isprintable()

@@ -45,7 +45,7 @@ def mono8_cdr(
 
 
 @pytest.mark.parametrize("little_endian", [True, False])
-def test_a_stamp_is_exchanged_and_no_other_byte_changes(little_endian):
+def test_replacing_a_stamp_changes_no_other_byte(little_endian):
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     cdr = mono8_cdr(pixels, little_endian=little_endian)
     assert stamp_of_cdr(cdr) == STAMP_NS
@@ -76,12 +76,12 @@ def test_masks_are_read_from_images_with_padding_and_from_png():
         )
 
 
-def test_a_mask_of_another_encoding_is_refused_by_name():
+def test_an_error_names_the_unsupported_encoding_of_a_mask():
     with pytest.raises(BagError, match="encoding '16UC1', expected mono8"):
         labels_from_cdr(mono8_cdr(np.zeros((2, 4), np.uint8), width=2, encoding="16UC1"), IMAGE)
 
 
-def test_images_come_out_as_rgb_and_damaged_ones_are_an_image_error():
+def test_images_are_read_as_rgb_and_damaged_ones_raise_image_error():
     bgr = np.zeros((4, 6, 3), np.uint8)
     bgr[..., 0] = 200
     rgb = rgb_from_cdr(compressed_image_cdr(png_of(bgr), "png", 1, ""), COMPRESSED_IMAGE)
@@ -90,7 +90,7 @@ def test_images_come_out_as_rgb_and_damaged_ones_are_an_image_error():
         rgb_from_cdr(compressed_image_cdr(b"no picture", "jpeg", 1, ""), COMPRESSED_IMAGE)
 
 
-def test_diagnostics_come_out_as_keys_and_values():
+def test_diagnostics_are_read_as_keys_and_values():
     types = typestore().types
     value = types["diagnostic_msgs/msg/KeyValue"]("frames_in", "7")
     status = types["diagnostic_msgs/msg/DiagnosticStatus"](0, "node", "fine", "", [value])
@@ -116,7 +116,7 @@ MESSAGES = [
     change=st.tuples(st.integers(0, 200), st.binary(max_size=4)),
 )
 @settings(max_examples=500)
-def test_any_bytes_are_a_value_or_an_error_of_ours(beginning, cut, rest, change):
+def test_any_bytes_give_a_value_or_an_error_of_this_package(beginning, cut, rest, change):
     data = bytearray(beginning[:cut] + rest)
     data[change[0] : change[0] + len(change[1])] = change[1]
     cdr = bytes(data)

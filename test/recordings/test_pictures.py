@@ -34,7 +34,7 @@ def test_one_picture_is_enough(tmp_path):
     assert picture.truth is None
 
 
-def test_a_recording_comes_with_its_truth(tmp_path):
+def test_pictures_of_a_recording_come_with_their_ground_truth(tmp_path):
     pictures = list(sampled_pictures(DRIVE, 4))
     assert len(pictures) == 4
     for picture in pictures:
@@ -43,7 +43,7 @@ def test_a_recording_comes_with_its_truth(tmp_path):
         assert picture.truth.max() in (10, 255) or picture.truth.max() < 11
 
 
-def test_truth_of_a_folder_has_the_pictures_names(tmp_path):
+def test_ground_truth_in_a_folder_is_found_by_the_name_of_the_picture(tmp_path):
     write(tmp_path / "images", 2)
     truth = tmp_path / "truth"
     truth.mkdir()
@@ -56,7 +56,7 @@ def test_truth_of_a_folder_has_the_pictures_names(tmp_path):
         list(sampled_pictures(tmp_path / "images", 5, truth_folder=truth))
 
 
-def test_damaged_pictures_are_left_out_and_only_damage_is_an_error(tmp_path):
+def test_damaged_pictures_are_skipped_and_an_error_if_all_are_damaged(tmp_path):
     write(tmp_path, 3)
     (tmp_path / "001.png").write_bytes(b"no picture")
     said: list[str] = []
@@ -69,7 +69,7 @@ def test_damaged_pictures_are_left_out_and_only_damage_is_an_error(tmp_path):
         list(sampled_pictures(tmp_path, 5))
 
 
-def test_what_is_no_source_is_said(tmp_path):
+def test_a_source_without_pictures_is_refused(tmp_path):
     with pytest.raises(BagError, match="no such folder or recording"):
         list(sampled_pictures(tmp_path / "missing", 5))
     with pytest.raises(BagError, match="no recording and no pictures"):
@@ -78,7 +78,7 @@ def test_what_is_no_source_is_said(tmp_path):
         list(sampled_pictures(DRIVE, 5, topic="/other"))
 
 
-def test_truth_of_another_size_is_refused(tmp_path):
+def test_ground_truth_of_another_size_is_refused(tmp_path):
     write(tmp_path / "images", 1)
     truth = tmp_path / "truth"
     truth.mkdir()
@@ -87,6 +87,6 @@ def test_truth_of_another_size_is_refused(tmp_path):
         list(sampled_pictures(tmp_path / "images", 5, truth_folder=truth))
 
 
-def test_a_folder_of_truth_is_not_for_a_recording(tmp_path):
+def test_a_folder_as_ground_truth_of_a_recording_is_refused(tmp_path):
     with pytest.raises(BagError, match="is a recording, its truth a topic"):
         list(sampled_pictures(DRIVE, 2, truth_folder=tmp_path))

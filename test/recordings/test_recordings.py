@@ -72,7 +72,7 @@ def write_bag(path: Path, stamps_ns: list[int], topic: str = "/camera/image/comp
 # --- times -------------------------------------------------------------------------------------
 
 
-def test_the_clock_is_the_header_unless_its_stamps_do_not_rise():
+def test_header_stamps_are_the_clock_if_they_increase():
     def messages(*stamps: int) -> list[Message]:
         return [Message("/c", COMPRESSED_IMAGE, k, picture_cdr(s)) for k, s in enumerate(stamps)]
 
@@ -82,14 +82,14 @@ def test_the_clock_is_the_header_unless_its_stamps_do_not_rise():
     assert choose_clock(messages(0)) == "log"
 
 
-def test_of_two_messages_with_one_time_only_the_first_is_played_in_each_topic():
+def test_only_the_first_of_several_messages_with_one_stamp_is_played_per_topic():
     stamps = [("/a", 5), ("/b", 5), ("/a", 5), ("/a", 4), ("/a", 6)]
     messages = [Message(name, COMPRESSED_IMAGE, 0, picture_cdr(s)) for name, s in stamps]
     played = [(m.topic, time_ns) for time_ns, m in with_times(messages, "header")]
     assert played == [("/a", 5), ("/b", 5), ("/a", 6)]
 
 
-def test_at_rate_1_all_stamps_are_shifted_by_one_constant_exactly():
+def test_rate_1_shifts_all_stamps_by_the_same_number_of_nanoseconds():
     timeline = Timeline(first_ns=1_600_000_000_000_000_001, start_ns=1_700_000_000_000_000_003)
     shifts = {timeline.played_ns(t) - t for t in range(timeline.first_ns, timeline.first_ns + 9)}
     assert shifts == {100_000_000_000_000_002}
@@ -99,7 +99,7 @@ def test_at_rate_1_all_stamps_are_shifted_by_one_constant_exactly():
 # --- bags ---------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back_in_order(tmp_path):
+def test_written_messages_are_read_back_in_order(tmp_path):
     bag = write_bag(tmp_path / "bag", [10, 20, 30])
     with open_recording(bag) as reader:
         assert reader.topics() == [Topic("/camera/image/compressed", COMPRESSED_IMAGE, 3)]
@@ -109,7 +109,7 @@ def test_what_is_written_is_read_back_in_order(tmp_path):
     assert (rgb_from_cdr(messages[2].cdr, COMPRESSED_IMAGE) == 2).all()
 
 
-def test_a_latched_topic_says_so_in_the_metadata(tmp_path):
+def test_the_metadata_marks_a_latched_topic(tmp_path):
     with BagWriter(
         tmp_path / "bag", [TopicToWrite("/names", "std_msgs/msg/String", latched=True)]
     ) as writer:
@@ -126,7 +126,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
         write_bag(bag, [1])
 
 
-def test_an_mcap_file_alone_is_a_recording_too(tmp_path):
+def test_an_mcap_file_without_metadata_is_a_recording(tmp_path):
     bag = write_bag(tmp_path / "bag", [10, 20])
     file = next(bag.glob("*.mcap"))
     (bag / "metadata.yaml").unlink()
@@ -135,7 +135,7 @@ def test_an_mcap_file_alone_is_a_recording_too(tmp_path):
         assert reader.topics()[0].count == 2
 
 
-def test_a_ros1_bag_comes_out_as_ros2_messages(tmp_path):
+def test_a_ros1_bag_is_read_as_ros2_messages(tmp_path):
     ros1 = get_typestore(Stores.ROS1_NOETIC)
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     message = image_message(ros1, STAMP_NS, "rgb8", pixels, step=9, seq=3)
@@ -150,7 +150,7 @@ def test_a_ros1_bag_comes_out_as_ros2_messages(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no bag at all, only some text" * 10])
-def test_a_file_that_is_no_recording_is_refused_in_one_line(tmp_path, content):
+def test_a_file_that_is_not_a_recording_is_refused_in_one_line(tmp_path, content):
     file = tmp_path / "broken.mcap"
     file.write_bytes(content)
     with pytest.raises(BagError) as refused:
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_recording_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(refused.value)
 
 
-def test_a_recording_cut_in_the_middle_is_refused_in_one_line(tmp_path):
+def test_a_truncated_recording_is_refused_in_one_line(tmp_path):
     bag = write_bag(tmp_path / "bag", list(range(1, 50)))
     file = next(bag.glob("*.mcap"))
     file.write_bytes(file.read_bytes()[:-100])
@@ -170,7 +170,7 @@ def test_a_recording_cut_in_the_middle_is_refused_in_one_line(tmp_path):
 # --- topics -------------------------------------------------------------------------------------
 
 
-def test_the_only_camera_is_chosen_and_its_compressed_form_preferred():
+def test_the_only_camera_is_chosen_and_its_compressed_topic_is_preferred():
     raw, compressed = Topic("/c/image_raw", IMAGE, 5), Topic("/c/image_raw/compressed", IMAGE, 5)
     compressed = Topic("/c/image_raw/compressed", COMPRESSED_IMAGE, 5)
     truth = Topic("/c/ground_truth", COMPRESSED_IMAGE, 5)
@@ -184,7 +184,7 @@ def test_the_only_camera_is_chosen_and_its_compressed_form_preferred():
     assert find_ground_truth_topic([raw, other]) is None
 
 
-def test_with_several_cameras_the_choice_is_listed():
+def test_an_error_lists_the_topics_if_there_are_several_cameras():
     topics = [Topic("/left/image", IMAGE, 5), Topic("/right/image", IMAGE, 6)]
     with pytest.raises(BagError, match=r"TOPIC=.*/left/image.*/right/image"):
         choose_image_topic(topics)
@@ -197,7 +197,7 @@ def test_with_several_cameras_the_choice_is_listed():
 # --- folders and videos -------------------------------------------------------------------------
 
 
-def test_a_folder_of_pictures_becomes_a_bag_in_the_order_of_names(tmp_path):
+def test_a_folder_of_pictures_becomes_a_bag_sorted_by_name(tmp_path):
     folder = tmp_path / "pictures with spaces"
     folder.mkdir()
     for value, name in ((20, "b.bmp"), (10, "a.png"), (30, "c.JPG")):
@@ -211,7 +211,9 @@ def test_a_folder_of_pictures_becomes_a_bag_in_the_order_of_names(tmp_path):
     assert np.diff([stamp_of_cdr(m.cdr) for m in messages]).tolist() == [NS_PER_S // 4] * 2
 
 
-def test_a_photograph_taken_on_its_side_is_turned_and_any_other_goes_in_byte_for_byte(tmp_path):
+def test_a_photograph_is_rotated_by_its_orientation_tag_and_otherwise_copied_byte_for_byte(
+    tmp_path,
+):
     bright_left = np.zeros((32, 48, 3), np.uint8)
     bright_left[:, :24] = 255
     plain = cv2.imencode(".jpg", bright_left)[1].tobytes()
@@ -240,7 +242,7 @@ def test_a_folder_without_pictures_and_a_damaged_picture_are_refused(tmp_path):
         bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
 
 
-def test_what_is_named_like_a_picture_and_cannot_be_read_is_one_line(tmp_path):
+def test_folders_and_broken_links_named_like_pictures_are_refused_in_one_line(tmp_path):
     (tmp_path / "thumbnails.jpg").mkdir()  # a folder is no picture
     with pytest.raises(BagError, match="no recording and no pictures"):
         bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
@@ -249,7 +251,7 @@ def test_what_is_named_like_a_picture_and_cannot_be_read_is_one_line(tmp_path):
         bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
 
 
-def test_a_video_becomes_a_bag_with_its_own_times(tmp_path):
+def test_a_video_becomes_a_bag_with_the_times_of_its_frames(tmp_path):
     with VideoWriter(tmp_path / "film") as film:
         for k in range(10):
             film.add(np.full((48, 64, 3), 20 * k, np.uint8), seconds=k / 5)
@@ -262,7 +264,7 @@ def test_a_video_becomes_a_bag_with_its_own_times(tmp_path):
     assert rgb_from_cdr(messages[5].cdr, COMPRESSED_IMAGE).mean() == pytest.approx(100, abs=4)
 
 
-def test_a_file_that_is_no_video_is_refused(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(BagError, match="not a video that can be read"):
         bag_from_video(tmp_path / "text.mp4", tmp_path / "bag", max_seconds=9)

@@ -11,7 +11,7 @@ from sfseg_ros.errors import BagError
 from sfseg_ros.recordings.video import VideoWriter, frames_of_video
 
 
-def test_a_video_is_h264_420_with_its_index_in_front(tmp_path):
+def test_a_video_is_h264_420_with_its_index_at_the_front(tmp_path):
     with VideoWriter(tmp_path / "film") as film:
         for k in range(5):
             film.add(np.full((32, 48, 3), 40 * k, np.uint8), seconds=0.1 * k)
@@ -35,7 +35,7 @@ def test_frames_keep_their_times_and_values(tmp_path):
         assert rgb.mean() == pytest.approx(60 * k, abs=4)
 
 
-def test_a_video_that_begins_late_is_read_from_its_first_frame_on(tmp_path):
+def test_a_video_that_begins_late_is_read_from_its_first_frame(tmp_path):
     with VideoWriter(tmp_path / "film") as film:
         for seconds in (3600.0, 3600.1):
             film.add(np.zeros((32, 48, 3), np.uint8), seconds)
@@ -47,7 +47,7 @@ def test_a_video_that_begins_late_is_read_from_its_first_frame_on(tmp_path):
     ("matrix", "turned"),  # a, b, c, d of the track: where the columns and rows go when shown
     [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)],
 )
-def test_a_video_filmed_on_its_side_comes_upright(tmp_path, matrix, turned):
+def test_a_video_filmed_on_its_side_is_read_upright(tmp_path, matrix, turned):
     stored = np.zeros((32, 48, 3), np.uint8)
     stored[:16, :24] = 255  # bright in the top left corner
     with VideoWriter(tmp_path / "film") as film:
@@ -65,7 +65,7 @@ def test_a_video_filmed_on_its_side_comes_upright(tmp_path, matrix, turned):
 
 
 @pytest.mark.parametrize("size", [(33, 49), (20, 60), (64, 96)])
-def test_a_frame_of_another_size_is_fitted_to_the_first(tmp_path, size):
+def test_a_frame_of_another_size_is_resized_to_the_first(tmp_path, size):
     with VideoWriter(tmp_path / "film") as film:
         film.add(np.zeros((33, 49, 3), np.uint8), 0.0)  # odd sides lose a row and a column
         film.add(np.full((*size, 3), 255, np.uint8), 0.1)
@@ -73,7 +73,7 @@ def test_a_frame_of_another_size_is_fitted_to_the_first(tmp_path, size):
     assert shapes == {(32, 48, 3)}
 
 
-def test_without_frames_there_is_no_file(tmp_path):
+def test_a_video_without_frames_leaves_no_file(tmp_path):
     with VideoWriter(tmp_path / "film") as film:
         pass
     assert film.path is None
