@@ -11,7 +11,7 @@ WAIT_S = 20
 
 
 class Gate:
-    """A `process` that begins each batch, then waits to be let through."""
+    """A `process` that records each batch, then waits until the test lets it through."""
 
     def __init__(self):
         self.batches = []
@@ -29,7 +29,7 @@ class Gate:
 
 
 def until(condition):
-    """For what the worker's thread does after its last call of ours."""
+    """Wait for work that the worker's thread does after its last call into the test."""
     end = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < end
@@ -61,7 +61,7 @@ def camera(worker):
 
 @pytest.fixture
 def busy(gate, worker):
-    """The worker has a frame of another camera in hand, so that what is offered waits."""
+    """The worker processes a frame of another camera, so that offered frames wait."""
     worker.mailbox().offer("in hand")
     gate.wait_for_batch()
 
@@ -164,7 +164,7 @@ def test_stop_finishes_the_current_batch_and_counts_waiting_frames_as_replaced(g
         camera.offer("waiting")
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
-    until(lambda: cameras[1].counts.replaced == 1)  # and the gate still holds the batch in hand
+    until(lambda: cameras[1].counts.replaced == 1)  # while the gate still holds the current batch
     gate.let_through.release()
     stopper.join(WAIT_S)
     assert gate.batches == [["in hand"]]
@@ -200,7 +200,7 @@ def test_an_intentionally_omitted_frame_is_counted_as_skipped(worker, camera):
 
 
 class Outcomes:
-    """A worker that is given the outcome of each frame as the frame, in batches of one turn."""
+    """A worker whose frames are their own outcomes; each call of `of` is one batch."""
 
     def __init__(self, process):
         self.errors = []
@@ -210,7 +210,7 @@ class Outcomes:
         self.worker = BatchWorker(self._run, self._report)
 
     def of(self, *frames):
-        """Counts after one batch of `frames`, a camera for each."""
+        """Process one batch of `frames`, one per camera, and return the counts."""
         blocker = self.worker.mailbox()
         cameras = [self.worker.mailbox() for _ in frames]
         self.worker.start()

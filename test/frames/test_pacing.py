@@ -17,7 +17,7 @@ def admitted(pacing, times_ns):
 
 
 def camera(rate, seconds, jitter=0.0):
-    """Arrival times of a camera; `jitter` is the share of its period by which each is off."""
+    """Arrival times of a camera; each is off by up to `jitter` of the period."""
     chance = random.Random(0)
     period_ns = SECOND_NS / rate
     return [
@@ -105,10 +105,10 @@ def test_a_slow_replay_is_paced_like_the_camera():
     [
         (100.03, 200.03, False),
         (100.0, 200.0, False),
-        (99.5, 200.03, False),  # frames that overtook each other
+        (99.5, 200.03, False),  # frames out of order
         (10.0, 200.03, True),  # a restarted bag
-        (0.0, 0.5, True),  # a simulation that was reset
-        (100.03, 190.0, True),  # a clock that was set back
+        (0.0, 0.5, True),  # a reset simulation
+        (100.03, 190.0, True),  # the clock was set back
         (5000.0, 6000.0, False),
     ],
 )

@@ -80,7 +80,7 @@ def test_equal_stamps_are_paired_at_once_in_either_order_of_arrival():
 
 
 def test_an_early_subject_does_not_take_the_previous_partner():
-    """30 Hz and 50 ms: the depth image of the frame before lies within the tolerance."""
+    """At 30 Hz, the depth image of the previous frame lies within a tolerance of 50 ms."""
     played = Played(matcher())
     played.partner(67)
     played.partner(100)
@@ -127,13 +127,13 @@ def test_older_items_are_not_paired_after_a_jump_back():
     for stamp in (100_000, 100_100, 100_200):
         played.partner(stamp)
     played.subject(100_900)
-    assert played.subject(10) == []  # the subjects restarted, the partners not yet
+    assert played.subject(10) == []  # the subjects have restarted, the partners have not
     assert matcher.unmatched == 1
     assert played.partner(10) == [(10, 10)]
 
 
 def test_partners_are_released_when_no_later_subject_can_match():
-    """They are depth images and clouds of megabytes."""
+    """Partners are depth images and clouds of several megabytes."""
     matcher = StampMatcher(10, 10)
     played = Played(matcher)
     for stamp in (0, 100, 200, 300):

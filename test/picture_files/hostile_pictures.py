@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that crash or stall a decoder, made from their description: nothing here is a recording."""
+"""Files that crash or stall a decoder, built from the descriptions of their formats."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def street(height: int = 60, width: int = 80) -> np.ndarray:
-    """uint8 (H, W, 3): smooth, with noise, so that every format keeps some bytes of it."""
+    """A smooth picture with noise, uint8 (H, W, 3), so that no format compresses it to nothing."""
     rows, columns = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 16, (height, width))
     channels = (rows * 3 + noise, columns * 2, rows + columns + noise)
@@ -26,15 +26,15 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """8-bit RGB with these chunks between header and end."""
+    """An 8-bit RGB PNG with these chunks between header and end."""
     header = png_chunk(b"IHDR", struct.pack(">II5B", width, height, 8, 2, 0, 0, 0))
     middle = b"".join(png_chunk(*chunk) for chunk in chunks)
     return b"\x89PNG\r\n\x1a\n" + header + middle + png_chunk(b"IEND", b"")
 
 
 def animated_png() -> bytes:
-    """203 bytes that corrupt the heap of OpenCV 4.12 and 5.0.0.93: the second frame is 1x34 with
-    the data of 26x34."""
+    """203 bytes that corrupt the heap of OpenCV 4.12 and 5.0.0.93: the second frame declares 1x34
+    pixels and has data for 26x34."""
     white = zlib.compress((b"\0" + b"\xff" * 78) * 34, 9)
     frame = struct.pack(">IIIIIHHBB", 0, 1, 34, 0, 0, 1, 1, 0, 0)
     return png_of(
@@ -52,7 +52,7 @@ def jpeg_segment(code: int, content: bytes) -> bytes:
 
 
 def jpeg_frame(height: int, width: int, code: int = 0xC0) -> bytes:
-    """Frame header of three channels, 4:2:0."""
+    """A frame header with three channels, 4:2:0."""
     channels = bytes((1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0))
     return jpeg_segment(code, struct.pack(">BHHB", 8, height, width, 3) + channels)
 
@@ -60,14 +60,14 @@ def jpeg_frame(height: int, width: int, code: int = 0xC0) -> bytes:
 JPEG_TABLES = b"".join(
     (
         jpeg_segment(0xDB, b"\0" + b"\1" * 64),
-        # One code of one bit: mean difference 0, and the end of the block.
+        # One code of one bit: a difference of 0 of the mean, and the end of the block.
         *(jpeg_segment(0xC4, bytes((kind, 1, *[0] * 15, 0))) for kind in (0x00, 0x10)),
     )
 )
 
 
 def jpeg_scan(data: bytes, first: int = 0, last: int = 63) -> bytes:
-    """A scan of the three channels, or of the first one for coefficients above 0."""
+    """A scan of all three channels, or of the first channel only if `first` is above 0."""
     channels = (1,) if first else (1, 2, 3)
     content = bytes((len(channels), *(b for c in channels for b in (c, 0)), first, last, 0))
     return jpeg_segment(0xDA, content) + data
@@ -78,13 +78,13 @@ def jpeg_of(*parts: bytes) -> bytes:
 
 
 def jpeg_without_data() -> bytes:
-    """Some hundred bytes that claim 8192x8192."""
+    """A JPEG of a few hundred bytes that declares 8192x8192 pixels."""
     return jpeg_of(JPEG_TABLES, jpeg_frame(8192, 8192), jpeg_scan(b"\0" * 16))
 
 
 def jpeg_of_scans(count: int, side: int = 4096) -> bytes:
-    """Progressive, its `count` scans over all coefficients but the mean say "end" in a few bytes.
-    One code of one bit that ends 32,767 blocks at once."""
+    """A progressive JPEG with `count` scans over all coefficients except the mean. Each scan is a
+    few bytes long: one code of one bit ends 32,767 blocks at once."""
     run = jpeg_segment(0xC4, bytes((0x10, 1, *[0] * 15, 0xE0)))
     means = jpeg_scan(b"\0" * (side * side // 64 // 4), 0, 0)
     return jpeg_of(

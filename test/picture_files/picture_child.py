@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_decoding.py as a process of its own, because a picture that passes the guard may end
-the process that decodes it.
+"""test_decoding.py runs this script in a child process, because a picture that passes the guard may
+crash the process that decodes it.
 
-`raw`: decode the animated PNG without the guard. `runtime DIR`, `training DIR`: offer the animated
-PNG to every entry point of these packages. `mutate SEED COUNT`: decode damaged pictures of every
+`raw`: decode the animated PNG without the guard. `runtime DIR`, `training DIR`: pass the animated
+PNG to every entry point of this package. `mutate SEED COUNT`: decode damaged pictures of every
 format.
 """
 
@@ -34,7 +34,7 @@ def raw() -> None:
 
 
 def runtime_entries(folder: Path) -> dict[str, str]:
-    """Name of the entry point -> its error."""
+    """Return the error of each entry point, by name."""
     data, hostile = animated_png(), folder / "a.png"
     disguised, truth, good = folder / "disguised", folder / "truth", folder / "good"
     for sub in (disguised, truth, good):
@@ -58,7 +58,7 @@ def runtime_entries(folder: Path) -> dict[str, str]:
 
 
 def training_entries(folder: Path) -> dict[str, str]:
-    """As `runtime_entries`, for what needs the requirements of training."""
+    """Like `runtime_entries`, for the entry points that need the requirements of training."""
     from training import panoptic_quality
     from training.data.camvid import camvid
     from training.data.reading import read_bgr
@@ -92,7 +92,7 @@ def errors_of(calls: dict[str, Callable[[], object]]) -> dict[str, str]:
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """The file with bytes changed, a piece repeated, removed or moved, or its end cut off."""
+    """Return the file with changed bytes, a repeated, removed or moved piece, or a cut end."""
     buffer = bytearray(data)
     for _ in range(int(rng.integers(1, 6))):
         start, length = (int(v) for v in (rng.integers(0, len(buffer)), rng.integers(1, 40)))
@@ -112,7 +112,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """A PNG whose checksums are right again, as far as its chunks reach."""
+    """Return the PNG with correct checksums, as far as its chunks can be followed."""
     position, out = 8, data[:8]
     while position + 12 <= len(data):
         size = int.from_bytes(data[position : position + 4], "big")

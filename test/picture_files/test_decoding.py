@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every compressed picture is examined before a decoder reads it, with a bounded amount of work."""
+"""The guard examines every compressed picture before a decoder reads it, with bounded work."""
 
 import ast
 import json
@@ -102,7 +102,7 @@ def test_text_and_colour_profiles_in_a_picture_are_accepted():
     assert (decode_picture(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) == 255).all()
 
 
-# --- pictures that end or stall a decoder -------------------------------------------------------
+# --- pictures that crash or stall a decoder -----------------------------------------------------
 
 
 def test_the_animated_png_crashes_an_unguarded_decoder():
@@ -137,7 +137,7 @@ def test_only_the_guarded_functions_call_a_decoder():
                 elif isinstance(node, ast.Import):
                     names = [alias.name for alias in node.names]
                 found |= {(path.name, name) for name in decoders.intersection(names)}
-    # Pillow gets bytes that were examined; PyAV gets videos only.
+    # Pillow reads examined bytes only; PyAV reads videos only.
     assert found == {("decoding.py", "imdecode"), ("reading.py", "PIL"), ("video.py", "av")}
 
 
@@ -226,7 +226,7 @@ def test_an_error_names_animations_and_files_of_several_pages():
 
 
 def counted(monkeypatch, module, name):
-    """A list that grows by the arguments of each call of the module's function."""
+    """Return a list to which each call of the module's function appends its arguments."""
     calls, original = [], getattr(module, name)
 
     def count(*arguments):
@@ -364,7 +364,7 @@ def test_a_colon_in_a_relative_name_is_not_a_protocol(tmp_path, monkeypatch):
 
 
 def test_the_guard_and_opencv_read_the_same_jpeg_header():
-    """The walk sees the frame that the decoder sees, whatever stands before it."""
+    """The guard finds the frame header that the decoder finds, whatever precedes it."""
     rng = np.random.default_rng(1)
     plain = encoded(".jpg", street())
     for _ in range(200):

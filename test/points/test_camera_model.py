@@ -15,7 +15,8 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def camera(height=480, width=640, **fields):
-    """A camera of some 60 degrees, rectified with another focal length and a stereo baseline."""
+    """A camera with a field of view of about 60 degrees. P has another focal length than K, and a
+    stereo baseline."""
     focal, cx, cy = 0.9 * width, 0.52 * width, 0.47 * height
     model = CameraModel(
         height,
@@ -37,8 +38,8 @@ def same(size):
     return size
 
 
-# What consumers do (image_geometry::PinholeCameraModel): full-resolution pixel, less the offset of
-# the roi, divided by the binning. Points are in the optical frame, in metres.
+# The projection that consumers use (image_geometry::PinholeCameraModel): the full-resolution pixel,
+# minus the offset of the roi, divided by the binning. Points are in the optical frame, in metres.
 
 
 def pixel_of(model, point, rectified):
@@ -55,7 +56,7 @@ def pixel_of(model, point, rectified):
 
 
 def output_pixel_of(pixel, geometry):
-    """Position in the output's pixels of a position in the image's, as image_proc has it."""
+    """Convert a position in image pixels to output pixels, as image_proc does."""
     area, (height, width) = geometry.output_area, geometry.output_size
     scale = np.array([width / area.width, height / area.height])
     return (pixel - (area.x, area.y)) * scale
@@ -63,7 +64,7 @@ def output_pixel_of(pixel, geometry):
 
 @st.composite
 def cameras(draw):
-    """Any resolution, roi and binning that leave an image of 8x8 or more."""
+    """Any resolution, roi and binning that give an image of 8x8 or more."""
     height, width = draw(st.integers(64, 500)), draw(st.integers(64, 500))
     roi = (0, 0, 0, 0, False)
     if draw(st.booleans()):
@@ -124,11 +125,11 @@ def test_the_roi_stays_within_the_resolution(data, model):
     ],
 )
 def test_the_pixel_of_the_mask_has_the_label_of_the_pixel_of_the_image(view, network_size_for):
-    """Through the pixels themselves: blocks of 40x40 labels, and a point behind each one."""
+    """Checked with real pixels: blocks of 40x40 labels, and a 3D point behind each block."""
     labels = np.add.outer(np.arange(480) // 40 * 16, np.arange(640) // 40).astype(np.uint8)
     model = camera()
     geometry = geometry_of((480, 640), view, network_size_for)
-    # Without averaging, so that each pixel of the network shows one block.
+    # No averaging, so that each network pixel shows one block.
     x, y, width, height = geometry.area
     rows = y + (np.arange(geometry.content.height) + 0.5) * height / geometry.content.height
     columns = x + (np.arange(geometry.content.width) + 0.5) * width / geometry.content.width
@@ -157,7 +158,7 @@ def test_an_output_with_the_pixels_of_the_image_keeps_the_model():
 
 
 def test_scaling_changes_the_same_fields_as_image_proc():
-    """image_proc::ResizeNode."""
+    """The reference is image_proc::ResizeNode."""
     model = camera()
     output = model.for_output(geometry_of((480, 640), View(output_size=(240, 160)), same))
     k, p = model.k, model.p
@@ -171,7 +172,7 @@ def test_scaling_changes_the_same_fields_as_image_proc():
 
 
 def test_cropping_changes_the_roi_only():
-    """image_proc::CropDecimateNode."""
+    """The reference is image_proc::CropDecimateNode."""
     model = camera()
     view = View(region=(101, 83, 320, 240), output_size="network")
     output = model.for_output(geometry_of((480, 640), view, same))
@@ -192,7 +193,7 @@ def test_a_scaled_crop_scales_the_roi_and_keeps_its_lost_fraction():
     output = model.for_output(geometry_of((480, 640), view, same))
     assert output.roi == (50, 0, 480, 150, True)
     assert (output.height, output.width) == (480, 320)
-    # 50.5 became 50: half a pixel less.
+    # The offset of 50.5 is rounded to 50, so the principal point moves by half a pixel.
     assert output.k[2] == pytest.approx(model.k[2] / 2 - 0.5)
 
 

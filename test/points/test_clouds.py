@@ -54,7 +54,7 @@ def geometry(height=HEIGHT, width=WIDTH, **view):
 
 
 def mask(geometry, seed=0):
-    """Labels and confidence of random pixels."""
+    """Random labels and confidence for each pixel."""
     shape = (2, *geometry.output_size)
     return np.random.default_rng(seed).integers(0, 200, shape, np.uint8)
 
@@ -64,7 +64,7 @@ def picture(height=HEIGHT, width=WIDTH):
 
 
 def dtype_of(cloud):
-    """The numpy record of a cloud's points, from its own fields."""
+    """The numpy record type of a cloud's points, derived from its fields."""
     order = ">" if cloud.is_bigendian else "<"
     return np.dtype(
         {
@@ -91,7 +91,7 @@ def xyz_of(cloud):
 
 
 def cloud_of(points, fields=None, height=1, row_padding=0, is_bigendian=False):
-    """A cloud of a numpy record array, one row of points after the other."""
+    """A cloud from a numpy record array, split into `height` rows."""
     codes = {np.dtype(name): code for code, name in DATATYPES.items()}
     if fields is None:
         fields = []
@@ -202,7 +202,7 @@ def test_any_depth_image_becomes_an_array_or_an_image_error(
 def test_depth_of_another_resolution_is_sampled_at_the_place_of_each_pixel(
     image, times, shrink, output, horizon
 ):
-    """A depth image whose values are its pixel positions, asked for at the mask's pixel centres."""
+    """The values of the depth image are its row positions, sampled at the mask's pixel centres."""
     view = geometry(*image, output_size=output, horizon=horizon)
     size = image if shrink else (image[0] * times, image[1] * times)
     rows = np.arange(size[0], dtype=np.float32)[:, None] + 1
@@ -276,7 +276,7 @@ def test_a_pixel_without_depth_is_nan_in_all_coordinates():
 @pytest.mark.parametrize("lens", LENSES)
 @pytest.mark.parametrize("view", [{}, {"output_size": (33, 47)}, {"region": (11, 7, 40, 30)}])
 def test_points_project_back_onto_their_pixels_through_opencv(lens, view):
-    """What an application does with the cloud, the published calibration and OpenCV."""
+    """An application projects the cloud with OpenCV and the published calibration."""
     view = geometry(**view, fit="crop") if "region" in view else geometry(**view)
     model = camera(lens=lens, d=LENSES[lens])
     xyz = xyz_of(organised(view, model)).reshape(-1, 3).astype(np.float64)
@@ -342,12 +342,12 @@ def label(cloud, view=None, model=None, pose=IDENTITY, **options):
 
 
 def scene(count=2000):
-    """Points all around, most of them outside the picture."""
+    """Points in all directions, most of them outside the image."""
     return np.random.default_rng(3).uniform(-10, 10, (count, 3)).astype(np.float32)
 
 
 def slow_labels(xyz, view, model, rectified=False):
-    """The definition, point by point and by OpenCV: (class, confidence) of each."""
+    """The slow reference: (class, confidence) of each point, projected one by one with OpenCV."""
     labels, confidence = mask(view)
     fx, fy, cx, cy = model.for_output(view).intrinsics(rectified)
     k = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
@@ -357,7 +357,7 @@ def slow_labels(xyz, view, model, rectified=False):
     found = []
     for x, y, z in xyz.astype(np.float64):
         found.append((255, 0))
-        # A lens that bends sees 62 degrees here; OpenCV folds what is far outside back in.
+        # These lenses see 62 degrees; OpenCV folds points far outside back into the image.
         if z <= 0 or (any(d) and math.hypot(x, y) > 1.5 * z):
             continue
         point = np.array([[[x, y, z]]])
@@ -395,7 +395,7 @@ def test_the_extrinsics_transform_lidar_points_into_the_camera_frame():
 )
 def test_a_point_outside_the_image_gets_label_255_and_confidence_0(point):
     ahead = IDENTITY.copy()
-    ahead[2, 3] = 0.5  # so that the lidar's own origin is in the picture
+    ahead[2, 3] = 0.5  # moves the lidar's origin into the image
     pose = ahead if point == (0, 0, 0) else IDENTITY
     points = points_of(label(lidar_points([point, (0, 0, 1)]), pose=pose))[0]
     assert (points["class"][0], points["confidence"][0]) == (255, 0)
@@ -403,7 +403,7 @@ def test_a_point_outside_the_image_gets_label_255_and_confidence_0(point):
 
 
 def test_distortion_does_not_fold_a_point_outside_the_view_into_the_image():
-    cloud = lidar_points([(math.sqrt(1 / 0.3), 0, 1)])  # see test_lens.py
+    cloud = lidar_points([(math.sqrt(1 / 0.3), 0, 1)])  # see test_lens_distortion.py
     assert points_of(label(cloud, model=camera(d=(-0.3,))))["class"] == 255
 
 
@@ -566,7 +566,7 @@ def assert_labelled_or_refused(cloud):
     points = np.frombuffer(bytes(labelled.data), np.uint8).reshape(-1, labelled.point_step)
     classes = points[:, labelled.fields[-2].offset]
     certainties = points[:, labelled.fields[-1].offset]
-    assert ((classes < 200) | (classes == 255)).all()  # `mask` has no other
+    assert ((classes < 200) | (classes == 255)).all()  # `mask` has no other classes
     assert (certainties[classes == 255] == 0).all()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cv2's camera models are the slow twin."""
+"""Lens distortion, compared with the camera models of OpenCV."""
 
 import math
 
@@ -65,8 +65,8 @@ def test_the_optical_axis_is_not_moved():
 
 
 def test_a_ray_far_outside_the_view_does_not_fold_back_into_the_image():
-    """With these coefficients the polynomial turns back at 1.05: OpenCV puts a point that is
-    61 degrees off the axis into the middle of the image."""
+    """With these coefficients the polynomial decreases beyond 1.05: OpenCV projects a point that is
+    61 degrees off the axis onto the centre of the image."""
     d = (-0.3, 0.0, 0.0, 0.0, 0.0)
     x, y = np.array([math.sqrt(1 / 0.3)]), np.array([0.0])
     assert abs(opencv_distorted("plumb_bob", d, x, y)[0, 0]) < 1e-6

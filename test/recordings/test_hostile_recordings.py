@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile recordings cost one line and little memory, whatever sizes they declare."""
+"""Hostile recordings are refused in one line and with little memory, whatever they declare."""
 
 import os
 import sqlite3
@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 ROS2 = get_typestore(Stores.ROS2_JAZZY)
 TOPIC = "/camera/image/compressed"
 MESSAGE = compressed_image_cdr(b"\xff\xd8 no picture \xff\xd9", "jpeg", 5, "camera")
-# Reads a recording within 1.5 GiB of memory and prints what it holds or the error.
+# Reads a recording within 1.5 GiB of memory and prints the number of its messages or the error.
 CHILD = """
 import resource, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ except BagError as error:
 
 
 def refusal_of(path: Path) -> str:
-    """The message of the BagError that reading every message of a recording raises."""
+    """Read every message of a recording and return the text of the BagError."""
     with pytest.raises(BagError) as refused, open_recording(path) as recording:
         list(recording.messages([topic.name for topic in recording.topics()]))
     text = str(refused.value)
@@ -74,7 +74,7 @@ def message_record(cdr: bytes, time_ns: int = 1) -> bytes:
 def mcap_file(
     path: Path, chunk: bytes, compression: str, size: int, topic: str | bytes = TOPIC
 ) -> Path:
-    """An MCAP file with one chunk of compressed records that declares `size` bytes."""
+    """An MCAP file with one chunk of compressed records; the chunk declares `size` bytes."""
     start = b"\x89MCAP0\r\n" + record(1, text("ros2") + text("test"))
     data = record(6, struct.pack("<QQQI", 1, 9, size, 0) + text(compression) + sized(chunk))
     schema = record(3, struct.pack("<H", 1) + text(COMPRESSED_IMAGE) + text("ros2msg") + text(""))
@@ -94,7 +94,7 @@ def mcap_file(
 
 
 def zstd_zeros(size: int) -> bytes:
-    """A zstd frame without content size: blocks that repeat one byte, 4 bytes for each 128 KiB."""
+    """A zstd frame without content size. Each block of 4 bytes expands to 128 KiB of one value."""
     blocks = size // (128 * 1024)
     block = struct.pack("<I", (128 * 1024) << 3 | 1 << 1)[:3] + b"\0"
     last = struct.pack("<I", (128 * 1024) << 3 | 1 << 1 | 1)[:3] + b"\0"
@@ -131,7 +131,7 @@ def test_a_chunk_that_expands_beyond_the_limit_is_refused_in_one_line(tmp_path, 
 
 
 def test_a_chunk_of_zeros_is_refused_at_its_first_record(tmp_path):
-    """rosbags steps over them nine bytes at a time, for minutes."""
+    """rosbags would step over the zeros nine bytes at a time, which takes minutes."""
     path = mcap_file(tmp_path / "bomb.mcap", zstd_zeros(256 * MIB), "zstd", 256 * MIB)
     assert "a chunk without a valid record at byte 0" in refusal_of(path)
 
@@ -321,7 +321,7 @@ def test_invalid_metadata_is_refused_in_one_line(tmp_path, old, new, reason):
 
 
 def test_metadata_of_many_publishers_is_read(tmp_path):
-    """The QoS profiles of all publishers of a topic stand in one string, 250 characters each."""
+    """One string holds the QoS profiles of all publishers of a topic, 250 characters each."""
     folder = sqlite_bag(tmp_path / "bag")
     metadata = folder / "metadata.yaml"
     lines = metadata.read_text().splitlines()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serialised messages: the stamp is the only thing that playing changes, and masks are exact."""
+"""Serialised messages: playing changes only the stamp, and masks are read exactly."""
 
 import struct
 from contextlib import suppress
@@ -35,7 +35,7 @@ def png_of(pixels: np.ndarray) -> bytes:
 def mono8_cdr(
     rows: np.ndarray, width: int | None = None, little_endian: bool = True, encoding: str = "mono8"
 ) -> bytes:
-    """A serialised Image; `rows` is (height, step), what is right of `width` is padding."""
+    """A serialised Image from `rows` (height, step); columns beyond `width` are padding."""
     types = typestore().types
     time = types["builtin_interfaces/msg/Time"](*divmod(STAMP_NS, NS_PER_S))
     header = types["std_msgs/msg/Header"](time, "camera")
@@ -100,8 +100,8 @@ def test_diagnostics_are_read_as_keys_and_values():
     assert diagnostics_from_cdr(cdr) == [{"name": "node", "message": "fine", "frames_in": "7"}]
 
 
-# Encapsulation, stamp and frame of real messages, then anything: rubbish that is only noise does
-# not come past the first check.
+# Encapsulation, stamp and frame of real messages, before random bytes: pure noise fails the first
+# check and never reaches the others.
 BEGINNINGS = [b"", b"\0\1\0\0", b"\0\0\0\0", b"\0\1\0\0" + bytes(8) + b"\1\0\0\0\0\0\0\0"]
 MESSAGES = [
     mono8_cdr(np.zeros((2, 4), np.uint8)),

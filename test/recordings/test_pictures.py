@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures for calibration and accuracy: from folders and recordings, with their truth."""
+"""Pictures for calibration and accuracy from folders and recordings, with their ground truth."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: what is written is read, and stamps are the only bytes that playing changes."""
+"""Recordings: written messages are read back, and playing changes only their stamps."""
 
 import struct
 from pathlib import Path
@@ -228,7 +228,7 @@ def test_a_photograph_is_rotated_by_its_orientation_tag_and_otherwise_copied_byt
         turned, upright, damaged = reader.messages(["/camera/image/compressed"])
     rgb = rgb_from_cdr(turned.cdr, COMPRESSED_IMAGE)
     assert rgb.shape == (48, 32, 3)
-    assert rgb[:20].mean() > 250  # what was left is now above
+    assert rgb[:20].mean() > 250  # the left side is now at the top
     assert rgb[28:].mean() < 5
     assert (tmp_path / "b_upright.jpg").read_bytes() in upright.cdr
     assert (tmp_path / "c_damaged.jpg").read_bytes() in damaged.cdr
@@ -243,7 +243,7 @@ def test_a_folder_without_pictures_and_a_damaged_picture_are_refused(tmp_path):
 
 
 def test_folders_and_broken_links_named_like_pictures_are_refused_in_one_line(tmp_path):
-    (tmp_path / "thumbnails.jpg").mkdir()  # a folder is no picture
+    (tmp_path / "thumbnails.jpg").mkdir()  # a folder, not a picture
     with pytest.raises(BagError, match="no recording and no pictures"):
         bag_from_folder(tmp_path, tmp_path / "bag", rate_hz=4)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos that browsers play: codec, pixel format, index in front, and the frames' own times."""
+"""Videos that browsers play: codec, pixel format, index at the front, and frame times."""
 
 import struct
 
@@ -44,7 +44,7 @@ def test_a_video_that_begins_late_is_read_from_its_first_frame(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "turned"),  # a, b, c, d of the track: where the columns and rows go when shown
+    ("matrix", "turned"),  # a, b, c, d of the track's display matrix; quarter turns for np.rot90
     [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)],
 )
 def test_a_video_filmed_on_its_side_is_read_upright(tmp_path, matrix, turned):
@@ -54,7 +54,7 @@ def test_a_video_filmed_on_its_side_is_read_upright(tmp_path, matrix, turned):
         film.add(stored, 0.0)
     data = bytearray(film.path.read_bytes())
     a, b, c, d = (value << 16 for value in matrix)
-    begin = data.index(b"tkhd") + 44  # behind version, flags, times, id, layer and volume
+    begin = data.index(b"tkhd") + 44  # after version, flags, times, id, layer and volume
     assert data[begin : begin + 4] == (1 << 16).to_bytes(4, "big")
     data[begin : begin + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     film.path.write_bytes(data)
