@@ -4,6 +4,7 @@
 import ast
 import re
 import runpy
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_every_console_script_names_a_function_that_exists(declared):
         module, function = script.split(" = ")[1].split(":")
         tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".py").read_text())
         assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, script
+
+
+@pytest.mark.parametrize("node", ["segmentation_node", "bag_player", "bag_recorder"])
+@pytest.mark.parametrize("missing", ["rclpy", "cv2", "yaml"])
+def test_a_node_without_its_libraries_names_the_command_that_installs_them(node, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import sfseg_ros.nodes.{node}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        pytest.skip(f"{node} needs no {missing}")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert missing in done.stderr
+    assert f"-m pip install '{ROOT}[demo]'" in done.stderr
 
 
 def test_every_subpackage_is_installed(declared):
