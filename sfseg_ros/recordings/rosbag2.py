@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROS 2 bags: a folder with metadata.yaml, or one .mcap or .db3 file."""
 
+import functools
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path, PurePath
@@ -39,11 +41,39 @@ def _reader(path: Path) -> Any:
     from rosbags import rosbag2
 
     bound_rosbags()
+    plugins: Any = rosbag2.Reader.STORAGE_PLUGINS
+    plugins[".db3"] = _checked_sqlite_reader()
+    plugins = plugins["dir"].STORAGE_PLUGINS
+    plugins["sqlite3"] = _checked_sqlite_reader()
     if path.is_dir():
         _check_folder(path)
-    elif path.suffix == ".db3":
-        _check_database(path)
     return rosbag2.Reader(path)
+
+
+@functools.cache
+def _checked_sqlite_reader() -> Any:
+    """The class of rosbags that reads SQLite, except that it checks the database first.
+
+    rosbags opens `file:PATH?immutable=1`. Unless quoted, `x.db3#y.db3` would open another file than
+    the checked one.
+    """
+    from rosbags.rosbag2 import storage_sqlite3
+
+    apsw: Any = storage_sqlite3.apsw
+
+    class CheckedSqliteReader(storage_sqlite3.Sqlite3Reader):
+        def open(self) -> None:
+            path = Path(str(self.path))
+            _check_database(path)
+            self.path = Path(quote(os.fsencode(path)))
+            super().open()
+
+    def bound_rows(connection: Any) -> None:
+        """rosbags opens two connections; a sparse file of some kilobytes can hold a row of 1 GB."""
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, LARGEST_MESSAGE_BYTES)
+
+    apsw.connection_hooks.append(bound_rows)
+    return CheckedSqliteReader
 
 
 def _check_folder(folder: Path) -> None:
@@ -62,8 +92,6 @@ def _check_folder(folder: Path) -> None:
             raise BagError(f"metadata.yaml names {file.name[:80]!r}: expected a file beside it")
         if compressed:
             _check_compressed_file(file)
-        elif file.suffix == ".db3":
-            _check_database(file)
 
 
 def _check_compressed_file(file: Path) -> None:
@@ -85,7 +113,7 @@ def _check_database(file: Path) -> None:
 
     A view or a generated column runs when it is read, without end if its author wants.
     """
-    uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
+    uri = f"file:{quote(os.fsencode(file))}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as database:
         database.execute("PRAGMA trusted_schema = OFF")
         rows = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()

@@ -4,7 +4,7 @@
 import bz2
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sfseg_ros.errors import BagError, one_line
 from sfseg_ros.recordings.message_bytes import LARGEST_MESSAGE_BYTES, typestore
@@ -17,6 +17,7 @@ MOST_RECORDS = 1_000_000
 LONGEST_NAME = 255
 """Characters of a topic or type; DDS allows as many."""
 
+_CHUNK_HEADER_BYTES = 1024
 _SCHEMA, _MESSAGE = 0x03, 0x05  # opcodes that an MCAP chunk may hold, with 0x04, a channel
 
 
@@ -111,6 +112,7 @@ def bound_rosbags() -> None:
 
     for module in (rosbag2_reader, storage_mcap, storage_sqlite3):
         module.parse_qos = lambda _profiles: []  # type: ignore[attr-defined]
+    storage_mcap.read_exact = _record
     zstd = storage_mcap.zstd
     storage_mcap.DECOMPRESSORS.update(
         {
@@ -125,6 +127,16 @@ def bound_rosbags() -> None:
             "lz4": lambda data: decompressed(data, LZ4FrameDecompressor, LARGEST_CHUNK_BYTES),
         }
     )
+
+
+def _record(bio: BinaryIO, size: int) -> bytes:
+    """Read `size` bytes of an MCAP file, which may be sparse. Raises BagError."""
+    if size > LARGEST_CHUNK_BYTES + _CHUNK_HEADER_BYTES:
+        raise BagError(f"a record of {size:,} bytes, expected at most {LARGEST_CHUNK_BYTES:,}")
+    data = bio.read(size)
+    if len(data) != size:
+        raise BagError(f"a record of {size:,} bytes of which {len(data):,} are in the file")
+    return data
 
 
 def _mcap_chunk(data: bytes, size: int, new_decompressor: Callable[[], Any] | None = None) -> bytes:

@@ -17,6 +17,7 @@ from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_typestore
 
 from sfseg_ros.errors import BagError, one_line
+from sfseg_ros.recordings import rosbag2 as rosbag2_recording
 from sfseg_ros.recordings import rosbags_reader
 from sfseg_ros.recordings.message_bytes import COMPRESSED_IMAGE, IMAGE, compressed_image_cdr
 from sfseg_ros.recordings.opening import open_recording
@@ -268,6 +269,56 @@ def test_a_database_that_rosbag2_does_not_write_is_refused_in_one_line(
     assert any(part in refusal for part in reason.split("|")) or (
         reason.startswith("topic 1") and reason.split(".* ")[1] in refusal
     )
+
+
+@pytest.mark.parametrize("name", ["take #2", "50%25", "a?vfs=none", "caf\udce9", "a&b c"])
+def test_a_database_whose_path_looks_like_a_uri_is_read(tmp_path, name):
+    folder = sqlite_bag(tmp_path / "bag", count=3).rename(tmp_path / name)
+    (file,) = folder.glob("*.db3")
+    odd = file.with_name(f"{name}.db3")
+    odd.write_bytes(file.read_bytes())
+    for path in (folder, odd):
+        with open_recording(path) as recording:
+            assert len(list(recording.messages([TOPIC]))) == 3
+
+
+def test_the_checked_database_is_the_one_that_is_opened(tmp_path):
+    """SQLite reads `bag.db3?.db3` in a URI as `bag.db3`."""
+    view = ("ALTER TABLE schema RENAME TO s", f"CREATE VIEW schema AS {ENDLESS} AS v FROM c")
+    hidden = changed_database(tmp_path / "bag", *view)
+    honest = sqlite_bag(tmp_path / "honest", count=2) / "honest.db3"
+    shown = hidden.with_name(f"{hidden.name}?.db3")
+    shown.write_bytes(honest.read_bytes())
+    with open_recording(shown) as recording:
+        assert len(list(recording.messages([TOPIC]))) == 2
+
+
+def test_a_view_in_a_compressed_database_is_refused(tmp_path):
+    file = changed_database(tmp_path / "bag", "CREATE VIEW v AS SELECT 1")
+    folder = sqlite_bag(tmp_path / "packed", "FILE")
+    (packed,) = folder.glob("*.zstd")
+    packed.write_bytes(zstd.compress(file.read_bytes()))
+    assert "view that rosbag2 does not write" in refusal_of(folder)
+
+
+@pytest.mark.parametrize("column", ["messages SET data", "topics SET name"])
+def test_a_row_of_a_database_is_bounded(tmp_path, monkeypatch, column):
+    """A sparse file holds 900 MB of zeros in a few kilobytes."""
+    monkeypatch.setattr(rosbag2_recording, "LARGEST_MESSAGE_BYTES", MIB)
+    file = changed_database(tmp_path / "bag", f"UPDATE {column} = zeroblob({2 * MIB})")
+    assert "too big" in refusal_of(file)
+
+
+def test_a_record_outside_of_a_chunk_is_bounded(tmp_path, monkeypatch):
+    data = b"\x89MCAP0\r\n" + record(1, text("ros2") + text("test"))
+    data += record(3, struct.pack("<H", 1) + text(COMPRESSED_IMAGE) + text("ros2msg") + text(""))
+    data += record(4, struct.pack("<HH", 1, 1) + text(TOPIC) + text("cdr") + text(""))
+    data += message_record(bytes(3 * MIB)) + record(2, bytes(20)) + b"\x89MCAP0\r\n"
+    (tmp_path / "plain.mcap").write_bytes(data)
+    with open_recording(tmp_path / "plain.mcap") as recording:
+        assert len(list(recording.messages([TOPIC]))) == 1
+    monkeypatch.setattr(rosbags_reader, "LARGEST_CHUNK_BYTES", MIB)
+    assert "a record of 3,145,728 bytes" in refusal_of(tmp_path / "plain.mcap")
 
 
 def test_a_message_that_expands_beyond_the_limit_is_refused(tmp_path):
