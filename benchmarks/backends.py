@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m benchmarks.backends MODEL: every backend and precision of this machine side by side.
 
-CPU time changes little when other programs run; wall time does, and is recorded on an idle machine
-only (run it again there).
+Other programs change the CPU time little, but the wall time much; wall time is therefore recorded
+only on an idle machine.
 Agreement is the share of pixels with the label of ONNX Runtime in fp32, on a picture of smooth
-noise, where classes lie closer together than in a street. Writes benchmarks/backends.json.
+noise, whose classes have closer scores than those of a street. Writes benchmarks/backends.json.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def whole_model_rows(manifest: Manifest, height: int, width: int, repeats: int) 
 
 
 def batch_rows(manifest: Manifest, height: int, width: int, batch: int, repeats: int) -> list[Row]:
-    """Labels of `batch` images: in one call, one by one, and by OpenVINO compiled for the batch,
-    which its backend does not do."""
+    """Infer `batch` images in one call, one by one, and with OpenVINO compiled for the batch. Our
+    OpenVINO backend does not compile for the batch."""
     rgb = smooth_noise(height, width).repeat(batch, axis=0)
     rows: list[Row] = []
     for name, precision in backends_of_this_machine():
@@ -109,7 +109,7 @@ def infer_one_by_one(backend: Backend, rgb: Uint8Array) -> None:
 
 
 def openvino_batch(manifest: Manifest, rgb: Uint8Array, precision: str) -> Callable[[], object]:
-    """A call that infers labels of uint8 (N, H, W, 3) with trunk and tail compiled for its N."""
+    """Return a function that infers labels of uint8 (N, H, W, 3), compiled for this N."""
     core = new_core()
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     trunk_options = options | {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
@@ -131,7 +131,7 @@ def backends_of_this_machine() -> list[tuple[str, str]]:
 
 
 def tail_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list[Row]:
-    """UpsampleArgmax alone: the body in the ONNX file, and what openvino_backend.py makes of it."""
+    """Time UpsampleArgmax alone: its body in the ONNX file, and the tail of openvino_backend.py."""
     shape = [1, len(manifest.classes), height // 4, width // 4]
     scores = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     model = split_model_of(manifest)
@@ -155,8 +155,8 @@ def tail_rows(manifest: Manifest, height: int, width: int, repeats: int) -> list
 
 
 def measured(what: str, call: Callable[[], object], repeats: int, frames: int = 1) -> Row:
-    """Median wall and mean CPU time in ms per frame, of calls with `frames` each; the first call
-    prepares and does not count."""
+    """Return median wall and mean CPU time in ms per frame of calls with `frames` frames each. The
+    first call is a warm-up and does not count."""
     call()
     wall = []
     cpu = time.process_time()
@@ -174,7 +174,7 @@ def measured(what: str, call: Callable[[], object], repeats: int, frames: int = 
 
 
 def smooth_noise(height: int, width: int) -> Uint8Array:
-    """uint8 (1, H, W, 3): shapes of many sizes and colours, the same ones every time."""
+    """uint8 (1, H, W, 3): shapes of many sizes and colours, always the same."""
     coarse = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), np.uint8)
     picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(picture, np.uint8)[None]

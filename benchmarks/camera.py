@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera for the measurements: one picture again and again, each time with the stamp of now.
+"""A camera for the measurements: publishes one picture repeatedly with current stamps.
 
     python -m benchmarks.camera /image --size 1024x2048 --rate 30 --frames 300
 
-Waits for a subscription, publishes bgr8 (or, with --compressed, JPEG to /image/compressed), ends.
+Waits for a subscription, publishes bgr8 (with --compressed: JPEG on /image/compressed) and ends.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 SETTLE_S = 1.0
-"""From the first match to the first image, and from the last image to the end: discovery and
-delivery go on behind `get_subscription_count` and `publish`."""
+"""Pause in seconds before the first and after the last image: discovery and delivery continue
+after `get_subscription_count` and `publish` return."""
 
 
 def size_from_text(text: str) -> tuple[int, int]:
@@ -32,7 +32,7 @@ def size_from_text(text: str) -> tuple[int, int]:
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
-    """uint8 (height, width, 3) with edges and smooth parts, so that JPEG has something to do."""
+    """uint8 (height, width, 3) with edges and smooth parts, a realistic load for JPEG."""
     height, width = size
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (9, 16, 3), np.uint8)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the kernels on the GPU with numpy arrays, as `kernels/host_emulation.py` does on the CPU.
 
-With it the tests of test/kernels run on the GPU:
+Run the tests of test/kernels on the GPU:
 
     python -m benchmarks.gpu_arrays [--exact] PYTEST_ARGUMENT ...
 """
@@ -41,10 +41,10 @@ class DeviceKernels:
         outputs: Sequence[Array],
         is_reversed: bool = False,
     ) -> None:
-        """Run `launch` on C-contiguous arrays, which writes `outputs`.
+        """Run `launch` on C-contiguous arrays; it writes `outputs`.
 
-        The GPU has an order of its own, so `is_reversed` says nothing. Raises AssertionError where
-        the kernel wrote outside of its outputs.
+        `is_reversed` has no effect, because the GPU chooses the order of threads. Raises
+        AssertionError if the kernel wrote outside of its outputs.
         """
         with self._gpu.current():
             guarded = [_Guarded(array, self._next_fill()) for array in (*inputs, *outputs)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the GPU benchmarks run and time work: on a GPU, or rehearsed on the processor.
 
-A rehearsal takes the same way through every benchmark, with tiny sizes, the kernels compiled for
-the processor, and times that mean nothing. It finds what is wrong before device time is spent.
+A rehearsal runs every benchmark with tiny sizes and the kernels compiled for the processor. Its
+times mean nothing, but it finds errors without a GPU.
 """
 
 import json
@@ -19,12 +19,13 @@ from sfseg_ros.kernels.launch import Launch
 
 Work = Callable[[], object]
 L2_TIMES = 4
-"""Total size of the buffers that take turns, in L2 caches, so that the cache holds none of them."""
+"""Total size of the sets of buffers, in L2 cache sizes, so that the cache never holds the next
+set."""
 MAX_SETS = 64
 
 
 class CudaDevice:
-    """The current GPU. Work goes into torch's current stream."""
+    """The current GPU. Work is queued on torch's current stream."""
 
     torch_device = torch.device("cuda")
     rehearsal = False
@@ -37,7 +38,7 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(properties.L2_cache_size)
         product, _ = matrix_product(self)
-        for _ in range(300):  # until the clocks are those of work: 0.4 s of an H200
+        for _ in range(300):  # raise the clocks to those under load: 0.4 s on an H200
             product()
         torch.cuda.synchronize()
 
@@ -86,7 +87,8 @@ class CudaDevice:
     def times_ms(self, works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
         """Measure the device time of each work, interleaved: one run of each per round, in turn.
 
-        The host runs ahead, so its launches do not count: replays of graphs are meant.
+        The host runs ahead of the device, so its launches do not count. Meant for replays of
+        graphs.
         """
         names = list(works)
         pairs: dict[str, list[tuple[Any, Any]]] = {name: [] for name in names}
@@ -102,7 +104,7 @@ class CudaDevice:
 
 
 class Rehearsal:
-    """The processor in place of the GPU."""
+    """The processor, used in place of a GPU."""
 
     torch_device = torch.device("cpu")
     rehearsal = True
@@ -171,7 +173,7 @@ def times_faster(reference_ms: Sequence[float], ours_ms: Sequence[float]) -> flo
 
 
 def sets_past_cache(device: Device, bytes_moved: int) -> int:
-    """Return how many sets of buffers must take turns so that none stays in the L2 cache."""
+    """Return the number of sets of buffers to cycle through so that none stays in the L2 cache."""
     if device.rehearsal:
         return 2
     return max(2, min(MAX_SETS, -(-L2_TIMES * device.l2_bytes // bytes_moved)))
@@ -196,7 +198,7 @@ def matrix_product(device: Device) -> tuple[Work, float]:
 
 
 class Report:
-    """The results of a part, on disk after every entry, so that no kind of end loses them."""
+    """The results of a part. Each entry is written to disk at once, so a crash loses none."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path = path
@@ -216,19 +218,19 @@ class Report:
         self._write()
 
     def attempt(self, what: str, work: Callable[[], Any], needs_s: float = 0.0) -> Any:
-        """The result of `work`; where it raises or the time left is less than `needs_s`, an entry
-        of `not_measured` with the exact reason, and None. An error that has ended all work of this
-        process on the GPU is noted, too, and raised."""
+        """Return the result of `work`. If it raises, or if less than `needs_s` remains, add the
+        exact reason to `not_measured` and return None. An error that ends all work of this process
+        on the GPU is also recorded, and raised again."""
         if self.seconds_left() < needs_s:
             reason = f"{self.seconds_left():.0f} s were left, {needs_s:.0f} s are needed"
         else:
             try:
                 return work()
-            except Exception as error:  # of every library under test, recorded, never hidden
+            except Exception as error:  # from any library under test; recorded below
                 reason = f"{type(error).__name__}: {error}"[:4000]
                 self._say(what, reason)
                 if _context_is_lost():
-                    raise  # all that follows would fail with the same words
+                    raise  # all later calls would fail with the same error
                 return None
         self._say(what, reason)
         return None

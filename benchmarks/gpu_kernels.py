@@ -2,7 +2,7 @@
 """Compare each kernel with the equivalent PyTorch operators and with the copy bandwidth.
 
 Sizes are those of SFNet-Lite at 1024x2048. All times are replays of CUDA graphs that hold one call
-for each of several sets of buffers, together well past the L2 cache. The contenders of a row take
+for each of several sets of buffers, which together exceed the L2 cache. The variants of a row take
 turns; ratios are medians over the turns. Started by benchmarks/gpu.py.
 """
 
@@ -40,10 +40,10 @@ from training import operators
 ROUNDS = 200
 COPY_BYTES = 2**30
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3}
-"""Allowed distance from the fp32 reference: norm of the difference over the norm."""
+"""Allowed difference from the fp32 reference: norm of the difference over the norm."""
 
 COMPILED = ((torch.float16, "hwc"), (torch.float32, "linear"))
-"""Rows on which torch.compile is tried: it takes seconds for each."""
+"""Rows that include torch.compile, which takes seconds for each."""
 
 Chain = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -52,9 +52,9 @@ Chain = Callable[..., Tensor | tuple[Tensor, ...]]
 class Case:
     """One kernel with one set of shapes.
 
-    `inputs()` makes fresh random inputs, `outputs()` empty outputs. `chains` are PyTorch's ways to
-    the same result from the same inputs; the first is exact, is the reference, and is what
-    torch.compile gets where `compiled`.
+    `inputs()` makes fresh random inputs, `outputs()` empty outputs. `chains` are
+    sequences of PyTorch operators with the same result. The first is exact: it is the reference,
+    and the input of torch.compile if `compiled` is set.
     """
 
     name: str
@@ -158,7 +158,8 @@ def measured(device: Device, report: Report, case: Case, rounds: int) -> dict[st
 
 def difference(device: Device, case: Case, inputs: list[Tensor]) -> float:
     """Compare our first output with the exact chain in fp32. Returns the norm of the difference
-    over the norm for floats; for labels and pixels the share that is off by more than 1."""
+    over the norm for floats, and the share of values that differ by more than 1 for labels and
+    pixels."""
     outputs = case.outputs()
     for output in outputs:
         output.fill_(float("nan") if output.is_floating_point() else 0xA5)
@@ -259,8 +260,8 @@ def flow_warp_case(device: Device, batch: int, dtype: torch.dtype, layout: str) 
 def upsample_argmax_case(
     device: Device, batch: int, dtype: torch.dtype, layout: str, confidence: bool = False
 ) -> Case:
-    """19 classes at 1/4 of the image become labels; the chain is interpolate + argmax. With
-    `confidence`, another kernel, which is the one in an engine, and softmax in the chain."""
+    """Labels from scores of 19 classes at 1/4 of the image; the chain is interpolate + argmax. With
+    `confidence`, the kernel is the one of an engine, and the chain includes softmax."""
     height, width, classes, stride = (*((8, 16) if device.rehearsal else (256, 512)), 19, 4)
     shape = (batch, classes, height, width)
     size = (stride * height, stride * width)
@@ -284,7 +285,7 @@ def upsample_argmax_case(
 
 
 def camera_image_case(device: Device, to: str) -> Case:
-    """A bgr8 picture becomes a normalised fp16 channels-last input."""
+    """A normalised fp16 channels-last input from a bgr8 picture."""
     image = (32, 64) if device.rehearsal else (1024, 2048)
     network = image if to == "same size" else (image[0] // 2, image[1] // 2)
     geometry = geometry_of(image, WHOLE_IMAGE, lambda _size: network)
@@ -345,8 +346,8 @@ def overlay_case(device: Device) -> Case:
 
 
 def flow_warp_of_dtype(features: Tensor, flow: Tensor) -> Tensor:
-    """Warp with a half-precision grid, as a half-precision network does by itself. At this width
-    the grid is an eighth of a pixel off."""
+    """Warp with a half-precision grid, as a network in half precision does unless changed. At this
+    width the grid is off by an eighth of a pixel."""
     grid = operators.sampling_grid(flow).to(features.dtype)
     return F.grid_sample(features, grid, padding_mode="zeros", align_corners=True)
 
@@ -382,14 +383,14 @@ def _normal(device: Device, dtype: torch.dtype, shape: Sequence[int], layout: st
 
 
 def _flow(device: Device, batch: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """A smooth flow, some pixels long, as a network's: noise at 1/8, enlarged."""
+    """A smooth flow of some pixels, like a network's: noise at 1/8, enlarged."""
     coarse = torch.randn(batch, 2, height // 8, width // 8, device=device.torch_device)
     return (8 * operators.resize(coarse, (height, width))).to(dtype)
 
 
 def _scores(device: Device, shape: Sequence[int], dtype: torch.dtype, layout: str) -> Tensor:
-    """Scores of areas, as a network's: noise at 1/4, enlarged. White noise would have a border at
-    every pixel."""
+    """Scores with areas, like a network's: noise at 1/4, enlarged. White noise would have a border
+    at every pixel."""
     batch, classes, height, width = shape
     coarse = torch.randn(batch, classes, height // 4, width // 4, device=device.torch_device)
     scores = (4 * operators.resize(coarse, (height, width))).to(dtype)

@@ -88,8 +88,8 @@ def facts(device: Device) -> dict[str, Any]:
 
 
 def build(report: Report, device: Device, compiler: str) -> None:
-    """All kernels for this GPU by one compiler: seconds, bytes, registers and spills; and whether
-    the driver takes the result."""
+    """Compile all kernels for this GPU with one compiler. Reports seconds, bytes, registers and
+    spills, and whether the driver loads the result."""
     architecture = 90 if device.rehearsal else facts(device)["compute_capability"]
     begin = time.perf_counter()
     if compiler == "NVRTC":
@@ -111,15 +111,15 @@ def build(report: Report, device: Device, compiler: str) -> None:
     if not device.rehearsal:
         from sfseg_ros.kernels.cuda_memory import call
 
-        torch.zeros(1, device=device.torch_device)  # the context is current from here on
+        torch.zeros(1, device=device.torch_device)  # makes the context current
         call("cuModuleUnload", call("cuModuleLoadData", cubin))
         row["loads"] = True
         report.put("compilers", report.found["compilers"])
 
 
 def ceilings(device: Device) -> dict[str, float]:
-    """Copies on the device (bytes read and written) and from and to pinned memory in GB/s, and the
-    matrix rate on random data; each by the median."""
+    """Measure copies on the device (bytes read and written) and to and from pinned memory in GB/s,
+    and the matrix rate on random data. Each value is a median."""
     rounds = 2 if device.rehearsal else 20
     shrink = 2**16 if device.rehearsal else 1
     copy, copied = copy_work(device, COPY_BYTES // shrink)
@@ -132,7 +132,7 @@ def ceilings(device: Device) -> dict[str, float]:
         "upload": lambda: memory.copy_(host, non_blocking=True),
         "download": lambda: host.copy_(memory, non_blocking=True),
     }
-    # One after the other: an upload during a copy would share the memory's bandwidth.
+    # In sequence: an upload during a copy would share the memory's bandwidth.
     ms = {
         name: statistics.median(device.times_ms({name: work}, rounds)[name])
         for name, work in works.items()

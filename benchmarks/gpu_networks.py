@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare whole networks, and host image to host labels, side by side on one GPU.
 
-`network`: uint8 picture on the device to uint8 labels on the device. Times are latencies on the
-host's clock, from the call until the device is done, so that the launches of eager PyTorch count;
-all ways take turns, ratios are medians over the turns. `end_to_end`: from a camera's bytes in
-ordinary host memory to labels in ordinary host memory, and each step alone. All ways have the
-weights of the released model. Started by benchmarks/gpu.py.
+`network`: from a uint8 picture to uint8 labels, both on the device. Times are latencies on the
+host's clock, from the call until the device is done, so that the launches of eager PyTorch count.
+The variants take turns; ratios are medians over the turns. `end_to_end`: from a camera's bytes to
+labels, both in ordinary host memory, and each step alone. All variants have the weights of the
+shipped model. Started by benchmarks/gpu.py.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def main() -> None:
 def whole_network(
     device: Device, report: Report, manifest: Manifest, shape: tuple[int, ...]
 ) -> None:
-    """Rows of every way to the labels, rewritten after each that needs minutes to prepare."""
+    """Measure every variant. Rewrites the rows after each variant that takes minutes to prepare."""
     rounds, few = (2, 2) if device.rehearsal else (ROUNDS, ROUNDS // 10)
     rgb = torch.from_numpy(pictures(shape)).to(device.torch_device)
     operations = flops(device, manifest, rgb)
@@ -99,7 +99,7 @@ def whole_network(
                 works[name], labels[name] = made
 
     include(eager_ways(device, manifest, rgb))
-    rows(device, report, works, labels, few, operations, rate)  # so that something is there
+    rows(device, report, works, labels, few, operations, rate)  # in case a later step fails
     include(library_ways(device, manifest, rgb))
     include(compiled_ways(device, manifest, rgb), COMPILE_NEEDS_S if not device.rehearsal else 0)
     rows(device, report, works, labels, rounds, operations, rate)
@@ -323,7 +323,7 @@ def end_to_end(device: Device, report: Report, manifest: Manifest, shape: Shape)
         torch.compiler.reset()
         return pipeline(torch.compile(kernels, dynamic=False))
 
-    # Better first: the steps are those of the last one that could be had.
+    # Better variants first: the steps are those of the last one that worked.
     ours: dict[str, Callable[[], TorchPipeline]] = {
         "ours: torch fp16 + our kernels, one CUDA graph": partial(pipeline, kernels),
         "ours: torch.compile fp16 + our kernels, one CUDA graph": compiled,
@@ -344,7 +344,7 @@ def end_to_end(device: Device, report: Report, manifest: Manifest, shape: Shape)
 def eager_infer(
     device: Device, network: torch.nn.Module, size: tuple[int, int]
 ) -> Callable[[Uint8Array], Uint8Array]:
-    """Do what PyTorch users write: upload, colours, normalise, network, interpolate, argmax."""
+    """Run the usual PyTorch code: upload, colours, normalise, network, interpolate, argmax."""
     net: Any = _half(device, network)
     normalised = Normaliser(device, torch.float16)
 
@@ -408,8 +408,8 @@ def steps(device: Device, pipeline: TorchPipeline, bgr: Uint8Array, rounds: int)
 def tensorrt_calls(
     report: Report, manifest: Manifest, bgr: Uint8Array
 ) -> dict[str, Callable[[Uint8Array], Uint8Array]]:
-    """Return the runtime's backend if TensorRT is installed and supports the GPU. Its input is RGB,
-    which the host makes from the camera's bytes; that time is not counted."""
+    """Return the runtime's backend if TensorRT is installed and supports the GPU. Its input is RGB.
+    The host converts the camera's bytes beforehand; that time is not counted."""
     from sfseg_ros.backends.choice import open_backend
 
     rgb = np.ascontiguousarray(bgr[..., ::-1])
@@ -439,9 +439,9 @@ def _labels_of(backend: Backend, rgb: Uint8Array, _bgr: Uint8Array) -> Uint8Arra
 
 
 def pictures(shape: tuple[int, ...]) -> Uint8Array:
-    """uint8 (N, H, W, 3): shapes of many sizes and colours, another picture for each of the batch.
+    """uint8 (N, H, W, 3): shapes of many sizes and colours; each picture of the batch differs.
 
-    Classes lie closer together in it than in a street, so agreement is a lower bound.
+    The scores of the classes are closer than in a street, so the agreement is a lower bound.
     """
     count, height, width, _ = shape
     random = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Try whether TensorRT or TensorRT-RTX builds, loads and runs our engines on this GPU.
 
-Each step is a process of its own with its own time limit: the library can abort. What it says is
-recorded to the letter. TensorRT-RTX is not documented for every chip (Hopper is missing); this asks
-it once. Started by benchmarks/gpu.py.
+Each step is a process with its own time limit, because the library can abort. Its messages are
+recorded verbatim. The documentation of TensorRT-RTX does not list every chip (Hopper is missing),
+so this test shows whether it works there. Started by benchmarks/gpu.py.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m benchmarks.imaging: our way between message bytes and arrays beside cv_bridge's.
+"""python -m benchmarks.imaging: conversion between message bytes and arrays, ours and cv_bridge's.
 
-cv_bridge cannot be installed from PyPI, so its Python path (cv_bridge/core.py) is written here as
-the numpy and OpenCV calls that it makes: `imgmsg_to_cv2` converts, and copies where the encoding
-is right already; `cv2_to_imgmsg` does `array.frombytes(picture.tobytes())`. Both ways run in turn
-in one process. Writes benchmarks/imaging.json.
+cv_bridge cannot be installed from PyPI, so this file repeats the numpy and OpenCV calls of its
+Python code (cv_bridge/core.py): `imgmsg_to_cv2` converts, or copies if the encoding is already
+right; `cv2_to_imgmsg` does `array.frombytes(picture.tobytes())`. Both variants take turns in one
+process. Writes benchmarks/imaging.json.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def take_pair(encoding: str, height: int, width: int) -> dict[str, Callable[[], 
 
 
 def publish_pair(height: int, width: int, channels: int) -> dict[str, Callable[[], object]]:
-    """From an array to the buffer of a message; the middleware's own copy comes on top of both."""
+    """From an array to the buffer of a message; the middleware's own copy adds to both."""
     picture = np.zeros((height, width, channels), np.uint8)
 
     def cv_bridge_style() -> object:
@@ -89,7 +89,7 @@ def publish_pair(height: int, width: int, channels: int) -> dict[str, Callable[[
 def measured(
     what: str, pair: dict[str, Callable[[], object]], repeats: int
 ) -> dict[str, str | list[float]]:
-    """Minimum and median in ms of each way; taken in turn, so that both see the same machine."""
+    """Return minimum and median in ms of each variant; they take turns under the same load."""
     times: dict[str, list[float]] = {name: [] for name in pair}
     for _ in range(repeats):
         for name, way in pair.items():

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node adds to inference: from the message taken to the mask handed to the publisher.
+"""Measure the overhead of the node: from the arrival of an image to the `publish` of its mask.
 
     python -m benchmarks.node_overhead --output benchmarks/node_overhead.json
 
-The real node runs as a process of its own, with a backend that answers at once; a second process
-is the camera, this one listens. Times are taken from outside the node's code: when rclpy calls the
-subscription, and when the mask's `publish` is called and returns. The steps are what the node says
-about itself in /diagnostics. Ends with status 1 where a limit is exceeded.
+The real node runs in its own process with a backend that answers at once. A second process is the
+camera; this process subscribes to the outputs. Times are taken outside the node's code: when rclpy
+calls the subscription, and when the mask's `publish` is called and returns. The steps are those
+that the node reports in /diagnostics. Ends with status 1 if a limit is exceeded.
 """
 
 import argparse
@@ -41,8 +41,8 @@ THIS_PROGRAM = [sys.executable, "-m", "benchmarks.node_overhead"]
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: frames per second (0: no camera), listeners, input of the network, and
-    whether the node keeps its large buffers (sfseg_ros/allocator.py)."""
+    """One measurement: frames per second (0: no camera), subscribed outputs, input of the network,
+    and whether the node keeps its large buffers (sfseg_ros/allocator.py)."""
 
     name: str
     rate: float
@@ -64,7 +64,7 @@ CASES = (
 
 
 class InstantBackend:
-    """Answers each size with labels that were made before, so that only the node takes time."""
+    """Returns prepared labels for each size, so that only the node takes time."""
 
     name, description, reason = "instant", "answers at once", "the node alone is measured"
     precision = "none"
@@ -75,7 +75,7 @@ class InstantBackend:
     def infer(
         self, rgb: npt.NDArray[np.uint8], confidence: bool
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """See `Backend`. The arrays are read-only, because they come again."""
+        """See `Backend`. The arrays are read-only, because they are returned again."""
         shape = rgb.shape[:3]
         if shape not in self._labels:
             labels = np.random.default_rng(0).integers(0, 11, shape, np.uint8)
@@ -88,15 +88,15 @@ class InstantBackend:
 
 
 class Tape:
-    """Moments of each frame in the node's process, by the stamp of its image, in nanoseconds:
-    age of the image when taken; taken, handed, published on a monotonic clock."""
+    """Times of each frame in the node's process in nanoseconds, by the stamp of its image: its age
+    on arrival; arrival, call and return of `publish` on a monotonic clock."""
 
     def __init__(self) -> None:
         self._taken: dict[int, tuple[int, int]] = {}
         self.frames: list[tuple[int, int, int, int]] = []
 
     def install(self) -> None:
-        """Put it between rclpy and the node."""
+        """Record the calls between rclpy and the node."""
         from rclpy.node import Node
         from rclpy.publisher import Publisher
         from sensor_msgs.msg import Image
@@ -159,7 +159,7 @@ class Listener:
         self.diagnostics: dict[str, str] = {}
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        for output in outputs:  # raw: nothing is decoded, this side is not what is measured
+        for output in outputs:  # raw: this side is not measured, so it decodes nothing
             topic = f"/segmentation/{output}"
             self._node.create_subscription(Image, topic, lambda _: None, qos, raw=True)
 
@@ -186,7 +186,7 @@ class Listener:
 
 @contextmanager
 def running(command: Sequence[str]) -> "Iterator[subprocess.Popen[bytes]]":
-    """A child process; Ctrl-C at its end."""
+    """Run a child process and send it Ctrl-C at the end."""
     process = subprocess.Popen(command)
     try:
         yield process
@@ -221,7 +221,7 @@ def measure(case: Case, seconds: float, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "outputs": list(case.outputs), "rate_hz": case.rate}
     try:
         with running(node_command) as node:
-            active = "publishes the input topic"  # said by an active node without a camera
+            active = "publishes the input topic"  # an active node without a camera reports this
             listener.spin_until(
                 lambda: active in listener.diagnostics.get("message", ""), 60, "the node is active"
             )
@@ -265,7 +265,7 @@ def percentiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def breaches(case: Case, row: dict[str, Any]) -> list[str]:
-    """One line for each limit that the case does not keep."""
+    """Return one line for each limit that the case exceeds."""
     found = []
     if case.rate == 0 and row["cpu_percent"] >= IDLE_LIMIT_PERCENT:
         found.append(f"{case.name}: {row['cpu_percent']} % of a processor, limit 2 %")

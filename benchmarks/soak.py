@@ -48,7 +48,7 @@ from sfseg_ros.tools.processes import Process, parameter_options, process, ros_e
 
 NODE = "/segmentation"
 STALL_S = 300.0
-"""A node that answers no call for this long is stuck, not slow. Nothing else is judged by time."""
+"""A node that answers no call for this many seconds is stuck. No other check depends on time."""
 ACTION_S = 0.25
 CALM_FRAMES, CALM_RATE = 20, 10.0
 CALM_SIZE = "480x640"
@@ -58,10 +58,10 @@ third the allocator still grows to the needs of all model sizes."""
 CYCLES_TO_JUDGE = 9
 """With fewer cycles, a third is too short to tell a leak from the allocator and thread pools."""
 MAX_CALLS = 8
-"""Maximum number of pending calls of one service. The quality of service keeps ten answers, and
-the answers that waited for a model to load arrive all at once; the first of more would be lost."""
+"""Maximum number of pending calls of one service. The quality of service keeps ten answers.
+Answers that wait for a model to load arrive together, and with more the first would be lost."""
 MAX_PENDING = 2
-"""Of each camera, one frame waits and one is in work."""
+"""Per camera: one frame waits, and one is being processed."""
 MIB = 1024 * 1024
 
 # Relative frequency of each action.
@@ -136,7 +136,7 @@ def is_stalled(now: float, sent: float, last_answer: float) -> bool:
 
 
 def resources(pid: int) -> dict[str, float]:
-    """Private and shared memory in MiB, number of threads and of open files of a process."""
+    """Private and shared memory in MiB, threads and open files of a process."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     figures = dict(re.findall(r"^(RssAnon|RssShmem|Threads):\s+(\d+)", status, re.M))
     return {
@@ -173,7 +173,7 @@ def log_summary(lines: Iterable[str]) -> dict[str, Any]:
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """One line for each violation that the run has found."""
+    """Return one line for each violation in the run."""
     found = [str(text) for text in report["broken"]]
     cycles = report["cycles"]
     for camera, counts in cycles[-1]["counts"].items():
@@ -227,7 +227,7 @@ class CameraProcess:
         return self._popen is not None and self._popen.poll() is None
 
     def kill(self) -> None:
-        """Kill the camera without a goodbye to the middleware, as a pulled cable does."""
+        """Kill the camera without notice to the middleware, like a pulled cable."""
         if self._popen is None:
             return
         segments = list(shared_segments(self._popen.pid))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera that misbehaves, for benchmarks/soak.py: random garbage between good frames.
+"""A faulty camera for benchmarks/soak.py: publishes random garbage between good frames.
 
     python -m benchmarks.soak_camera --prefix front/ --rate 20 --garbage 0.3
 
-Beside images it sends what else a camera's consumer may listen to (calibration, depth, a lidar's
-cloud), each topic only while it has a subscription. Good frames change their size and encoding now
-and then and say HEIGHTxWIDTH in `header.frame_id`, so that a listener can check the mask's size.
+Besides images it publishes the node's other inputs (calibration, depth, a lidar's cloud), each
+topic only while it has a subscription. Good frames sometimes change their size and encoding.
+`header.frame_id` has their HEIGHTxWIDTH, so that a subscriber can check the mask's size.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def some_header(source: random.Random) -> Header:
 
 
 def odd_image(source: random.Random) -> Image:
-    """Any fields; now and then only one of them is wrong, which gets further into a parser."""
+    """Random fields; sometimes only one of them is wrong, which gets further into a parser."""
     if source.random() < 0.5:
         height, width = source.randrange(1, 300), source.randrange(1, 300)
         encoding = source.choice((*ENCODINGS, *OTHER_ENCODINGS))
@@ -78,7 +78,7 @@ def odd_image(source: random.Random) -> Image:
 
 
 def odd_compressed(source: random.Random) -> CompressedImage:
-    """Bytes of nothing, or a JPEG that was cut or has wrong bytes."""
+    """Random bytes, or a JPEG that is truncated or has wrong bytes."""
     message = CompressedImage(header=some_header(source))
     message.format = source.choice(("jpeg", "png", "", "bgr8; jpeg compressed bgr8", "h264"))
     if source.random() < 0.3:
@@ -154,7 +154,7 @@ def good_camera_info(size: tuple[int, int]) -> CameraInfo:
 
 
 def good_cloud(points: int = 1000) -> PointCloud2:
-    """A wall of points before the camera, x y z float32."""
+    """A wall of points in front of the camera, x y z float32."""
     names = ("x", "y", "z")
     fields = [
         PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1)
@@ -168,8 +168,8 @@ def good_cloud(points: int = 1000) -> PointCloud2:
 
 
 def damaged(content: bytes, source: random.Random, first: int = 4) -> bytes:
-    """A serialised message or file that was cut, or some of whose early bytes are others; the
-    `first` bytes stay."""
+    """Truncate a serialised message or file, or change some of its early bytes, but not the
+    `first` bytes."""
     changed = bytearray(content)
     if source.random() < 0.5:
         del changed[max(first, source.randrange(len(changed) + 1)) :]
@@ -183,7 +183,7 @@ GoodMessages = dict[str, Any]
 
 
 def good_messages(source: random.Random, sizes: Sequence[tuple[int, int]]) -> GoodMessages:
-    """A set of messages that belong together, by topic below the prefix."""
+    """A set of messages for one frame, by topic below the prefix."""
     size = source.choice(sizes)
     messages = {
         "image": good_image(size, source.choice(tuple(GOOD_ENCODINGS))),
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prefix", default="", help='of the topics, such as "front/"')
     parser.add_argument("--rate", type=float, default=20.0, help="frames per second")
     parser.add_argument("--garbage", type=float, default=0.3, help="share of the messages, 0 to 1")
-    parser.add_argument("--frames", type=int, help="end after so many; else never")
+    parser.add_argument("--frames", type=int, help="number of frames; default: no end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sizes", type=size_from_text, nargs="+", default=SIZES)
     args = parser.parse_args(argv)

@@ -4,7 +4,7 @@
 The routines are the compiled one, OpenVINO's and ONNX Runtime's operators, each in one thread, and
 they take turns. The figures are CPU time in ms, the median of all turns. The scores are those of
 the shipped model for a frame of the demo's drive, or random if there are more classes than it has:
-the compiled routine needs most time for scores that lie close together.
+the compiled routine takes longest for scores that are close together.
 
 Writes benchmarks/tail.json.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SFNet-Lite in PyTorch with our kernels, from a host picture to host labels by one CUDA graph.
 
-What the GPU benchmarks measure where TensorRT does not run: fp16, channels last, batch norms folded
-into the convolutions, the kernels launched through the driver API in torch's stream. For
-measurements; the runtime has no torch.
+The GPU benchmarks measure this pipeline if TensorRT does not run: fp16, channels last, batch norms
+folded into the convolutions, and kernels launched through the driver API in torch's stream. For
+measurements only; the runtime has no torch.
 """
 
 import copy
@@ -35,15 +35,15 @@ from training.normalisation import IMAGENET
 Uint8Array = npt.NDArray[np.uint8]
 STRIDE = sfnet_lite.SFNetLite.output_stride
 PADDED_CLASSES = 8
-"""The classifier's channels become a multiple of this: what tensor cores and 16-byte loads want."""
+"""The classifier's channels are padded to a multiple of this for tensor cores and 16-byte loads."""
 
 
 # --- the network ----------------------------------------------------------------------------------
 
 
 def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
-    """The SFNet-Lite that a model.onnx of this repository holds (ResNet-18, plain stem), in eval
-    mode: batch norms do no more than add the bias that the export folded into the convolution."""
+    """Load the SFNet-Lite (ResNet-18, plain stem) of a model.onnx of this repository, in evaluation
+    mode. Its batch norms only add the bias that the export folded into the convolution."""
     model = read_onnx(path)
     tensors = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     weights, biases = {}, {}
@@ -71,7 +71,7 @@ def network_from_onnx(path: Path) -> sfnet_lite.SFNetLite:
 
 
 def folded(network: sfnet_lite.SFNetLite) -> sfnet_lite.SFNetLite:
-    """A copy without batch norms, whose classifier has its channels padded with zeros."""
+    """A copy without batch norms; the channels of its classifier are padded with zeros."""
     network = copy.deepcopy(network)
     modules: dict[str, Any] = dict(network.named_modules())
     for name in [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]:
@@ -168,7 +168,7 @@ def kernel_operators(device: Device) -> tuple[Any, Any]:
 
 
 class KernelNetwork(nn.Module):
-    """A `folded` network with our kernels in their places: normalised images (N, 3, H, W) to uint8
+    """A `folded` network that uses our kernels: normalised images (N, 3, H, W) to uint8
     labels (N, H, W)."""
 
     def __init__(self, device: Device, network: sfnet_lite.SFNetLite) -> None:
@@ -256,7 +256,7 @@ class TorchPipeline:
         self._replay = device.graph(self._all)
 
     def infer(self, pictures: Uint8Array) -> Uint8Array:
-        """The labels are the caller's to keep."""
+        """Segment pictures. The caller owns the returned labels."""
         self.stage_in(pictures)
         self._replay()
         self._device.synchronize()
@@ -269,7 +269,7 @@ class TorchPipeline:
         return self._host_labels.numpy().copy()
 
     def device_steps(self) -> dict[str, Work]:
-        """What one frame does on the device, step by step, each a graph of its own."""
+        """The steps of one frame on the device, each as its own graph."""
         return {
             "upload": self._device.graph(self._upload),
             "camera image kernel": self._device.graph(self._normalise),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many images arrive, and how old: by size, rate and transport, without and with our profile.
+"""Share and age of the images that arrive, by size, rate and transport, with and without profile.
 
     python -m benchmarks.transport --output benchmarks/transport.json
     python -m benchmarks.transport --output benchmarks/transport.json --markdown
 
 One process receives as the node does (best effort, keep last 1), another is the camera. The age is
-the clock at the callback minus the stamp at `publish`; compressed images are made before and not
-decoded, so it is the transport alone. Each case is written as soon as it is measured; started
-again, the command goes on where it was stopped. --markdown prints the file as a table.
+the clock at the callback minus the stamp at `publish`. It covers the transport alone: images are
+compressed in advance and not decoded. Each case is written as soon as it is measured; a second run
+of the command continues where the first stopped. --markdown prints the file as a table.
 """
 
 import argparse
@@ -53,7 +53,7 @@ TRANSPORTS = (  # transport, profile, reliability: the columns of the table
 
 
 def receive(case: Case, frames: int) -> None:
-    """Child process: start the camera, print the ages in milliseconds of what arrives, as JSON."""
+    """Child process: start the camera, and print the ages in ms of the received images as JSON."""
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from rclpy.time import Time
@@ -106,8 +106,8 @@ def cases(sizes: Sequence[str] = SIZES, rates: Sequence[float] = RATES) -> list[
 
 
 def begun(output: Path | None, document: dict[str, Any]) -> dict[str, Any]:
-    """The document of an earlier start of the same measurement on the same commit, else the new
-    one: figures of two versions do not belong into one table."""
+    """Return the document of an earlier start of the same measurement on the same commit, or the
+    new one, because a table must not mix two versions."""
     if output is None or not output.exists():
         return document
     before: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def begun(output: Path | None, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def remaining(document: dict[str, Any], wanted: Sequence[Case]) -> list[Case]:
-    """Those of `wanted` that the document has not."""
+    """Return the cases of `wanted` that the document lacks."""
     names = tuple(asdict(wanted[0]))
     done = {tuple(row[name] for name in names) for row in document["results"]}
     return [case for case in wanted if tuple(asdict(case).values()) not in done]
