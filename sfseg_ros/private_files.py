@@ -3,7 +3,7 @@
 
 Such a file can run any code. It is therefore used only if this user or root owns it and every
 folder from the cache folder down to it, if no other user can write any of them, and if none of them
-is a symbolic link. What is written here is writable by its owner only, whatever the umask.
+is a symbolic link. Files written here are writable only by their owner, regardless of the umask.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of a few bytes that keeps the whole contract, so that tests need no trained one.
+"""A model of a few bytes that fulfils the whole contract, so that tests need no trained model.
 
-`tiny_model` classifies each 4x4 block by the nearest of three colours, so its labels can be told in
+`tiny_model` classifies each 4x4 block by the nearest of three colours, so its labels are known in
 advance. Like the real file it has fp16 weights, dynamic sizes, and `sfseg` functions with standard
 bodies.
 """
@@ -35,7 +35,7 @@ from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argma
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
-# A job that a script starts in the background ignores SIGINT, and so does all that it starts.
+# A job that a script starts in the background ignores SIGINT, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -133,7 +133,7 @@ def tiny_onnx() -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def cxx_compiler() -> None:
-    """Skips without a C++ compiler for the kernels; one that fails is a failure."""
+    """Skips if there is no C++ compiler for the kernels; a compiler that fails is a failure."""
     try:
         host_emulation.kernels()
     except BackendError as error:
@@ -148,7 +148,7 @@ def cxx_compiler() -> None:
 @pytest.fixture(scope="session")
 def make_random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifest]:
     """(seed, wild, **fields of the manifest) -> the manifest of a model directory with the network
-    `random_onnx`, or with a wilder one."""
+    `random_onnx`, or with `wild` a less regular one."""
 
     def make(seed: int, wild: bool = False, **fields: Any) -> Manifest:
         directory = tmp_path_factory.mktemp(f"random_{seed}")
@@ -302,7 +302,7 @@ class _RandomNetwork:
                 self.nodes.append(helper.make_node("Split", [x, halves], [first, second], axis=1))
                 first = self.node("MaxPool", [first], kernel_shape=[3, 3], pads=[1] * 4)
                 return self.node("Concat", [second, first], axis=1)
-            case _:  # attention over channels, in fp32 whatever the rest is
+            case _:  # attention over channels, always in fp32
                 y = self.node("Softmax", [x], axis=1)
                 return self.node("Add", [self.node("Mul", [y, x]), x])
 
@@ -365,7 +365,7 @@ class _WildNetwork(_RandomNetwork):
         return self.last_width
 
     def warped(self, high: str, low: str, channels: int) -> str:
-        """`high` brought to the size of `low`, or both fused."""
+        """`high` resized to the size of `low`, or both fused."""
         align = self.rng.randrange(2)
         fused = self.rng.random() < 0.5
         flow = self.flow(low, channels, 4 if fused else 2)

@@ -14,7 +14,7 @@ FILL = 255
 
 
 def block_numbers(height, width):
-    """uint8 (height, width): each block of 16x16 pixels has a number of its own, from 1 on."""
+    """uint8 (height, width): each block of 16x16 pixels has its own number, counted from 1."""
     rows, columns = np.arange(height) // 16, np.arange(width) // 16
     numbers = 1 + rows[:, None] * len(np.unique(columns)) + columns[None]
     assert numbers.max() < FILL
@@ -149,7 +149,7 @@ def test_areas_lie_in_their_images(geometry):
 
 @given(geometries(), st.randoms(use_true_random=False))
 def test_every_output_pixel_takes_the_network_pixel_at_its_place(geometry, random):
-    """Against exact fractions: where the place lies between two network pixels, either is right."""
+    """Compared with exact fractions: halfway between two network pixels, either one is right."""
     height, width = geometry.network_size
     coordinates = np.indices((height, width), dtype=np.uint8)  # sides are below 255
     rows, columns = (geometry.output_from(np.ascontiguousarray(c), FILL) for c in coordinates)
@@ -170,7 +170,7 @@ def test_every_output_pixel_takes_the_network_pixel_at_its_place(geometry, rando
 
 
 def place_in_network(index, geometry, axis):
-    """Where the centre of output pixel `index` lies in network pixels; None outside the area."""
+    """The centre of output pixel `index` in network pixels, or None outside the area."""
 
     def along(area):
         return (area.y, area.height) if axis == 0 else (area.x, area.width)
@@ -187,8 +187,8 @@ def place_in_network(index, geometry, axis):
 
 @given(geometries())
 def test_stripes_return_to_their_place(geometry):
-    """Diagonal stripes, told apart by a network. Off the border of a stripe by one pixel of each
-    grid there is no doubt which one a pixel of the mask shows."""
+    """A network that distinguishes diagonal stripes. A pixel of the mask is certain if it is
+    farther from the border of a stripe than one pixel of each grid."""
     stripes = (np.indices(geometry.image_size).sum(axis=0) // 16 % 2).astype(np.uint8)
     mask = through(geometry, stripes * 200, lambda grey: (grey >= 100).astype(np.uint8))
     rows, columns = (
@@ -222,7 +222,7 @@ def test_the_network_sees_places_where_they_are(side, network_side):
     geometry = geometry_of((side, side), View(), fixed(network_side, network_side))
     seen = geometry.network_input(np.ascontiguousarray(rgb[:, :, :3])).astype(float)
     expected = (np.arange(network_side) + 0.5) * side / network_side * slope
-    # At the border of the image there is nothing to interpolate with.
+    # The border of the image has no neighbours to interpolate with.
     inside = (expected > 0.5 * slope) & (expected < 250 - 0.5 * slope)
     rounding = 1.25 + slope / 64  # OpenCV's weights are fixed-point numbers
     assert np.abs(seen[0, :, 0] - expected)[inside].max() <= rounding
@@ -231,7 +231,7 @@ def test_the_network_sees_places_where_they_are(side, network_side):
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (480, 640), (1080, 1920), (1, 4000)])
 def test_the_default_view_is_the_resize_of_the_whole_image_there_and_back(tiny_manifest, size):
-    """Bit for bit what the first release did, which the golden labels were made with."""
+    """The same bits as in the first release, which made the golden labels."""
     random = np.random.default_rng(0)
     rgb = random.integers(0, 256, (*size, 3), np.uint8)
     network_size = tiny_manifest.network_size_for(size)
@@ -352,7 +352,7 @@ def test_it_knows_where_the_outputs_pixels_are_the_networks(view, network, expec
     geometry = geometry_of((128, 192), view, fixed(*network))
     assert geometry.output_has_network_pixels is expected
     pixels = np.random.default_rng(0).integers(0, 255, (*network, 3), np.uint8)
-    if expected:  # then colours come back, too, none of them changed
+    if expected:  # colours also return unchanged
         output = geometry.output_from(pixels, FILL)
         assert output.shape == (*geometry.output_size, 3)
         np.testing.assert_array_equal(output, geometry.content.of(pixels))

@@ -26,7 +26,7 @@ from sfseg_ros.imaging import (
     rgb_from_compressed,
 )
 
-ORANGE = (200, 100, 30)  # R, G and B differ, so that an exchange of any two shows
+ORANGE = (200, 100, 30)  # R, G and B differ, so that a swap of any two is detected
 
 
 def one_colour(height, width, *channels):
@@ -34,7 +34,7 @@ def one_colour(height, width, *channels):
 
 
 def mosaic(pattern, height, width):
-    """What a sensor with this 2x2 colour filter (named from its first row) sees of ORANGE."""
+    """ORANGE as seen by a sensor with this 2x2 colour filter (named from its first row)."""
     picture = np.zeros((height, width), np.uint8)
     for index, colour in enumerate(pattern):
         picture[index // 2 :: 2, index % 2 :: 2] = ORANGE["rgb".index(colour)]
@@ -42,7 +42,7 @@ def mosaic(pattern, height, width):
 
 
 def sixteen_bit(samples, byte_order="<"):
-    """The samples as high byte, with a low byte that must not matter."""
+    """The samples as high bytes; the low byte must have no effect."""
     return (samples.astype(np.uint16) * 256 + 77).astype(f"{byte_order}u2").view(np.uint8)
 
 
@@ -53,7 +53,7 @@ U = round(128 + (-37.797 * R - 74.203 * G + 112 * B) / 255)
 V = round(128 + (112 * R - 93.786 * G - 18.214 * B) / 255)
 GREY = (G, G, G)
 
-# encoding -> (its pixels for a 4x6 picture of one colour, the colour that must come out)
+# encoding -> (its pixels for a 4x6 picture of one colour, the expected colour)
 EXAMPLES = {
     "rgb8": (one_colour(4, 6, R, G, B), ORANGE),
     "bgr8": (one_colour(4, 6, B, G, R), ORANGE),
@@ -187,7 +187,7 @@ def test_any_frame_is_an_array_or_an_image_error(
 
 
 def street(height=60, width=80):
-    """Smooth and colourful, so that JPEG keeps it."""
+    """Smooth and colourful, so that JPEG preserves it."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 5)
 
@@ -381,7 +381,7 @@ def test_shrinking_to_half_averages_and_less_is_bilinear():
 
 @given(st.lists(st.integers(1, 60), min_size=4, max_size=4))
 def test_a_slope_keeps_its_place_when_resized(sides):
-    """Also where one side grows and the other shrinks. Half a pixel of the slope is 2 or more."""
+    """Also if one side grows and the other shrinks. Half a pixel of the slope is 2 or more."""
     rows, columns, height, width = sides
     slope = 250 / max(rows, columns)
     places = (np.indices((rows, columns)) + 0.5) * slope

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The committed models: intact, the same in every library, and as on the day of their commit.
 
-`PYTHONPATH=. python test/test_models.py` rewrites the golden labels; a change of numbers is a
-commit of its own.
+`PYTHONPATH=. python test/test_models.py` rewrites the golden labels; commit a change of
+numbers separately.
 """
 
 from pathlib import Path

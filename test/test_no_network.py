@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing here talks to the network unasked, and no library does so in our name.
+"""Neither this package nor a library that it loads uses the network unasked.
 
 An audit hook in every Python process records connections, name lookups and started programs. It
-does not see what a library's native code does; strace does, where it is installed and allowed, and
-so does the home folder, where a telemetry client leaves its id.
+does not see native code. The tests therefore also use strace, if it is installed and allowed, and
+check the home folder, in which a telemetry client leaves its id.
 """
 
 import ast
@@ -70,7 +70,7 @@ print("imported")
 
 
 class Watch:
-    """Runs a program in an empty home folder and tells what it asked of the network."""
+    """Runs a program in an empty home folder and reports its use of the network."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
@@ -80,8 +80,8 @@ class Watch:
         for made in (self.home, self.temporary, folder / "hook"):
             made.mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-        # Nothing else of this environment: what a build server sets turns some telemetry off, and
-        # so does our own block, which the test's process has already executed.
+        # A new environment: variables of build servers turn some telemetry off, and so does our own
+        # block, which the test's process has already executed.
         kept = ("PATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH", "ROS_DISTRO", "PYTHONPATH")
         self._environment = {name: os.environ[name] for name in kept if name in os.environ}
         paths = [str(folder / "hook"), str(ROOT), self._environment.get("PYTHONPATH", "")]
@@ -109,7 +109,7 @@ class Watch:
         return done.stdout
 
     def recorded(self, kind: str) -> list[str]:
-        """What the audit hooks of all processes wrote of this kind."""
+        """The records of this kind from the audit hooks of all processes."""
         rows = (line.partition(" ") for line in self._log.read_text().splitlines())
         return [what for name, _, what in rows if name == kind]
 
@@ -153,7 +153,7 @@ def is_local(name: str) -> bool:
 
 
 def libraries() -> list[str]:
-    """Every installed library that a file of ours imports, also inside a function."""
+    """Every installed library that our files import, also inside functions."""
     names = set()
     for folder in ("sfseg_ros", "training", "benchmarks", "test"):
         for path in (ROOT / folder).rglob("*.py"):

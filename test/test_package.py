@@ -89,7 +89,7 @@ def test_package_xml_names_what_the_code_imports():
     declared = declared_in_package_xml("exec_depend")
     needed = dependencies_of(python_files("sfseg_ros", "launch")[1:])
     assert needed - declared == set(), "missing in package.xml"
-    by_name = {"ros2launch", "tf2_ros"}  # a command, and what is imported when it is needed
+    by_name = {"ros2launch", "tf2_ros"}  # a command, and a module that is imported only when needed
     assert declared - needed - by_name == set(), "in package.xml, but never imported"
 
 

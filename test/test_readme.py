@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first page: short, with a picture, with its two commands, and true about the network.
+"""README.md is short and has a picture, two commands and a statement about the network.
 
-test/docs/ holds its links, tables and commands to the code, together with those of docs/."""
+test/docs/ compares its links, tables and commands with the code, together with those of docs/."""
 
 import re
 from pathlib import Path

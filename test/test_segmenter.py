@@ -57,7 +57,7 @@ def test_results_have_the_size_of_the_image(segmenter, size):
     result = segmenter.segment(rgb)
     assert result.labels.shape == result.confidence.shape == size
     assert result.labels.dtype == result.confidence.dtype == np.uint8
-    # One network pixel may be many image pixels; off the edge by more there is no doubt.
+    # One network pixel may cover many image pixels; farther from the edge, labels must be exact.
     border = np.abs(np.arange(size[1]) - size[1] / 2) < 8 * max(1, size[1] / 64)
     np.testing.assert_array_equal(result.labels[:, ~border], expected[:, ~border])
 
@@ -97,7 +97,7 @@ def test_it_tells_where_the_time_went(segmenter):
     assert sum(steps) <= total_ms
 
 
-# What waits when the worker becomes free.
+# Frames that wait when the worker becomes free.
 
 
 def test_frames_of_one_network_size_are_inferred_together(tiny_manifest, backend):
@@ -209,7 +209,7 @@ def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest,
     assert len({shape for shape, _ in backend.calls}) == 1
 
 
-# What becomes of the labels, and who does it.
+# Label rules, applied by the backend or by the processor.
 
 SWAPPED = np.full(256, 255, np.uint8)
 SWAPPED[:2] = 1, 0  # red and green; blue goes
@@ -226,7 +226,7 @@ VIEWS = [
 
 
 class DeviceDouble(RecordingBackend):
-    """Does on the "device" what a DeviceBackend may."""
+    """A DeviceBackend that applies rules and paints in Python."""
 
     precision, precisions = "fp32", ("fp32",)
     applies_rules, cameras = True, False
@@ -347,7 +347,7 @@ def test_warm_up_goes_the_way_of_the_cameras_frames(tiny_manifest, backend):
 
     device.infer_frames = watched
     segmenter = Segmenter(tiny_manifest, device)
-    segmenter.warm_up(like, rules=RULES, count=2)  # such bytes are the processor's to convert
+    segmenter.warm_up(like, rules=RULES, count=2)  # the processor converts these bytes
     device.cameras = True
     segmenter.warm_up(like, View(horizon=0.5), RULES, 3)
     assert device.calls == [
@@ -365,7 +365,7 @@ def test_warm_up_goes_the_way_of_the_cameras_frames(tiny_manifest, backend):
                 200,
             )
             assert geometry == segmenter.geometry_of((128, 192), View(horizon=0.5))
-    Segmenter(tiny_manifest, backend).warm_up(like, count=3)  # of one is enough for such a one
+    Segmenter(tiny_manifest, backend).warm_up(like, count=3)  # this backend needs only one image
     assert [shape[0] for shape, _ in backend.calls] == [1, 1]
 
 

@@ -136,7 +136,7 @@ def findings(
         return failed if state.load_error else []
     found = []
     if state.model_error:
-        found.append((Level.WARN, f"new model refused, the old one goes on: {state.model_error}"))
+        found.append((Level.WARN, f"new model refused, the old model stays: {state.model_error}"))
     if not state.enabled:
         return found
     more = _more(state.counts, before.counts)

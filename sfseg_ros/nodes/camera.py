@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One camera of the node: its topics and its counters. nodes/frame_path.py has its frames' path."""
+"""One camera of the node: its topics and its counters. nodes/frame_path.py has the path of a
+frame."""
 
 import queue
 import threading

@@ -177,7 +177,7 @@ def missing_profile() -> str | None:
     return f"start camera and node with {PROFILE_VARIABLES[0]}={path}"
 
 
-@functools.cache  # decided when the process starts, and asked for with each large image
+@functools.cache  # constant for a process, but needed for each large image
 def _missing_shared_memory() -> str | None:
     """Advice if our profile is set but its shared memory was not available; otherwise None. Fast
     DDS then prints one line and sends everything over UDP, as without the profile."""

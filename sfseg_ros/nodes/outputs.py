@@ -33,7 +33,7 @@ class Output:
     message_from: returns the message of a frame, or None if the frame lacks an input for it. Rows
     of point clouds have no function: nodes/point_outputs.py makes the cloud from the frame and a
     depth image or a lidar's cloud.
-    needs: input of the output besides labels: "confidence", a name of PAINTS, or "".
+    needs: input of the output besides labels: "confidence", a name of PAINTED_IMAGES, or "".
     """
 
     name: str

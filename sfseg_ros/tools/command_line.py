@@ -62,7 +62,7 @@ examples:
   sfseg engine build sfnet_lite_r18_camvid --precision int8 --calibration my_drive.mcap
   sfseg engine verify sfnet_lite_r18_camvid --images my_pictures/
 
-Engines lie in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros, where the node finds them.
+Engines are stored in $SFSEG_CACHE_DIR or ~/.cache/sfseg_ros, where the node finds them.
 Exit status: 0 done, 1 refused, 2 wrong arguments, 3 nothing wrong, but the engine did not run
 because there is no GPU (verify only).
 `sfseg engine COMMAND --help` explains a command."""

@@ -93,7 +93,8 @@ def _player_options(
 
 
 def _wait_until_ready(recorder: Process, node: Process) -> None:
-    """Wait until the recorder hears the node: only then may the first image be played."""
+    """Wait until the recorder has found the node's topics; images played earlier would have no
+    mask."""
     deadline = time.monotonic() + NODE_START_S
     while "ready" not in recorder.log_lines():
         check_alive(recorder, node)

@@ -49,7 +49,7 @@ def test_a_healthy_stream_is_ok_and_reports_its_rates():
         (
             later(model_error="no such folder"),
             Level.WARN,
-            "new model refused, the old one goes on: no such folder",
+            "new model refused, the old model stays: no such folder",
         ),
         (later(segmented=100, counts={"unwatched": 10}), Level.OK, "no subscriber"),
         (later(lifecycle="inactive"), Level.OK, "inactive"),

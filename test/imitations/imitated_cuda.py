@@ -67,7 +67,7 @@ class FakeStream:
 
 
 class FakeCuda:
-    """`cuda.bindings.driver`. `fail[name]` is what that function answers next."""
+    """`cuda.bindings.driver`. `fail[name]` is the next result of that function."""
 
     CUresult, CUctx_flags, CUevent_flags = Result, ContextFlags, EventFlags
     CUstream_flags, CUstreamCaptureMode, CUdevice_attribute = StreamFlags, CaptureMode, Attribute
@@ -86,7 +86,7 @@ class FakeCuda:
         self._one_at_a_time = threading.RLock()
         self.CUstream = int
 
-    # What the tests ask.
+    # Queries of the tests.
 
     def pinned_and_device_memory(self):
         return len(self.host), len(self.memory)
@@ -133,7 +133,7 @@ class FakeCuda:
         return self.streams[handle]
 
     def put(self, handle, work):
-        """What a library does with a stream: later, or into the capture."""
+        """Queue a library's work: for later, or in the capture."""
         stream = self._stream(handle)
         (stream.waiting if stream.capture is None else stream.capture).append(work)
 
@@ -231,7 +231,7 @@ class FakeCuda:
         if self.spoil_captures():
             return Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
         assert size > 0
-        # Full of rubbish, as it is on a device.
+        # Filled with garbage, as on a device.
         data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
         address = self._handle(self.memory, types.SimpleNamespace(size=size, data=data))
         self._next += size // 0x1000 * 0x1000  # the next block begins behind this one
@@ -349,7 +349,7 @@ class FakeCuda:
         assert extra == 0
         assert len(grid_and_block) == 6
         self.grid, self.block = tuple(grid_and_block[:3]), tuple(grid_and_block[3:])
-        # What a value is, only the kernel knows: it reads from the addresses during this call.
+        # Only the kernel knows the types of the values; it reads them from the addresses now.
         self.put(stream, self.functions[function](parameters))
         return (Result.CUDA_SUCCESS,)
 

@@ -16,7 +16,7 @@ from sfseg_ros.backends.tensorrt import plugin
 from sfseg_ros.kernels import host_emulation, overlay
 from sfseg_ros.kernels.launch import Launch
 
-# Of our kernels: inputs, scalars (i: int, f: float) and outputs, in this order.
+# Arguments of our kernels: inputs, scalars (i: int, f: float) and outputs, in this order.
 _SIGNATURES = {
     "sfseg_color_mask": (2, "i", 1),
     "sfseg_overlay": (3, "iff", 1),
@@ -50,7 +50,7 @@ def add_kernels(cuda, argmax, paint):
 
 
 def pretended_argmax(cuda, launch, inputs, outputs):
-    """Labels and confidence that stand where the scores would be, through threshold and table."""
+    """Apply threshold and table to labels and confidence, which take the place of the scores."""
     classes, stored, h, w, stride, threshold = launch.scalars
     assert (classes, stored, stride) == (FakeEngine.classes, FakeEngine.classes, STRIDE)
     pixels = launch.grid[2] * h * w * stride * stride
@@ -103,7 +103,7 @@ class Allocation(enum.IntEnum):
 
 
 class FakeContext:
-    """IExecutionContext: refuses unknown names, and to run before all is set.
+    """IExecutionContext: refuses unknown names, and refuses to run before all tensors are set.
 
     `network` gives labels and confidence, which UpsampleArgmax then finds as its scores (see
     `pretended_argmax`), or true scores float32 (N, C, H / 4, W / 4).
@@ -112,7 +112,7 @@ class FakeContext:
     def __init__(self, engine, allocation, config=None):
         self.engine, self.allocation, self.config = engine, allocation, config
         self.shape, self.addresses, self.scratch = None, {}, None
-        self.recorded = None  # the plugin's part of a graph of the library's own
+        self.recorded = None  # the plugin's part of the library's own graph
         (creator,) = (c for c in plugin._creators(NAMES) if c.name == "UpsampleArgmax")
         field = NAMES.PluginField("stride", np.array([STRIDE], np.int32), None)
         self.plugin = creator.create_plugin("tail", [field], None).attach_to_context(self)
@@ -162,7 +162,7 @@ class FakeContext:
             return False
         first = self not in engine.ran
         engine.ran.append(self)
-        # What TensorRT loads at the first run of a shape, a capture does not survive.
+        # TensorRT loads code at the first run of a shape, which breaks a capture.
         if (first or not engine.capturable) and cuda.spoil_captures():
             return False
         addresses = dict(self.addresses)
@@ -176,7 +176,7 @@ class FakeContext:
                 scores = np.stack(scores)
             raw = scores.reshape(-1).view(np.uint8)
             cuda.device_array(address, raw.size)[:] = raw
-            if not engine.has_plugins:  # the node's body makes the same of it
+            if not engine.has_plugins:  # the node's body computes the same
                 labels, confidence = raw.reshape(2, pixels)
                 cuda.device_array(addresses["labels"], pixels)[:] = labels
                 cuda.device_array(addresses["confidence"], pixels)[:] = confidence
@@ -187,7 +187,8 @@ class FakeContext:
         return not engine.has_plugins or self._enqueue_plugin(address, addresses, stream_handle)
 
     def _enqueue_plugin(self, scores, addresses, stream_handle):
-        """In this thread. A library that has recorded the launch does not ask again."""
+        """Call the plugin in this thread. A library that has recorded the launch does not call
+        again."""
         cuda, (n, height, width, _) = self.engine.cuda, self.shape
         outputs = [addresses["labels"], addresses["confidence"]]
         if self.recorded is None:
@@ -211,12 +212,12 @@ class FakeContext:
         return True
 
     def _records(self):
-        """Whether TensorRT-RTX makes a graph of its own."""
+        """Whether TensorRT-RTX makes its own graph."""
         return getattr(self.config, "cuda_graph_strategy", 0) == 1
 
 
 STRIDE = 4
-NAMES = types.ModuleType("tensorrt")  # as much of the library as our plugins know
+NAMES = types.ModuleType("tensorrt")  # the part of the library that our plugins use
 for _name in ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime"):
     setattr(NAMES, _name, type(_name, (), {}))
 NAMES.IPluginCreatorV3One = type("IPluginCreatorV3One", (), {})
@@ -226,7 +227,7 @@ NAMES.PluginFieldType = types.SimpleNamespace(INT32=0)
 
 
 class FakeEngine:
-    """ICudaEngine of a network that a function on numpy arrays stands for."""
+    """ICudaEngine whose network is a function on numpy arrays."""
 
     num_io_tensors = 3
     classes = 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a launch on arrays that show what it did to them."""
+"""Runs a launch on guarded arrays that reveal wrong writes."""
 
 import numpy as np
 import pytest
@@ -27,9 +27,9 @@ def run_guarded():
 
 
 def _run_guarded(launch, inputs, shapes_and_types, offset=0):
-    """The outputs of a launch into poisoned memory; fails if it writes outside of them, and if two
-    runs over different poison and in opposite order differ, because then something was not written
-    or threads depend on each other."""
+    """The outputs of a launch into poisoned memory; fails if it writes outside of them, or if two
+    runs with different poison and in opposite order differ: then some elements were not written, or
+    threads depend on each other."""
     results = []
     for poison, is_reversed in ((POISON, False), (POISON ^ 0xFF, True)):
         memories, outputs = [], []

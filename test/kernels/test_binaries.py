@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build for GPUs, which needs a compiler but no GPU: everything compiles, nothing spills."""
+"""The build for GPUs, which needs a compiler but no GPU: all kernels compile and none spills."""
 
 import importlib
 import re
@@ -63,7 +63,7 @@ def all_launches():
 
 
 def assert_fits(cubin, log):
-    """Every launch has its kernel, and no kernel keeps anything on the stack."""
+    """Every launch has its kernel, and no kernel uses the stack."""
     assert cubin[:4] == b"\x7fELF"
     frames = SPILLS.findall(log)
     compiled = {name for name, *_ in frames}

@@ -30,7 +30,7 @@ def frame_of(rng, encoding, height, width, padding=0):
 
 
 def smooth_frame(rng, height, width):
-    """rgb8 of waves: what a camera sees, unlike noise, where every rounding is at its worst."""
+    """rgb8 of waves, smooth like a camera's image; in noise, every rounding error is largest."""
     y, x = np.mgrid[:height, :width]
     phase = rng.random(3) * 6
     waves = [127.5 + 127 * np.sin(y / 9 + p) * np.cos(x / 7 + p) for p in phase]
@@ -41,7 +41,7 @@ def smooth_frame(rng, height, width):
 @pytest.mark.parametrize("is_bigendian", [False, True])
 @pytest.mark.parametrize("size", [(6, 8), (7, 10), (3, 4), (33, 130)])
 def test_colours_are_opencvs(encoding, is_bigendian, size):
-    """Without a resize the bytes are those of imaging.py, all of them."""
+    """Without a resize, all bytes equal those of imaging.py."""
     rng = np.random.default_rng(0)
     data, step = frame_of(rng, encoding, *size, padding=5)
     geometry = geometry_of(size, View(), lambda area: area)
@@ -83,7 +83,7 @@ def test_kernel_is_the_reference_to_the_last_bit(frame, encoding, output, seed):
 @settings(max_examples=150, deadline=None)
 @given(views(), st.integers(0, 2**32 - 1))
 def test_of_a_smooth_image_it_is_within_two_levels_of_the_cpus_resize(frame, seed):
-    """Where OpenCV rounds after each step, the kernel rounds once."""
+    """OpenCV rounds after each step; the kernel rounds once."""
     size, view, network = frame
     rgb = smooth_frame(np.random.default_rng(seed), *size)
     geometry = geometry_of(size, view, lambda area: network)
@@ -156,7 +156,7 @@ def test_letterbox_is_grey_and_normalised_like_the_image():
 @given(st.sampled_from(["rgb8", "mono8", "uyvy", "bayer_rggb8"]), st.integers(0, 30))
 @settings(max_examples=30, deadline=None)
 def test_no_byte_beyond_the_image_is_read(encoding, extra):
-    """The last row has no padding to spare: bytes after it may be another's."""
+    """The last row has no padding: bytes after it may belong to another object."""
     rng = np.random.default_rng(0)
     data, step = frame_of(rng, encoding, 9, 12)
     assume(len(data) == 9 * step)

@@ -135,7 +135,7 @@ def test_an_exception_during_a_capture_ends_it(cuda, gpu, error):
         with pytest.raises(type(error)):
             stream.captured(failing)
         assert not cuda.graphs
-        stream.upload(device, host, 4)  # the stream goes on
+        stream.upload(device, host, 4)  # the stream still works
         stream.wait()
 
 
@@ -144,7 +144,7 @@ def test_a_call_that_cannot_be_captured_raises_its_error(cuda, gpu):
         stream = gpu.stream()
         with pytest.raises(CudaError, match="cuMemAlloc: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
             stream.captured(lambda: gpu.memory(4))
-        # Swallowed inside the work: then the end of the capture knows.
+        # The work swallows the error; the end of the capture still reports it.
         with pytest.raises(CudaError, match="cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INV"):
             stream.captured(lambda: cuda.cuMemAlloc(4))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build for the CPU: what holds the other tests of this folder up."""
+"""The build for the CPU, on which the other tests of this folder rely."""
 
 import os
 import subprocess
@@ -74,7 +74,8 @@ def test_arrays_with_gaps_are_refused():
 
 @pytest.mark.slow
 def test_the_comparisons_are_clean_under_the_sanitizers():
-    """Out of bounds and undefined behaviour end the process; numpy's arrays have red zones then."""
+    """An access out of bounds or undefined behaviour ends the process; numpy's arrays get red
+    zones."""
     runtime = subprocess.run(
         ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -92,7 +93,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *files]))
     environment = {
         **os.environ,
         "LD_PRELOAD": runtime,
-        # Python keeps memory until its end, and OpenCV's loops are not ours to judge.
+        # Python keeps memory until it ends, and OpenCV's loops are not under test.
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UpsampleArgmax: the definition in float64 holds the numpy reference, and this the kernel's device
-code, compiled for the CPU. test/training/test_kernels.py compares with PyTorch."""
+"""UpsampleArgmax: the numpy reference against the definition in float64, and the kernel's device
+code, compiled for the CPU, against the reference. test/training/test_kernels.py compares with
+PyTorch."""
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ SHAPES = st.tuples(
 STRIDES = st.sampled_from([1, 2, 3, 4, 5, 8, 16])
 LAYOUTS = st.sampled_from(["linear", "hwc"])
 DTYPES = st.sampled_from(["float32", "float16"])
-# Whole numbers tie, halves of them tie between pixels, smooth ones agree over many cells, and so do
-# masked ones, with classes that are as good as impossible here and there, and those about the limit
-# of the short sum (upsample_argmax.cu: AGREED_LIMIT).
+# Kinds of scores. Whole numbers tie; their halves tie between pixels. Smooth scores agree over many
+# cells. So do masked ones, which make some classes nearly impossible in places, and those around
+# the limit of the short sum (upsample_argmax.cu: AGREED_LIMIT).
 KINDS = st.sampled_from(
     ["normal", "whole", "constant", "smooth", "special", "huge", "masked", "limit"]
 )
@@ -147,7 +148,7 @@ def test_tiles_join_without_a_seam(layout, dtype, size):
 def test_every_pixel_is_written_and_nothing_else_at_any_alignment(
     run_guarded, confidence, layout, dtype, offset, stored, stride
 ):
-    """Of padded channels, too, which hold what would win."""
+    """Also padded channels, whose values would win."""
     rng = np.random.default_rng(0)
     scores = scores_of(rng, (2, 5, 9, 12), "normal", dtype)
     labels, shares = upsample_argmax(scores, stride)

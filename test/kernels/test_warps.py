@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlowWarp and GatedFlowFusion: any size, any aim, and what is not finite.
+"""FlowWarp and GatedFlowFusion: any size, any displacement, and values that are not finite.
 
-The definition in float64 holds the numpy references, and these the kernels' device code, compiled
-for the CPU, to the last bit. test/training/test_kernels.py compares with PyTorch.
+The numpy references agree with the definition in float64, and the kernels' device code, compiled
+for the CPU, agrees with the references to the last bit. test/training/test_kernels.py compares with
+PyTorch.
 """
 
 import math
@@ -20,7 +21,7 @@ from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion, gated_flow_fu
 pytestmark = pytest.mark.usefixtures("cxx_compiler")
 
 SIZES = st.integers(1, 19)
-# Not a multiple of a vector, one, several, and more than the threads of a pixel take at once.
+# No multiple of a vector, one vector, several, and more than the threads of a pixel take at once.
 CHANNELS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 33, 40])
 LAYOUTS = st.sampled_from(["linear", "hwc"])
 # (features, flow)

@@ -463,7 +463,7 @@ def test_engines_that_are_no_longer_used_are_named_and_removed(
 
 
 def test_an_engine_of_a_missing_library_stays(sfseg, make_random_model, monkeypatch):
-    """Without the library there is no telling whether the engine is used; --all removes it."""
+    """Without the library, the command cannot tell whether the engine is used. --all removes it."""
     model = make_random_model(0)
     key = EngineKey(
         *(model.onnx_sha256, "fp16", ((1, 64, 96, 3),) * 3, "TensorRT 10.3.0", "NVIDIA Orin, 8.7"),

@@ -87,9 +87,9 @@ class Case:
             network(images_from_rgb(rgb, network))
         network.eval()
         variances = [norm.running_var.clone() for norm in norms]
-        # A channel that varies by nearly nothing would blow rounding up until it decides the
-        # labels: then torch in fp32 is no nearer to torch in fp64 than to the others. A deep
-        # network whose channels all vary by little needs the lower limit to say anything.
+        # Dividing by a variance near zero amplifies rounding errors until they decide the labels;
+        # torch in fp32 and fp64 then disagree as much as torch and ONNX Runtime do. If all channels
+        # of a deep network vary little, only the lower limit leaves scores that differ.
         for least in (0.1, 0.01):
             for norm, variance in zip(norms, variances, strict=True):
                 norm.running_var.copy_(variance.clamp(min=least))
@@ -204,8 +204,8 @@ def test_openvino_agrees_with_torch(case: Case) -> None:
 
 def assert_agreement(case: Case, rgb: Tensor, labels: np.ndarray, confidence: np.ndarray) -> None:
     expected, expected_confidence = case.deployed(rgb)
-    # The same everywhere would prove nothing. K-Net learns just that from the loss of class scores
-    # alone; networks/test_knet.py has its own.
+    # Equal output everywhere would prove nothing. K-Net learns only such output from the loss of
+    # class scores alone; networks/test_knet.py tests it properly.
     assert len(np.unique(expected_confidence)) > 1 or isinstance(case.network, KNet)
     assert (labels == expected).mean() >= 0.999
     assert np.abs(confidence.astype(int) - expected_confidence.astype(int)).max() <= 2

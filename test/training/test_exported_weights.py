@@ -166,7 +166,7 @@ def test_a_run_starts_from_a_model_directory(
     monkeypatch.setattr("sys.argv", [*command, "--data-root", f"street={street}"])
     export.main()
     run = ["", "tiny", "--data-root", f"street={street}", "--output-dir", str(tmp_path / "run")]
-    # The step is too small to change anything, so what is saved is what was read.
+    # The step is too small to change a weight, so the saved weights equal the loaded ones.
     tiny = replace(tiny_recipe, learning_rate=1e-12, epochs=1, ema_decay=0.0)
     monkeypatch.setattr(train, "load_recipe", lambda _: tiny)
     monkeypatch.setattr("sys.argv", [*run, "--init", model, "--precision", "fp32"])

@@ -70,7 +70,7 @@ def test_every_kernel_is_measured_and_right(device, report):
 
 
 def test_the_kernels_of_an_engine_are_among_the_measured(device):
-    """An engine's labels come with their confidence, which is a kernel of its own."""
+    """An engine computes labels with confidence, which is a separate kernel."""
     measured = {case.launch.kernel for case in gpu_kernels.cases(device)}
     for operator, shapes in {
         "FlowWarp": [(1, 8, 4, 4), (1, 2, 8, 8)],
@@ -179,8 +179,8 @@ def test_a_rehearsal_of_a_part_measures_everything_that_needs_no_gpu(command, tm
 
 @pytest.fixture
 def pretended_gpu(device, monkeypatch):
-    """`CudaDevice` with the processor below the names of torch.cuda and the driver: a capture notes
-    what is launched and copied, and a replay does it."""
+    """`CudaDevice` on the processor, which replaces torch.cuda and the driver: a capture records
+    launches and copies, and a replay executes them."""
     capturing: list[list] = []
     clock = iter(range(10**9))
 

@@ -6,7 +6,7 @@ int8 the range minimises the squared error of clipping and rounding together. fp
 exponent and uses the largest value.
 
 Differs: the calibrators of `onnxruntime.quantization` keep every tensor of every picture in memory
-and choose tensors by operator, while some convolutions are left out here.
+and choose tensors by operator, whereas this module excludes some convolutions.
 """
 
 import hashlib

@@ -111,7 +111,7 @@ class OpenEngine:
                 pass
             except (OSError, BackendError) as error:
                 self._warn(f"{one_line(error)}; TensorRT-RTX compiles its kernels again")
-            else:  # it refuses what is damaged or from another machine, and is empty then
+            else:  # a cache that is damaged or from another machine is refused; ours is then empty
                 self._cache.deserialize(found)
         return self._cache
 

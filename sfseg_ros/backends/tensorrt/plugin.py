@@ -5,8 +5,8 @@
 them; `creators` makes it for the installed library. An engine with plugins can be loaded only after
 `creators` were registered.
 
-TensorRT only prints an exception that a callback raises. If get_workspace_size or
-get_fields_to_serialize raise it, TensorRT even goes on with a wrong engine. Every callback
+TensorRT only prints an exception that a callback raises. After an exception in
+get_workspace_size or get_fields_to_serialize, it even continues with a wrong engine. Every callback
 therefore notes its exceptions, and `raise_noted` fails the build or the frame afterwards.
 """
 

@@ -602,7 +602,8 @@ def test_cameras_bytes_are_uploaded_as_they_are_and_become_the_input_there(
             np.testing.assert_array_equal(result.labels, geometry.output_from(labels[0], 255))
             expected = geometry.output_from(confidence[0], 0)
             np.testing.assert_array_equal(result.confidence, expected)
-    # Once as it is and once into the graph, which runs without us: two of one kind in one batch.
+    # Each kernel runs once directly and once during the capture; a replay does not call our code.
+    # One batch has two images of one kind.
     assert sorted(camera_kernels) == sorted(2 * ["bgr8", "bgr8", "bayer_rggb8", "yuv422"])
     assert len(cuda.execs) == 4
 

@@ -446,7 +446,8 @@ CALLBACKS = (
 
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_every_callback_notes_its_exceptions(name):
-    """Also get_workspace_size and get_fields_to_serialize, after which the library goes on."""
+    """Also get_workspace_size and get_fields_to_serialize, after whose errors the library
+    continues."""
 
     def broken(self):
         raise ZeroDivisionError("division by\n zero")

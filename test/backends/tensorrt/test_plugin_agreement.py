@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels with the plugins and without: what an engine would launch, on the kernels' CPU build.
 
-ONNX Runtime computes what lies between the `sfseg` nodes, the plugins' own callbacks are called as
+ONNX Runtime computes the layers between the `sfseg` nodes, the plugins' own callbacks are called as
 an engine calls them, and the kernel that `enqueue` launches runs on arrays in the storage that the
 library would have given it.
 """
@@ -142,7 +142,7 @@ class Engine:
 
 
 class Numbers:
-    """The library's expression builder, with numbers for expressions."""
+    """The library's expression builder, with numbers instead of expressions."""
 
     def constant(self, value: int) -> int:
         return value
@@ -153,7 +153,7 @@ class Numbers:
 
 
 def stored(array: np.ndarray, form: str) -> np.ndarray:
-    """(N, C, H, W) as it lies in memory in a format; padded channels are garbage."""
+    """(N, C, H, W) in the memory layout of a format; padded channels hold garbage."""
     if form == "LINEAR":
         return np.ascontiguousarray(array)
     pad = -array.shape[1] % 8 if form == "HWC8" else 0

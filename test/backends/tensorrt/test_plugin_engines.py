@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real TensorRT-RTX engines with our plugins and without, of the trained model and of random ones.
 
-Each build is a process of its own: the library can abort. No GPU is needed, and none of these
-engines is run here.
+Each build is a separate process, because the library can abort. These tests need no GPU and run no
+engine.
 """
 
 import importlib
@@ -228,7 +228,7 @@ def tensors_of(text: str) -> list[tuple[str, str]]:
 
 
 def steps_of(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides in elements of a dense array whose axes lie in memory in `order`."""
+    """Strides in elements of a dense array whose axes are stored in `order`."""
     steps, step = [0] * len(shape), 1
     for axis in reversed(order):
         steps[axis], step = step, step * shape[axis]
@@ -281,7 +281,8 @@ except BackendError as error:
     ],
 )
 def test_an_exception_in_a_callback_never_becomes_an_engine(tiny_model, tmp_path, name):
-    """The library itself goes on after get_workspace_size and get_fields_to_serialize."""
+    """The library itself continues after an error in get_workspace_size or
+    get_fields_to_serialize."""
     model = prepare(onnx.load(tiny_model / "model.onnx"), plugins=True)
     write_request(model, tmp_path)
     child = in_child(SABOTAGE, tmp_path, name, str(tmp_path))

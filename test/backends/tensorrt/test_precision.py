@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph in other types: what is where, that the labels stay, and that odd models go through."""
+"""The graph in other types: the type of each tensor, unchanged labels, and unusual models."""
 
 import hashlib
 from collections import Counter
@@ -69,8 +69,8 @@ GRAPHS = {
 
 @pytest.mark.parametrize("name", precision.ENGINE_PRECISIONS)
 def test_another_graph_is_another_recipe(shipped, name):
-    """An engine of before must not be found for it: where this fails, raise precision.RECIPE, then
-    write the new digests here."""
+    """An engine of the old graph must not be found for the new one. If this fails, raise
+    precision.RECIPE, then write the new digests here."""
     plain = plain_model(shipped)
     ranges = dict.fromkeys(precision.tensors_to_calibrate(plain, "int8"), 4.0)
     typed = typed_model(shipped, name, ranges)
@@ -174,7 +174,7 @@ def test_labels_of_the_shipped_model_agree_with_fp32(shipped, drive, name):
 
 
 def test_the_emulation_rounds_every_half_precision_tensor(shipped, images):
-    """Not what ONNX Runtime makes of a chain of fp16 operators, which stays fp32 inside."""
+    """Every tensor is rounded; ONNX Runtime itself computes a chain of fp16 operators in fp32."""
     typed = typed_model(shipped, "fp16")
     graph = emulated(typed)
     names = [n for n, kind in element_types(typed).items() if kind == TensorProto.FLOAT16]
@@ -189,7 +189,7 @@ def test_the_emulation_rounds_every_half_precision_tensor(shipped, images):
 
 
 def test_a_wrong_scale_would_be_seen(shipped, images):
-    """The measure is not blind: ranges ten times too small change the labels."""
+    """The measurement can fail: ranges ten times too small change the labels."""
     ranges = {n: r / 10 for n, r in ranges_of(shipped, "int8", images).items()}
     reference = labeller_of(plain_model(shipped))
     broken = labeller_of(typed_model(shipped, "int8", ranges))
@@ -269,7 +269,7 @@ SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in ran
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_unseen_networks_keep_their_labels(make_random_model, images, seed):
-    """Half of what a random network says is a tie of two classes, so the bounds are wide."""
+    """In half of a random network's pixels two classes nearly tie, so the bounds are wide."""
     model = onnx.load(make_random_model(seed).onnx_path)
     for name, least in (("fp16", 0.998), ("bf16", 0.98), ("int8", 0.93), ("fp8", 0.85)):
         try:
@@ -287,7 +287,7 @@ def test_a_file_without_the_functions_is_typed_the_same(make_random_model, seed)
 
 
 def test_other_functions_are_inlined(make_random_model, images):
-    """Exporters leave functions of their own in a file; ours stay nodes."""
+    """Exporters leave their own functions in a file; the `sfseg` functions stay nodes."""
     model = onnx.load(make_random_model(0).onnx_path)
     body = [helper.make_node("Mul", ["x", "x"], ["xx"]), helper.make_node("Sqrt", ["xx"], ["y"])]
     model.functions.append(

@@ -68,7 +68,7 @@ def test_labels_hold_class_and_instance(town: Path) -> None:
     assert sample.labels[7, 0] == 0  # road
     assert sample.labels[3, 1] == 2 + 256 * 1
     assert sample.labels[3, 5] == 2 + 256 * 2
-    assert sample.labels[3, 10] == 1  # a crowd: a class, but nobody in particular
+    assert sample.labels[3, 10] == 1  # a crowd has a class but no instance
 
 
 def test_coco_and_cityscapes_lie_as_they_are_unpacked(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_merging_drops_unsure_and_hidden_segments() -> None:
         tiny(), masks_of(LEFT, wider), classes_of((CAR, 0.9), (CAR, 0.8)), (16, 16)
     )
     assert classes.count(CAR) == 1
-    assert (segments[8:, 2] == 0).all()  # nobody's
+    assert (segments[8:, 2] == 0).all()  # no segment
 
     _, classes = merge(tiny(), masks_of(RIGHT), classes_of((CAR, 0.29)), (16, 16))
     assert CAR not in classes

@@ -83,7 +83,7 @@ def test_fusion_without_flow_is_the_gate_between_resized_maps() -> None:
 
 
 def test_one_gate_of_two_is_the_shared_one() -> None:
-    # Two gates of which the second is the complement of the first are a shared gate.
+    # Two gates are a shared gate if the second is the complement of the first.
     torch.manual_seed(0)
     shared = GatedDualFlowAlignment(8)
     apart = GatedDualFlowAlignment(8, shared_gate=False)

@@ -73,14 +73,14 @@ def test_detail_is_on_the_greater_side_of_an_edge_and_stride_two_widens_it() -> 
     labels = torch.zeros(1, 8, 12, dtype=torch.long)
     labels[:, :, 6:] = 3
     target = detail_target(labels)[0, 0]
-    # The last one because the map meets zeros outside of the picture.
+    # The last one, because the map borders on zeros outside of the picture.
     assert target[3].tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1]
     labels[:] = 0
     assert not detail_target(labels).any()
 
 
 def authors_example() -> tuple[Tensor, Tensor]:
-    """Logits (1, 1, 4, 6) and labels (1, 32, 48) of which every number is written here."""
+    """Logits (1, 1, 4, 6) and labels (1, 32, 48) with every value written out."""
     logits = torch.linspace(-3, 3, 24).view(1, 1, 4, 6)
     rows, columns = torch.meshgrid(torch.arange(32) // 7, torch.arange(48) // 11, indexing="ij")
     labels = (3 * rows + 5 * columns) % 7

@@ -18,7 +18,7 @@ PALETTE[1] = (10, 20, 30)
 
 
 class ConstantFlow(nn.Module):
-    """Stands for a flow convolution: the same flow (one value per channel) everywhere."""
+    """Replaces a flow convolution: the same flow (one value per channel) everywhere."""
 
     def __init__(self, flow: list[float]) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a town: decided by its seed, and nothing stands where traffic goes."""
+"""The plan of a town: the seed determines it, and no object blocks the traffic."""
 
 import itertools
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic: the camera's car meets nobody, people walk where people walk."""
+"""Traffic: the camera's car hits no one, and people stay on pavements and crossings."""
 
 import math
 import random
@@ -36,7 +36,7 @@ def test_no_actor_comes_closer_to_the_camera_than_its_car_is_large(seed: int) ->
         camera = drive_camera(town, 5.0, step / 10)
         for actor in (m.at(step / 10, town) for m in movers):
             beside, along = abs(actor.d - camera.d), abs(actor.s - camera.s)
-            # Cars pass beside; whoever is in the camera's own lane keeps a distance.
+            # Cars pass beside the camera; actors in its own lane keep a distance.
             assert beside > 0.9 or along > 3.0, (step, actor)
 
 
