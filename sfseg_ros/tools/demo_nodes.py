@@ -93,8 +93,7 @@ def _player_options(
 
 
 def _wait_until_ready(recorder: Process, node: Process) -> None:
-    """Wait until the recorder has found the node's topics; images played earlier would have no
-    mask."""
+    """Wait until the recorder has found the node's topics; earlier masks would not be recorded."""
     deadline = time.monotonic() + NODE_START_S
     while "ready" not in recorder.log_lines():
         check_alive(recorder, node)
