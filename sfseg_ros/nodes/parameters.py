@@ -349,6 +349,8 @@ def changed_settings(
     node_values: dict[str, Any] = {}
     own = {camera: dict(values) for camera, values in current.own.items()}
     for change in changes:
+        if not change.name:  # rclpy refuses every other undeclared name
+            raise ParameterError("a parameter without a name; see `ros2 param list`")
         camera, _, name = change.name.rpartition(".")
         if camera in current.own and name in CAMERA_FIELDS:
             field = CAMERA_FIELDS[name]

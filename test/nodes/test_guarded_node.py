@@ -42,6 +42,16 @@ def test_parameters_set_atomically_are_all_refused(bench):
     assert node.get_parameter("overlay_alpha").value == 0.5
 
 
+@pytest.mark.parametrize("name", ["", "no_such_parameter", "left.no_such_parameter"])
+def test_a_parameter_that_is_not_declared_is_refused(bench, name):
+    """rclpy lets the empty name through."""
+    node = bench.start(autostart=False)
+    request = SetParameters.Request(parameters=[parameter(name, type=1, bool_value=True)])
+    (result,) = bench.call(SetParameters, "set_parameters", request).results
+    assert not result.successful
+    assert not node.has_parameter(name)
+
+
 @pytest.mark.parametrize("at_start", [True, False])
 def test_a_negative_clock_is_ignored_and_the_next_one_is_used(bench, at_start):
     node = bench.start(autostart=False, **({"use_sim_time": True} if at_start else {}))
