@@ -33,8 +33,8 @@ pedestrians, cyclists) are its weakest classes, see the table. It is not a safet
 
 FACADES_TOO = LIMITS.format(more=", and on photographs of facades")
 
-# What the weights inherit from the data, and what that shows, of the recipes whose data we know: those of our runs. The
-# second stage of SFNet-Lite's goes on from the first, so it inherits the facades as well.
+# Terms and limits that weights inherit from their data, for the recipes of our runs. The second stage of SFNet-Lite
+# continues the first, so it also inherits the facades.
 TERMS_AND_LIMITS = {
     "sfnet_lite:camvid_r18": (
         RESEARCH + CAMVID + FACADES + IMAGENET,
@@ -67,12 +67,12 @@ TERMS_AND_LIMITS = {
     ),
 }
 
-UNKNOWN_TERMS = "To be written by who trained it: the weights inherit the terms of the data that they were trained on."
-UNKNOWN_LIMITS = "To be written by who trained it: what the data shows and what it does not. It is not a safety component."
+UNKNOWN_TERMS = "To be written by the person who trained the model: the weights inherit the terms of their training data."
+UNKNOWN_LIMITS = "To be written by the person who trained the model: what the data covers and what it does not. It is not a safety component."
 
 
 def model_card(manifest: Manifest) -> str:
-    """Markdown: what the model is, how well it does, where it comes from, what it must not be used for."""
+    """Return the card as Markdown: description, accuracy, origin, terms and limits of the model."""
     training = manifest.provenance.get("training")
     recipe = training["recipe"] if isinstance(training, dict) else None
     terms, limits = TERMS_AND_LIMITS.get(str(recipe), (UNKNOWN_TERMS, UNKNOWN_LIMITS))
@@ -138,7 +138,7 @@ def _provenance(manifest: Manifest) -> str:
     training = manifest.provenance.get("training")
     if not isinstance(training, dict):
         return f"Training: {training}."
-    # Only the cards of our own runs lie in models/ of this repository, where the link leads somewhere.
+    # The link works only in models/ of this repository, which has the cards of our own runs.
     ours = training["recipe"] in TERMS_AND_LIMITS
     where = (
         "[training/README.md](../../training/README.md)"

@@ -105,7 +105,7 @@ def test_cards_of_other_recipes_claim_no_data_and_have_no_link(
     card = card_of_run(manifest, recipe)
     assert "LabelMeFacade" not in card
     assert "one English town" not in card
-    assert card.count("To be written by who trained it") == 2
+    assert card.count("To be written by the person who trained the model") == 2
     assert "](" not in card
 
 
