@@ -30,7 +30,7 @@ def blocked():
     deadline._abandoned.clear()
 
 
-def test_it_returns_the_result_or_raises_the_error():
+def test_within_returns_the_result_or_raises_the_error():
     assert within(5, lambda: 7, "counting") == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0, "dividing")
@@ -59,7 +59,7 @@ def test_paused_time_does_not_count(blocked):
     assert within(0.3, blocked, "waiting", paused=paused) == "late"
 
 
-def test_hurry_shortens_the_time(blocked, monkeypatch):
+def test_hurry_shortens_the_deadline(blocked, monkeypatch):
     monkeypatch.setattr(deadline, "HURRY_S", 0.2)
     with pytest.raises(DeadlineError, match="waiting did not end before the end"):
         within(60, blocked, "waiting", paused=lambda: True, hurry=lambda: True)

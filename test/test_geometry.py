@@ -97,7 +97,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize(("view", "network_size_for", "expected"), EXACT.values(), ids=EXACT)
-def test_labels_return_to_their_pixels(view, network_size_for, expected):
+def test_labels_are_mapped_back_to_their_pixels(view, network_size_for, expected):
     geometry = geometry_of(LABELS.shape, view, network_size_for)
     np.testing.assert_array_equal(through(geometry, LABELS), expected)
 
@@ -186,7 +186,7 @@ def place_in_network(index, geometry, axis):
 
 
 @given(geometries())
-def test_stripes_return_to_their_place(geometry):
+def test_stripes_are_mapped_back_to_their_place(geometry):
     """A network that distinguishes diagonal stripes. A pixel of the mask is certain if it is
     farther from the border of a stripe than one pixel of each grid."""
     stripes = (np.indices(geometry.image_size).sum(axis=0) // 16 % 2).astype(np.uint8)
@@ -214,7 +214,7 @@ def test_stripes_return_to_their_place(geometry):
 
 
 @given(st.integers(8, 60), st.integers(8, 60))
-def test_the_network_sees_places_where_they_are(side, network_side):
+def test_fitting_keeps_every_position(side, network_side):
     """A slope through the image is the same in the input; half a pixel is 2 of it or more."""
     slope = 250 / side
     ramp = ((np.arange(side) + 0.5) * slope).round().astype(np.uint8)
@@ -230,7 +230,7 @@ def test_the_network_sees_places_where_they_are(side, network_side):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 91), (480, 640), (1080, 1920), (1, 4000)])
-def test_the_default_view_is_the_resize_of_the_whole_image_there_and_back(tiny_manifest, size):
+def test_the_default_view_resizes_the_whole_image_to_the_network_and_back(tiny_manifest, size):
     """The same bits as in the first release, which made the golden labels."""
     random = np.random.default_rng(0)
     rgb = random.integers(0, 256, (*size, 3), np.uint8)
@@ -243,7 +243,7 @@ def test_the_default_view_is_the_resize_of_the_whole_image_there_and_back(tiny_m
     assert geometry.rgb_at_output(rgb) is rgb
 
 
-def test_where_no_pixel_changes_nothing_is_copied():
+def test_nothing_is_copied_if_no_pixel_changes():
     rgb = np.zeros((64, 96, 3), np.uint8)
     labels = np.zeros((64, 96), np.uint8)
     for fit in ("stretch", "letterbox", "crop"):
@@ -271,7 +271,7 @@ def test_the_padding_of_a_letterbox_is_grey_and_around_the_image():
     assert not padded[16:48].any()
 
 
-def test_the_network_size_is_asked_for_what_is_left_below_the_horizon():
+def test_the_network_size_is_chosen_for_the_area_below_the_horizon():
     asked = []
 
     def network_size_for(size):
@@ -282,7 +282,7 @@ def test_the_network_size_is_asked_for_what_is_left_below_the_horizon():
     assert asked == [(30, 100)]
 
 
-def test_the_image_at_the_output_shows_what_the_mask_covers():
+def test_the_image_at_the_output_covers_the_same_area_as_the_mask():
     rgb = np.repeat(LABELS[:, :, None], 3, axis=2)
     view = View(region=(24, 40, 64, 32), output_size=(16, 32))
     shown = geometry_of(LABELS.shape, view, same).rgb_at_output(rgb)
@@ -326,7 +326,7 @@ def test_a_horizon_leaves_at_least_one_row():
         ({"output_size": (1 << 16, 1 << 16)}, "output size 65536x65536: expected 1 to"),
     ],
 )
-def test_a_view_that_no_image_could_have_is_refused(values, message):
+def test_an_invalid_view_is_refused(values, message):
     with pytest.raises(ImageError, match=message) as caught:
         View(**values)
     assert "\n" not in str(caught.value)
@@ -348,7 +348,7 @@ def test_a_view_that_no_image_could_have_is_refused(values, message):
         (View(output_size=(64, 96)), (32, 96), False),
     ],
 )
-def test_it_knows_where_the_outputs_pixels_are_the_networks(view, network, expected):
+def test_geometry_reports_whether_output_pixels_equal_network_pixels(view, network, expected):
     geometry = geometry_of((128, 192), view, fixed(*network))
     assert geometry.output_has_network_pixels is expected
     pixels = np.random.default_rng(0).integers(0, 255, (*network, 3), np.uint8)

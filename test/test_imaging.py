@@ -84,7 +84,7 @@ def test_every_encoding_has_an_example():
 
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize("encoding", EXAMPLES)
-def test_a_picture_of_one_colour_comes_out_in_that_colour(encoding, padding):
+def test_a_picture_of_one_colour_is_converted_to_that_colour(encoding, padding):
     pixels, expected = EXAMPLES[encoding]
     rows = pixels.reshape(4, -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
@@ -96,12 +96,12 @@ def test_a_picture_of_one_colour_comes_out_in_that_colour(encoding, padding):
 
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_gbrg8"])
-def test_bayer_of_odd_size_works(encoding):
+def test_a_bayer_image_of_odd_size_is_converted(encoding):
     picture = mosaic(encoding[6:10], 5, 7)
     assert (picture_from_buffer(picture.tobytes(), encoding, 5, 7, 7).rgb == ORANGE).all()
 
 
-def test_big_endian_samples_give_their_high_byte():
+def test_big_endian_samples_are_reduced_to_their_high_byte():
     data = sixteen_bit(one_colour(2, 2, G), ">").tobytes()
     assert (picture_from_buffer(data, "mono16", 2, 2, 4, is_bigendian=True).rgb == GREY).all()
 
@@ -134,7 +134,7 @@ def test_rgb8_is_a_view_of_the_message(padding):
         ("width", 2**32 - 1, "step is 12, expected at least 12884901885 bytes"),
     ],
 )
-def test_fields_that_contradict_each_other_are_refused(field, value, message):
+def test_inconsistent_fields_are_refused(field, value, message):
     fields = {"data": bytes(24), "encoding": "rgb8", "height": 2, "width": 4, "step": 12}
     picture_from_buffer(**fields)
     with pytest.raises(ImageError, match=message) as caught:
@@ -150,7 +150,7 @@ def test_a_message_of_any_library_is_read_by_its_attributes():
     np.testing.assert_array_equal(picture_from_fields(compressed).rgb, street())
 
 
-def test_an_odd_width_is_no_yuv422():
+def test_yuv422_of_odd_width_is_refused():
     with pytest.raises(ImageError, match="expected a width that is a multiple of 2"):
         picture_from_buffer(bytes(12), "yuyv", 2, 3, 6)
 
@@ -168,7 +168,7 @@ def test_a_bayer_image_without_full_neighbourhoods_is_refused():
     surplus=st.sampled_from([0, 0, 0, -1, 1]),
     content=st.binary(min_size=1, max_size=8),
 )
-def test_any_frame_is_an_array_or_an_image_error(
+def test_any_frame_gives_an_array_or_an_image_error(
     encoding, height, width, padding, surplus, content
 ):
     row = ENCODINGS.get(encoding)
@@ -210,12 +210,12 @@ THUMBNAIL = b"\xff\xe1" + struct.pack(">H", len(JPEG) + 2) + JPEG
 JPEG_WITH_THUMBNAIL = JPEG[:2] + THUMBNAIL + JPEG[2:]
 
 
-def test_png_comes_out_exactly():
+def test_png_is_decoded_exactly():
     np.testing.assert_array_equal(rgb_from_compressed(PNG), street())
 
 
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE_JPEG, JPEG_WITH_THUMBNAIL])
-def test_jpeg_comes_out_as_rgb(data):
+def test_jpeg_is_decoded_to_rgb(data):
     rgb = rgb_from_compressed(array("B", data))
     assert rgb.shape == (60, 80, 3)
     assert np.abs(rgb.astype(int) - street()).mean() < 3
@@ -235,7 +235,7 @@ def test_grey_alpha_and_16_bit_png_become_8_bit_rgb(picture, expected):
 
 
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE_JPEG, PNG])
-def test_bytes_after_the_end_do_not_matter(data):
+def test_bytes_after_the_end_are_ignored(data):
     np.testing.assert_array_equal(
         rgb_from_compressed(data + b"\0" * 999), rgb_from_compressed(data)
     )
@@ -249,12 +249,12 @@ def test_a_truncated_picture_is_refused(data, kept):
 
 
 @pytest.mark.parametrize("data", [JPEG, PNG])
-def test_truncation_is_found_also_where_zeros_follow(data):
+def test_truncation_is_found_even_if_zeros_follow(data):
     with pytest.raises(ImageError, match="is truncated"):
         rgb_from_compressed(data[: len(data) // 2] + b"\0" * 9)
 
 
-def test_the_orientation_tag_turns_only_when_asked():
+def test_the_orientation_tag_is_applied_only_on_request():
     entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)  # orientation 6: turn right
     tiff = b"MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
     exif = b"Exif\0\0" + tiff
@@ -281,7 +281,7 @@ def png_of_size(height, width):
 
 @pytest.mark.parametrize("picture_of_size", [jpeg_of_size, png_of_size])
 @pytest.mark.parametrize("size", [(65000, 65000), (0, 80), (60, 0)])
-def test_a_claimed_size_is_checked_before_decoding(picture_of_size, size):
+def test_a_declared_size_is_checked_before_decoding(picture_of_size, size):
     with pytest.raises(ImageError, match=f"of {size[0]}x{size[1]}: expected 1 to 67108864 pixels"):
         rgb_from_compressed(picture_of_size(*size))
 
@@ -299,7 +299,7 @@ def test_a_claimed_size_is_checked_before_decoding(picture_of_size, size):
         (png_of_size(100, 80), "the decoder refuses it"),
     ],
 )
-def test_what_is_no_picture_is_refused(data, message):
+def test_data_that_is_not_a_picture_is_refused(data, message):
     with pytest.raises(ImageError, match=message) as caught:
         rgb_from_compressed(data)
     assert "\n" not in str(caught.value)
@@ -311,7 +311,7 @@ def test_what_is_no_picture_is_refused(data, message):
     garbage=st.binary(max_size=40),
     tail=st.booleans(),
 )
-def test_any_damage_is_an_array_or_an_image_error(data, place, garbage, tail):
+def test_any_damaged_picture_gives_an_array_or_an_image_error(data, place, garbage, tail):
     start = int(place * len(data))
     damaged = data[:start] + garbage + (data[start + len(garbage) :] if tail else b"")
     try:
@@ -342,7 +342,7 @@ def test_the_overlay_blends_and_leaves_unlabelled_pixels():
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0.0, (9, 9, 9)), (1.0, (255, 0, 0))])
-def test_alpha_reaches_from_image_to_colours(alpha, expected):
+def test_alpha_goes_from_image_to_colours(alpha, expected):
     labels = np.zeros((1, 1), np.uint8)
     assert (overlay(one_colour(1, 1, 9, 9, 9), labels, PALETTE, alpha) == expected).all()
 
@@ -372,7 +372,7 @@ def test_an_array_of_the_right_size_is_not_copied():
     assert resized_labels(rgb[..., 0], (60, 80)).base is rgb
 
 
-def test_shrinking_to_half_averages_and_less_is_bilinear():
+def test_shrinking_by_half_averages_and_smaller_changes_are_bilinear():
     stripes = np.zeros((8, 80, 3), np.uint8)
     stripes[:, ::4] = 200  # a quarter is lit: the mean is 50
     assert (resized_rgb(stripes, (2, 20)) == 50).all()
@@ -394,7 +394,7 @@ def test_a_slope_keeps_its_place_when_resized(sides):
         assert np.abs(values - expected[inside, None]).max(initial=0) <= 1.9
 
 
-def test_colours_survive_jpeg_in_their_order():
+def test_jpeg_keeps_the_order_of_the_channels():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 255
     bgr = cv2.imdecode(np.frombuffer(jpeg_from_rgb(red, 95), np.uint8), cv2.IMREAD_COLOR)
@@ -403,20 +403,20 @@ def test_colours_survive_jpeg_in_their_order():
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1), (64, 129)])
-def test_a_png_gives_back_every_pixel(shape):
+def test_an_encoded_png_keeps_every_pixel(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     decoded = rgb_from_compressed(png_from_pixels(pixels))
     rgb = pixels if len(shape) == 3 else np.repeat(pixels[..., None], 3, axis=2)
     np.testing.assert_array_equal(decoded, rgb)
 
 
-def test_a_side_that_jpeg_does_not_have_is_an_image_error():
+def test_a_side_beyond_the_limit_of_jpeg_is_an_image_error():
     with pytest.raises(ImageError, match="1x70000|70000"):
         jpeg_from_rgb(np.zeros((1, 70_000, 3), np.uint8), 90)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_blank_picture_of_a_cameras_format_is_alike_but_for_the_pixels(encoding):
+def test_a_blank_picture_has_the_format_of_the_camera(encoding):
     row = ENCODINGS[encoding]
     step = 6 * row.channels * row.sample_bytes + 10
     picture = picture_from_buffer(b"\x5a" * (4 * step), encoding, 4, 6, step, is_bigendian=True)
@@ -427,7 +427,7 @@ def test_a_blank_picture_of_a_cameras_format_is_alike_but_for_the_pixels(encodin
     assert not blank.camera.data.any()
 
 
-def test_a_picture_without_a_cameras_bytes_has_a_size_only():
+def test_a_blank_picture_without_camera_bytes_keeps_the_size_only():
     picture = Picture(one_colour(5, 7, *ORANGE), is_bgr=True)
     assert picture.format == (5, 7, "", 0, False)
     blank = picture.format.blank()

@@ -87,7 +87,7 @@ def test_every_row_names_rooms_that_exist():
     assert set(folder_graph.room_graph(ROOT)) == set(ROW_OF)
 
 
-def test_folders_form_no_circle():
+def test_folders_do_not_import_each_other_in_a_circle():
     """The files beside the folders count as folders, and so do subfolders of sfseg_ros."""
     assert folder_graph.circles(folder_graph.folders(ROOT, "sfseg_ros")) == []
     assert folder_graph.circles(folder_graph.room_graph(ROOT, "training")) == []
@@ -157,7 +157,7 @@ def test_the_drawing_shows_every_room_and_no_arrow_that_follows_from_others():
         ("training/train.py", "import rclpy", "training/ imports neither ROS"),
     ],
 )
-def test_the_check_sees_a_breach(tmp_path, path, source, rule):
+def test_the_check_finds_a_breach(tmp_path, path, source, rule):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(source)
@@ -173,7 +173,7 @@ def test_the_check_sees_a_breach(tmp_path, path, source, rule):
         ("training/export.py", "import torch\nfrom sfseg_ros.model.manifest import save_manifest"),
     ],
 )
-def test_the_check_lets_the_allowed_directions_pass(tmp_path, path, source):
+def test_the_check_accepts_the_allowed_directions(tmp_path, path, source):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(source)

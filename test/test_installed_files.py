@@ -31,7 +31,7 @@ def test_a_model_is_found_by_its_name_below_an_install_prefix(prefix):
 
 
 @pytest.mark.parametrize("scheme", ["user", "data"])
-def test_a_model_is_found_where_pip_puts_it_outside_an_environment(prefix, monkeypatch, scheme):
+def test_a_model_is_found_where_pip_installs_it_outside_an_environment(prefix, monkeypatch, scheme):
     monkeypatch.delenv("AMENT_PREFIX_PATH")
     if scheme == "user":
         monkeypatch.setattr(site, "getuserbase", lambda: str(prefix))
@@ -44,7 +44,7 @@ def test_a_model_is_found_where_pip_puts_it_outside_an_environment(prefix, monke
     "name",
     ["no_such_model", "models/made_up", "/made_up", "", "~nobody_here/made", "x" * 300, "a\0b"],
 )
-def test_an_unknown_model_names_the_known_ones(prefix, name):
+def test_an_error_about_an_unknown_model_names_the_known_ones(prefix, name):
     with pytest.raises(ManifestError, match="made_up"):
         find_model(name)
 

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).resolve().parent / "data" / "golden_labels"
 MODELS = sorted(path.parent for path in (ROOT / "models").glob("*/manifest.yaml"))
 
 
-def test_there_is_a_model():
+def test_the_repository_holds_a_model():
     assert MODELS, "models/ has no manifest.yaml: the committed model is missing"
 
 
@@ -84,7 +84,7 @@ def test_bf16_changes_few_labels(manifest, openvino):
     assert (labels == rounded).mean() > 0.97
 
 
-def test_labels_are_those_of_the_day_it_was_committed(manifest, onnx_runtime):
+def test_labels_equal_the_committed_golden_labels(manifest, onnx_runtime):
     golden = cv2.imread(str(GOLDEN / f"{manifest.name}.png"), cv2.IMREAD_UNCHANGED)
     command = "PYTHONPATH=. python test/test_models.py"
     assert golden is not None, f"missing: {command}, look at it, and commit it"

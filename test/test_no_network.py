@@ -173,7 +173,7 @@ def watch(tmp_path: Path) -> Watch:
     return Watch(tmp_path)
 
 
-def test_libraries_and_backends_ask_nothing_of_the_network(watch, tiny_model):
+def test_libraries_and_backends_do_not_use_the_network(watch, tiny_model):
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     output = watch.run("-c", EVERYTHING, tiny_model, *libraries())
@@ -186,7 +186,7 @@ def test_libraries_and_backends_ask_nothing_of_the_network(watch, tiny_model):
 
 
 @pytest.mark.parametrize("first", ["sfseg_ros", "training", "benchmarks"])
-def test_whichever_package_comes_first_turns_telemetry_off(watch, first):
+def test_importing_either_package_first_turns_telemetry_off(watch, first):
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     assert "imported" in watch.run("-c", FIRST.format(first=first))
@@ -195,7 +195,7 @@ def test_whichever_package_comes_first_turns_telemetry_off(watch, first):
     assert len(watch.recorded("python")) == 1
 
 
-def test_the_demo_and_its_processes_ask_nothing_of_the_network(watch, tiny_model, tmp_path):
+def test_the_demo_and_its_processes_do_not_use_the_network(watch, tiny_model, tmp_path):
     pytest.importorskip("rclpy")
     cv2 = pytest.importorskip("cv2")
     (tmp_path / "pictures").mkdir()
@@ -219,7 +219,7 @@ def test_the_demo_and_its_processes_ask_nothing_of_the_network(watch, tiny_model
         "socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('192.0.2.1', 9))",
     ],
 )
-def test_the_watch_sees_what_a_child_process_does(watch, call):
+def test_the_watch_records_network_use_of_a_child_process(watch, call):
     child = f"import socket, contextlib\\nwith contextlib.suppress(OSError): {call}"
     watch.run(
         "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{child}'''])"

@@ -77,7 +77,7 @@ def declared_in_package_xml(kind: str) -> set[str]:
     return {element.text or "" for element in PACKAGE_XML.findall(kind)}
 
 
-def test_package_xml_names_what_the_tests_import():
+def test_package_xml_declares_the_imports_of_the_tests():
     training = ROOT / "test" / "training"
     files = [f for f in python_files("test")[1:] if training not in f.parents]
     declared = declared_in_package_xml("exec_depend") | declared_in_package_xml("test_depend")
@@ -85,7 +85,7 @@ def test_package_xml_names_what_the_tests_import():
     assert dependencies_of(files) - declared - own == set(), "missing in package.xml"
 
 
-def test_package_xml_names_what_the_code_imports():
+def test_package_xml_declares_the_imports_of_the_code():
     declared = declared_in_package_xml("exec_depend")
     needed = dependencies_of(python_files("sfseg_ros", "launch")[1:])
     assert needed - declared == set(), "missing in package.xml"
@@ -139,7 +139,7 @@ def test_every_subpackage_is_installed(declared):
     assert {".".join(folder.parts) for folder in folders} == set(declared["packages"])
 
 
-def test_what_pip_requires_has_no_upper_bound_and_what_make_installs_is_exact(declared):
+def test_pip_requirements_have_no_upper_bound_and_make_installs_exact_versions(declared):
     assert not [r for r in declared["install_requires"] if "<" in r or "==" in r]
     for path in (ROOT / "requirements").glob("*.in"):
         for line in path.read_text().splitlines():

@@ -76,12 +76,12 @@ def test_a_file_of_another_user_is_refused(file, cache, place):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the files must be root's")
-def test_a_file_of_root_serves_every_user(file, cache, monkeypatch):
+def test_every_user_may_use_a_file_of_root(file, cache, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
     assert read_private(file, cache) == b"code"
 
 
-def test_a_pipe_is_refused_without_waiting_for_its_writer(file, cache):
+def test_a_fifo_is_refused_without_waiting_for_a_writer(file, cache):
     file.unlink()
     os.mkfifo(file, 0o600)
     refused(file, cache, "is not a regular file")

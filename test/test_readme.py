@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_can_be_read_in_two_screens():
+def test_the_readme_fits_two_screens():
     assert 350 <= len(README.split()) <= 600
 
 
@@ -31,9 +31,9 @@ def test_the_two_commands_that_ci_runs_come_first():
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z-]+)", README))))
-def test_a_make_target_that_it_names_exists(target):
+def test_every_named_make_target_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
 
 
-def test_it_says_what_is_sent_over_the_network():
+def test_the_readme_states_what_is_sent_over_the_network():
     assert "Nothing is sent over the network except ROS messages" in README

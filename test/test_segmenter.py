@@ -88,7 +88,7 @@ def test_confidence_is_computed_only_when_asked_for(tiny_manifest, backend):
     assert backend.calls == [((1, 64, 96, 3), False)]
 
 
-def test_it_tells_where_the_time_went(segmenter):
+def test_the_result_reports_the_time_of_each_step(segmenter):
     start = time.perf_counter()
     result = segmenter.segment(halves(480, 640)[0])
     total_ms = (time.perf_counter() - start) * 1e3
@@ -133,7 +133,7 @@ def test_each_frame_of_a_batch_has_its_own_view(tiny_manifest, backend):
     assert (corner.labels[:, 96:] == 255).all()
 
 
-def test_a_bad_frame_of_a_batch_costs_itself_only(tiny_manifest, backend):
+def test_a_bad_frame_fails_without_the_rest_of_its_batch(tiny_manifest, backend):
     rgb, labels = halves(64, 96)
     outcomes = Segmenter(tiny_manifest, backend).segment_batch(
         [
@@ -153,7 +153,7 @@ def test_a_bad_frame_of_a_batch_costs_itself_only(tiny_manifest, backend):
     assert backend.calls == [((2, 64, 96, 3), False)]
 
 
-def test_a_size_at_which_inference_fails_costs_its_own_frames_only(tiny_manifest, backend):
+def test_failing_inference_at_one_size_fails_the_frames_of_that_size_only(tiny_manifest, backend):
     infer = backend.infer
 
     def refusing(rgb, confidence):
@@ -177,7 +177,7 @@ def test_an_empty_batch_infers_nothing(tiny_manifest, backend):
     assert backend.calls == []
 
 
-def test_nothing_is_copied_where_image_and_network_have_one_size(tiny_manifest, backend):
+def test_nothing_is_copied_if_image_and_network_have_the_same_size(tiny_manifest, backend):
     given = []
 
     def infer(rgb, confidence):
@@ -282,7 +282,9 @@ def test_label_rules_at_the_network_size_equal_label_rules_at_the_output_size(
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_paints_of_the_backend_are_given_where_its_pixels_are_the_outputs(tiny_manifest, view):
+def test_the_painted_images_of_the_backend_are_used_if_its_pixels_are_the_outputs(
+    tiny_manifest, view
+):
     device = DeviceDouble()
     segmenter = Segmenter(tiny_manifest, device)
     for size in ((128, 160), (64, 96)):
@@ -301,7 +303,7 @@ def test_paints_of_the_backend_are_given_where_its_pixels_are_the_outputs(tiny_m
             assert painted.flags.c_contiguous
 
 
-def test_in_a_batch_of_both_kinds_each_frame_gets_what_fits_it(tiny_manifest):
+def test_a_mixed_batch_gives_each_frame_the_results_of_its_kind(tiny_manifest):
     device = DeviceDouble()
     pictures = [Picture(halves(*size)[0]) for size in ((64, 96), (128, 192))]
     one, two = Segmenter(tiny_manifest, device).segment_batch(
@@ -324,9 +326,7 @@ def test_a_backend_that_cannot_apply_label_rules_returns_unchanged_labels(tiny_m
 
 
 @pytest.mark.parametrize(("threshold", "needed"), [(0.0, False), (0.001, True)])
-def test_confidence_is_computed_where_a_threshold_needs_it(
-    tiny_manifest, backend, threshold, needed
-):
+def test_confidence_is_computed_if_a_threshold_needs_it(tiny_manifest, backend, threshold, needed):
     rules = LabelRules(RULES.mapping, threshold)
     frames = [(Picture(halves(64, 96)[0]), View())]
     (result,) = Segmenter(tiny_manifest, backend).segment_batch(frames, False, rules)
@@ -334,7 +334,7 @@ def test_confidence_is_computed_where_a_threshold_needs_it(
     assert result.confidence is None
 
 
-def test_warm_up_goes_the_way_of_the_cameras_frames(tiny_manifest, backend):
+def test_warm_up_takes_the_same_path_as_camera_frames(tiny_manifest, backend):
     device, data = DeviceDouble(), bytes(200 * 128)
     like = picture_from_buffer(data, "bayer_rggb8", 128, 192, 200).format
     assert like == ImageFormat(128, 192, "bayer_rggb8", 200, False)
@@ -385,12 +385,12 @@ def test_a_padded_view_equals_its_copy(segmenter):
         np.zeros((0, 8, 3), np.uint8),
     ],
 )
-def test_what_is_no_rgb_image_is_refused(segmenter, image):
+def test_an_array_that_is_not_an_rgb_image_is_refused(segmenter, image):
     with pytest.raises(ImageError, match=r"expected uint8 \(height, width, 3\)"):
         segmenter.segment(image)
 
 
-def test_a_network_size_that_the_model_does_not_take_is_refused(tiny_model):
+def test_a_network_size_that_the_model_does_not_accept_is_refused(tiny_model):
     with pytest.raises(ManifestError, match="multiples of 32"):
         open_segmenter(tiny_model, options=BackendOptions(network_size=(50, 50)))
 
@@ -401,7 +401,7 @@ def test_closing_closes_the_backend(tiny_manifest, backend):
 
 
 @pytest.mark.parametrize("view", [View(), View(region=(8, 4, 64, 48), fit="letterbox")])
-def test_a_picture_in_bgr_gives_the_labels_of_the_same_one_in_rgb(tiny_model, view):
+def test_bgr_and_rgb_of_the_same_picture_give_the_same_labels(tiny_model, view):
     rgb = np.random.default_rng(0).integers(0, 256, (150, 230, 3), np.uint8)
     segmenter = open_segmenter(tiny_model, "onnxruntime")
     pictures = [Picture(rgb), Picture(np.ascontiguousarray(rgb[:, :, ::-1]), is_bgr=True)]

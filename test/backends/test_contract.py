@@ -134,7 +134,7 @@ class BackendContract:
     @pytest.mark.parametrize("size", [(64, 96), (90, 130)])
     @pytest.mark.parametrize("threshold", [0.0, 0.7])
     @pytest.mark.parametrize("confidence", [False, True])
-    def test_published_labels_and_colours_are_those_that_the_processor_makes(
+    def test_published_labels_and_colours_equal_those_of_the_processor(
         self, backend, tiny_manifest, confidence, threshold, size
     ):
         """Whether the backend itself or the processor applies the rules."""

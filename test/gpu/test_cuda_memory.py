@@ -76,7 +76,7 @@ def test_a_graph_replays_with_new_labels_and_is_captured_again_for_a_new_size(wa
         gpu.close()
 
 
-def test_what_cannot_be_captured_is_an_error_and_the_stream_works_on(gpu):
+def test_a_failed_capture_raises_an_error_and_the_stream_stays_usable(gpu):
     palette = np.arange(768, dtype=np.uint8).reshape(256, 3)
     pipeline = MaskPipeline(gpu, (1, 8, 8), palette)
     labels = np.full((1, 8, 8), 7, np.uint8)
@@ -92,7 +92,7 @@ def test_what_cannot_be_captured_is_an_error_and_the_stream_works_on(gpu):
     pipeline.free()
 
 
-def test_a_kernel_of_many_replays_stays_right(gpu):
+def test_a_thousand_replays_give_the_same_results(gpu):
     """A graph of a two-output kernel, a thousand times, over poison."""
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((2, 11, 24, 40)).astype(np.float16)
@@ -168,7 +168,7 @@ def test_after_a_device_error_a_new_gpu_works():
     assert lines[-1] == "recovered", lines
 
 
-def test_asking_for_more_memory_than_there_is_says_so_and_loses_nothing(gpu):
+def test_running_out_of_memory_is_reported_and_loses_nothing(gpu):
     with pytest.raises(CudaError, match="OUT_OF_MEMORY") as error:
         gpu.memory(2**46)
     assert not error.value.lost

@@ -67,7 +67,7 @@ def waves(seed, shape):
     return np.ascontiguousarray(np.stack(pictures).transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
-def test_labels_are_those_of_fp32_for_changing_shapes(backend, reference):
+def test_labels_agree_with_fp32_for_changing_shapes(backend, reference):
     """Each shape has its graph; each is used again after the others were captured."""
     shapes = [(1, 352, 480, 3), (2, 352, 480, 3), (1, 96, 160, 3)]
     for turn in range(3):
@@ -77,7 +77,7 @@ def test_labels_are_those_of_fp32_for_changing_shapes(backend, reference):
             assert (labels == reference(rgb)).mean() >= 0.99
 
 
-def test_threads_get_the_labels_of_their_own_pictures(backend, reference):
+def test_each_thread_gets_the_labels_of_its_own_picture(backend, reference):
     pictures = [waves(seed, (1, 96 + 32 * (seed % 3), 160, 3)) for seed in range(12)]
     expected = [reference(rgb) for rgb in pictures]
     with ThreadPoolExecutor(4) as pool:
@@ -86,7 +86,7 @@ def test_threads_get_the_labels_of_their_own_pictures(backend, reference):
         assert (labels == wanted).mean() >= 0.99
 
 
-def test_published_labels_and_colours_are_those_that_the_processor_makes(backend, manifest):
+def test_published_labels_and_colours_equal_those_of_the_processor(backend, manifest):
     """Through graphs that are recorded again at each change; exactly, for labels and mask."""
     segmenter = Segmenter(manifest, backend)
     groups = np.append(np.arange(255)[::-1] % 5, 255).astype(np.uint8)

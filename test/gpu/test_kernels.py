@@ -46,7 +46,7 @@ def kernels():
     ],
     ids=["warps, not fused", "all others, as shipped"],
 )
-def test_what_holds_on_the_processor_holds_here(mode, files):
+def test_the_kernel_tests_of_the_processor_pass_on_the_gpu(mode, files):
     """In a process of its own: an illegal access of one kernel would fail all later tests."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_arrays", *mode, *(COMPARISONS / f for f in files)],
@@ -62,7 +62,7 @@ def test_what_holds_on_the_processor_holds_here(mode, files):
 @pytest.mark.parametrize(("dtype", "flow_dtype", "layout"), STORAGES)
 @pytest.mark.parametrize("channels", [1, 8, 19, 128])
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_warps_as_shipped_are_the_references_but_for_fused_products(
+def test_shipped_warps_match_the_reference_within_fused_rounding(
     kernels, dtype, flow_dtype, layout, channels, align_corners
 ):
     rng = np.random.default_rng(channels)
@@ -83,7 +83,7 @@ def test_warps_as_shipped_are_the_references_but_for_fused_products(
     assert_close(fused, gated_flow_fusion(high, low, flow, gate, align_corners))
 
 
-def test_a_map_as_large_as_the_networks_is_right_everywhere(kernels):
+def test_a_full_size_map_is_correct_everywhere(kernels):
     """More blocks than the GPU runs at once, in both layouts."""
     rng = np.random.default_rng(0)
     high = rng.standard_normal((1, 128, 32, 64)).astype(np.float16)
@@ -97,7 +97,7 @@ def test_a_map_as_large_as_the_networks_is_right_everywhere(kernels):
         assert_close(fused, expected)
 
 
-def test_labels_at_full_size_are_the_references(kernels):
+def test_labels_at_full_size_equal_the_reference(kernels):
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((1, 19, 128, 256)).astype(np.float16)
     expected, expected_confidence = upsample_argmax(scores, 4)
@@ -113,7 +113,7 @@ def test_labels_at_full_size_are_the_references(kernels):
         assert np.abs(confidence.astype(int) - expected_confidence).max() <= 1
 
 
-def test_memory_checker_sees_every_kernel(kernels):
+def test_every_kernel_passes_the_memory_checker(kernels):
     """Small and odd sizes of each, for compute-sanitizer, under which all is slow."""
     rng = np.random.default_rng(0)
     small, large = (1, 19, 5, 7), (1, 19, 18, 37)
