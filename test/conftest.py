@@ -31,7 +31,7 @@ from sfseg_ros.model.manifest import (
 )
 from training.onnx_functions import flow_warp, gated_flow_fusion, upsample_argmax
 
-# The same examples on every machine, and no time limit for one: other programs may be running.
+# The same examples on every machine, without a time limit, because other programs may be running.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
@@ -170,8 +170,9 @@ def make_random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 
 
 def random_onnx(seed: int) -> tuple[onnx.ModelProto, int, int]:
-    """A network of the contract with random layers, channel counts, stride and classes, and its
-    (output stride, number of classes). Weights keep the size of the activations about 1."""
+    """Return (model, output stride, number of classes) of a network that fulfils the contract.
+
+    Layers, channel counts, stride and classes are random. Weights keep activations at about 1."""
     return _RandomNetwork(seed).model()
 
 
@@ -206,7 +207,7 @@ class _RandomNetwork:
         return self.ended(self.conv(x, channels, classes, 1, 1, gain=4.0), stride, classes)
 
     def ended(self, scores: str, stride: int, classes: int) -> tuple[onnx.ModelProto, int, int]:
-        """The model that ends with these scores."""
+        """Return the model that ends with these scores."""
         self.nodes.append(
             helper.make_node(
                 "UpsampleArgmax", [scores], ["labels", "confidence"], stride=stride, **PLUGIN
@@ -239,7 +240,7 @@ class _RandomNetwork:
         return output
 
     def weight(self, value: Any, dtype: Any = np.float32) -> str:
-        """An initializer, a Constant node, or fp16 with a Cast, as exporters write them."""
+        """Add a weight as exporters do: an initializer, a Constant node, or fp16 with a Cast."""
         name, array = self.name(), np.asarray(value, dtype)
         form = self.rng.choice(["initializer", "constant", "fp16"])
         if form == "fp16" and dtype == np.float32:
@@ -331,8 +332,8 @@ class _RandomNetwork:
 
 
 class _WildNetwork(_RandomNetwork):
-    """Like the other, but unsuitable for training: `sfseg` nodes one after the other, of the image,
-    of one channel, of maps of one size, of scores; one flow for two; flow without a convolution."""
+    """A network unsuitable for training: `sfseg` nodes in sequence, on the image, on one channel,
+    on maps of equal size and on scores; a flow shared by two nodes; flow without a convolution."""
 
     def model(self) -> tuple[onnx.ModelProto, int, int]:
         rng = self.rng
@@ -397,8 +398,8 @@ class _WildNetwork(_RandomNetwork):
 
 @pytest.fixture
 def full_disk() -> Callable[[int], AbstractContextManager[None]]:
-    """Inside `full_disk(limit)` a write fails late, as on a full disk: beyond `limit` bytes of a
-    file, with EFBIG."""
+    """Within `full_disk(limit)`, a write beyond `limit` bytes of a file fails with EFBIG,
+    as late as on a full disk."""
 
     @contextmanager
     def limited(limit: int) -> Iterator[None]:

@@ -16,7 +16,7 @@ def resident_mib():
 keep_large_buffers()
 before = resident_mib()
 buffers = [bytearray(b"x") * 2**20 for _ in range(200)]
-kept = buffers[-1:]  # what lives on at the end of the heap keeps all before it
+kept = buffers[-1:]  # a live buffer at the end of the heap keeps everything before it
 filled = resident_mib()
 del buffers
 freed = resident_mib()

@@ -22,7 +22,7 @@ def block_numbers(height, width):
 
 
 def through(geometry, picture, network=lambda grey: grey):
-    """A grey picture (H, W) through a network, which copies its input, and back."""
+    """Fit a grey picture (H, W) to the network, apply `network`, and return the labels."""
     rgb = np.repeat(picture[:, :, None], 3, axis=2)
     return geometry.output_from(network(geometry.network_input(rgb)[:, :, 0]), FILL)
 
@@ -35,7 +35,7 @@ def same(size):
     return size
 
 
-# What the mask of block_numbers(128, 192) must be, to the pixel: all scales are whole numbers.
+# The exact mask of block_numbers(128, 192): all scales are whole numbers.
 LABELS = block_numbers(128, 192)
 OUTSIDE = np.full_like(LABELS, FILL)
 
@@ -109,7 +109,7 @@ OUTPUT_SIZES = st.one_of(st.sampled_from(["image", "network"]), SIZES)
 
 @st.composite
 def geometries(draw):
-    """Any image, any view that fits it, any network size, often that of the area."""
+    """Any image, any view that fits it, and any network size, often that of the area."""
     height, width = draw(SIZES)
     region = None
     if draw(st.booleans()):
@@ -204,7 +204,7 @@ def test_stripes_are_mapped_back_to_their_place(geometry):
         (columns >= area.x) & (columns < area.x + area.width)
     )
     assert (mask[~seen] == FILL).all()
-    # The picture's own pixels, the network's, and those of the mask.
+    # The pixels of the picture, of the network, and of the mask.
     reach = sum(1 + length / pixels for length, pixels in zip(area.size, geometry.content.size))
     # A pixel of row r and column c lies at r + c + 1 along the diagonal.
     along = rows[:, None] + columns - 1
@@ -215,7 +215,7 @@ def test_stripes_are_mapped_back_to_their_place(geometry):
 
 @given(st.integers(8, 60), st.integers(8, 60))
 def test_fitting_keeps_every_position(side, network_side):
-    """A slope through the image is the same in the input; half a pixel is 2 of it or more."""
+    """A gradient keeps its values in the network's input; half a pixel changes it by 2 or more."""
     slope = 250 / side
     ramp = ((np.arange(side) + 0.5) * slope).round().astype(np.uint8)
     rgb = np.stack([np.tile(ramp, (side, 1)), np.tile(ramp[:, None], (1, side))] * 2, axis=2)

@@ -47,7 +47,7 @@ def sixteen_bit(samples, byte_order="<"):
 
 
 R, G, B = ORANGE
-# Luma and chroma of ORANGE in BT.601 video range, by the formula of the standard.
+# Luma and chroma of ORANGE in BT.601 video range, from the formula of the standard.
 Y = round(16 + (65.481 * R + 128.553 * G + 24.966 * B) / 255)
 U = round(128 + (-37.797 * R - 74.203 * G + 112 * B) / 255)
 V = round(128 + (112 * R - 93.786 * G - 18.214 * B) / 255)
@@ -205,7 +205,7 @@ def png_chunk(kind, content):
 JPEG = encoded(".jpg", street())
 PROGRESSIVE_JPEG = encoded(".jpg", street(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 PNG = encoded(".png", street())
-# A segment as EXIF has it: it holds a whole JPEG, with its own end marker.
+# A segment like an EXIF thumbnail: it holds a whole JPEG with its own end marker.
 THUMBNAIL = b"\xff\xe1" + struct.pack(">H", len(JPEG) + 2) + JPEG
 JPEG_WITH_THUMBNAIL = JPEG[:2] + THUMBNAIL + JPEG[2:]
 
@@ -264,7 +264,7 @@ def test_the_orientation_tag_is_applied_only_on_request():
 
 
 def jpeg_of_size(height, width):
-    """JPEG whose header claims another size."""
+    """A JPEG whose header declares another size."""
     return re.sub(
         rb"(\xff\xc0..\x08)....",
         lambda found: found.group(1) + struct.pack(">HH", height, width),

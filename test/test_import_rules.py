@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may import whom (docs/adr/0029), read from the source without running it.
+"""The import rules (docs/adr/0029), checked by parsing the source.
 
 `docs.folder_graph` reads the imports and draws the folders for the documentation.
 """
@@ -88,13 +88,13 @@ def test_every_row_names_rooms_that_exist():
 
 
 def test_folders_do_not_import_each_other_in_a_circle():
-    """The files beside the folders count as folders, and so do subfolders of sfseg_ros."""
+    """Files beside the folders and subfolders of sfseg_ros count as folders."""
     assert folder_graph.circles(folder_graph.folders(ROOT, "sfseg_ros")) == []
     assert folder_graph.circles(folder_graph.room_graph(ROOT, "training")) == []
 
 
 def test_a_circle_of_folders_is_found(tmp_path):
-    """Also one through a third folder and one between a folder and its subfolder."""
+    """Including circles through a third folder, and between a folder and its subfolder."""
     sources = {
         "a/one.py": "from p.b import two",
         "b/two.py": "def later():\n    import p.three",

@@ -11,7 +11,7 @@ from sfseg_ros.installed_files import FileRoots, cache_directory, find_model, sh
 
 @pytest.fixture
 def prefix(tmp_path, monkeypatch):
-    """An install prefix like that of colcon, with the model `made_up`."""
+    """An install prefix as colcon creates it, with the model `made_up`."""
     model = tmp_path / "share" / "sfseg_ros" / "models" / "made_up"
     model.mkdir(parents=True)
     (model / "manifest.yaml").touch()
@@ -79,7 +79,7 @@ def test_an_unknown_home_folder_is_an_error_of_one_line(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """Makes the folders root/model and secret/model, and a link from root/away to secret."""
+    """Create the folders root/model and secret/model, and a link from root/away to secret."""
     for name in ("root/model", "secret/model", "rooting"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "root" / "away").symlink_to(tmp_path / "secret")

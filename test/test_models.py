@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The committed models: intact, the same in every library, and as on the day of their commit.
+"""The committed models: intact, equal in every library, and equal to their golden labels.
 
 `PYTHONPATH=. python test/test_models.py` rewrites the golden labels; commit a change of
 numbers separately.
@@ -26,7 +26,7 @@ def test_the_repository_holds_a_model():
 
 
 def street(height, width):
-    """uint8 (1, H, W, 3): sky, houses, road, a car and trees as flat shapes with some grain."""
+    """Sky, houses, road, a car and trees as flat shapes with some noise, uint8 (1, H, W, 3)."""
     canvas = np.full((360, 480, 3), (150, 180, 220), np.uint8)
     for left, top, colour in ((0, 90, (140, 110, 90)), (120, 130, (170, 150, 130))):
         cv2.rectangle(canvas, (left, top), (left + 110, 230), colour, -1)

@@ -94,7 +94,7 @@ class Watch:
         }
 
     def run(self, *arguments: object) -> str:
-        """Output of `python *arguments`, which must succeed."""
+        """Run `python *arguments`, which must succeed, and return its output."""
         command = [*self._strace(), sys.executable, *map(str, arguments)]
         done = subprocess.run(
             command,
@@ -114,7 +114,7 @@ class Watch:
         return [what for name, _, what in rows if name == kind]
 
     def outside(self) -> set[str]:
-        """Every address and host outside this machine that a process asked for."""
+        """Every address and host outside this machine that a process accessed or looked up."""
         asked = {*self.recorded("connection"), *self.recorded("lookup")}
         if self._trace.exists():
             trace = self._trace.read_text()
@@ -143,7 +143,7 @@ class Watch:
 
 
 def is_local(name: str) -> bool:
-    """Whether this address or host is this machine."""
+    """True if this address or host is this machine."""
     if name in ("", "None", "localhost"):
         return True
     try:

@@ -38,7 +38,7 @@ def declared(monkeypatch):
 
 
 def python_files(*folders: str) -> list[Path]:
-    """Python files below these folders of the repository; by default below all that have any."""
+    """Python files below these folders of the repository; by default below all folders."""
     names = folders or ("sfseg_ros", "launch", "training", "test", "benchmarks")
     return [ROOT / "setup.py", *(f for name in names for f in sorted((ROOT / name).rglob("*.py")))]
 
@@ -161,7 +161,7 @@ def test_a_lock_holds_every_chosen_version_and_a_hash_of_every_file(chosen):
     )
     assert len(entries) == len(re.findall(r"^[\w.-]+==", lock, re.M))
     missing = set(pins(chosen)) - {name for name, _ in entries}
-    # Which wheel of torch pip takes depends on the machine.
+    # The wheel of torch that pip chooses depends on the machine.
     assert all(name.startswith("torch==") for name in missing)
 
 

@@ -19,7 +19,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def file(cache):
-    """cache/a/b/file, as this module writes it."""
+    """The file cache/a/b/file, written by the module under test."""
     folder = cache / "a" / "b"
     make_folders(folder, cache)
     write_private(folder / "file.bin", b"code")

@@ -17,7 +17,7 @@ COLOURS = np.eye(3, dtype=np.uint8) * 255  # the tiny model's classes: red, gree
 
 
 class RecordingBackend:
-    """Labels by the strongest channel, as the tiny model; keeps the sizes that it was given."""
+    """Labels pixels by their strongest channel, like the tiny model, and records input sizes."""
 
     name, description, reason = "recording", "recording", "test"
 
@@ -45,7 +45,7 @@ def segmenter(tiny_model):
 
 
 def halves(height, width):
-    """(image, labels): left half green, right half blue."""
+    """Return (image, labels) with a green left half and a blue right half."""
     labels = np.ones((height, width), np.uint8)
     labels[:, width // 2 :] = 2
     return COLOURS[labels], labels
@@ -212,7 +212,7 @@ def test_warm_up_prepares_both_variants_at_the_size_of_the_camera(tiny_manifest,
 # Label rules, applied by the backend or by the processor.
 
 SWAPPED = np.full(256, 255, np.uint8)
-SWAPPED[:2] = 1, 0  # red and green; blue goes
+SWAPPED[:2] = 1, 0  # swaps red and green, removes blue
 CLASSES = (SemanticClass(0, "green", (20, 200, 40)), SemanticClass(1, "red", (250, 10, 30)))
 RULES = LabelRules(LabelMapping(SWAPPED, CLASSES), 0.75, 0.3)
 VIEWS = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders are whole or absent, on a full disk too."""
+"""Files and folders are written completely or not at all, even on a full disk."""
 
 import os
 

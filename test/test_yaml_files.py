@@ -18,7 +18,7 @@ SECRET = "hunter2"
 
 @pytest.fixture(scope="module", params=["libyaml", "PyYAML alone"])
 def read(request, tmp_path_factory):
-    """Reads YAML text with libyaml, and with the parser in Python."""
+    """Reads YAML text with libyaml or with the parser written in Python."""
     path = tmp_path_factory.mktemp("yaml") / "file.yaml"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "PyYAML alone":
@@ -43,7 +43,7 @@ def test_a_document_is_read(read):
 
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_a_quoted_text_is_bounded_by_the_file_only(read, quote):
-    """rosbag2 writes the QoS profiles of all publishers of a topic into one text."""
+    """rosbag2 writes the QoS profiles of all publishers of a topic into one string."""
     assert read(f"{quote}{'1:' * 40_000}{quote}") == "1:" * 40_000
 
 

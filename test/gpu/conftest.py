@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test here needs: a GPU, or a reason to skip. `make gpu` runs them."""
+"""Every test of this folder needs a GPU and is skipped without one. `make gpu` runs them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
-    """Everything below this folder needs a GPU; it is asked for once."""
+    """Skip all tests of this folder if there is no GPU; look for it once."""
     here = [item for item in items if HERE in item.path.parents]
     reason = no_gpu() if here else ""
     for item in here:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
 
 
 def no_gpu():
-    """Return why there is no GPU, or "". It is "" for a broken GPU: the tests must fail then."""
+    """Return why there is no GPU, or "". A broken GPU counts as one, so that the tests fail."""
     try:
         cuda_memory.Gpu().close()
     except cuda_memory.CudaError as error:

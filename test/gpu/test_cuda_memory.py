@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver layer against the real driver: graphs, their replay and re-capture, lost contexts."""
+"""The driver layer on the real driver: graphs, their replay and re-capture, lost contexts."""
 
 import subprocess
 import sys
@@ -93,7 +93,7 @@ def test_a_failed_capture_raises_an_error_and_the_stream_stays_usable(gpu):
 
 
 def test_a_thousand_replays_give_the_same_results(gpu):
-    """A graph of a two-output kernel, a thousand times, over poison."""
+    """Replays the graph of a kernel with two outputs, which are overwritten before each replay."""
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((2, 11, 24, 40)).astype(np.float16)
     labels, confidence = upsample_argmax(scores, 4)
@@ -137,7 +137,7 @@ def mask(gpu, address):
 gpu = Gpu()
 mask(gpu, 0)
 try:
-    mask(gpu, 4096)  # an address that nothing has
+    mask(gpu, 4096)  # an unmapped address
 except CudaError as error:
     print("first:", error.name, bool(error.lost), bool(gpu.lost))
 try:
@@ -154,7 +154,7 @@ print("recovered")
 
 
 def test_after_a_device_error_a_new_gpu_works():
-    """In a process of its own: the error ends every user of its context."""
+    """Runs in a child process, because the error invalidates the context for all its users."""
     done = subprocess.run(
         [sys.executable, "-c", LOSE_THE_CONTEXT],
         cwd=ROOT,

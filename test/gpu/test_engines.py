@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The released model through TensorRT on a GPU: labels of ONNX Runtime in fp32, with and without
-our plugins; pictures of several sizes and batches, one after the other and from several threads."""
+"""The released model in TensorRT on a GPU, with and without plugins: its labels agree with ONNX
+Runtime in fp32 for several sizes and batches, in sequence and from several threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,7 +58,7 @@ def backend(request, manifest, tmp_path_factory):
 
 
 def waves(seed, shape):
-    """uint8 (N, H, W, 3) of areas, unlike noise, in which classes have borders everywhere."""
+    """Smooth areas, uint8 (N, H, W, 3); noise would have class borders everywhere."""
     phases = np.random.default_rng(seed).random((shape[0], 3, 2)) * 6
     y, x = np.mgrid[: shape[1], : shape[2]]
     pictures = [
@@ -68,7 +68,7 @@ def waves(seed, shape):
 
 
 def test_labels_agree_with_fp32_for_changing_shapes(backend, reference):
-    """Each shape has its graph; each is used again after the others were captured."""
+    """Each shape has a graph, which is replayed again after the other graphs were captured."""
     shapes = [(1, 352, 480, 3), (2, 352, 480, 3), (1, 96, 160, 3)]
     for turn in range(3):
         for shape in shapes:
@@ -87,7 +87,7 @@ def test_each_thread_gets_the_labels_of_its_own_picture(backend, reference):
 
 
 def test_published_labels_and_colours_equal_those_of_the_processor(backend, manifest):
-    """Through graphs that are recorded again at each change; exactly, for labels and mask."""
+    """Graphs are captured again at each change. Labels and mask must be exactly equal."""
     segmenter = Segmenter(manifest, backend)
     groups = np.append(np.arange(255)[::-1] % 5, 255).astype(np.uint8)
     mapping = LabelMapping(groups, manifest.classes[:5])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugins' enqueue on the device's memory; of TensorRT a module with its names is enough."""
+"""The plugins' enqueue on device memory; a module with TensorRT's names replaces the library."""
 
 import types
 
@@ -42,7 +42,7 @@ def described(kind, shape):
 
 
 def in_memory(array, kind):
-    """What TensorRT has in memory for a logical (N, C, H, W)."""
+    """Return a logical (N, C, H, W) array as TensorRT stores it in memory."""
     array = array.astype(np.float16 if kind[0] == "HALF" else np.float32)
     if kind[1] == "LINEAR":
         return np.ascontiguousarray(array)
@@ -56,7 +56,7 @@ def logical(memory, kind, channels):
 
 
 class Node:
-    """One node between host arrays: enqueue in a stream of its own."""
+    """One node with host arrays as inputs and outputs; enqueue uses the node's own stream."""
 
     def __init__(self, gpu, trt, name, attribute):
         creator = next(c for c in plugin.creators(trt) if c.name == name)

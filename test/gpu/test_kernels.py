@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kernel on the GPU: the tests of test/kernels there, and what only a GPU can show."""
+"""Every kernel on the GPU: the tests of test/kernels, and tests that only a GPU can run."""
 
 import subprocess
 import sys
@@ -39,15 +39,15 @@ def kernels():
 @pytest.mark.parametrize(
     ("mode", "files"),
     [
-        # The warps' sums of products may be fused, so their last bits are compared without that;
-        # everywhere else each operation is rounded as the reference does.
+        # The shipped warps may fuse multiply and add, so the exact comparison builds them without
+        # fusing. All other kernels round each operation like the reference.
         (["--exact"], ["test_warps.py"]),
         ([], ["test_upsample_argmax.py", "test_camera_image.py", "test_overlay.py"]),
     ],
     ids=["warps, not fused", "all others, as shipped"],
 )
 def test_the_kernel_tests_of_the_processor_pass_on_the_gpu(mode, files):
-    """In a process of its own: an illegal access of one kernel would fail all later tests."""
+    """Runs in a child process, because an illegal access of a kernel would fail all later tests."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_arrays", *mode, *(COMPARISONS / f for f in files)],
         cwd=ROOT,
@@ -84,7 +84,7 @@ def test_shipped_warps_match_the_reference_within_fused_rounding(
 
 
 def test_a_full_size_map_is_correct_everywhere(kernels):
-    """More blocks than the GPU runs at once, in both layouts."""
+    """The map needs more blocks than the GPU runs at once; both layouts are tested."""
     rng = np.random.default_rng(0)
     high = rng.standard_normal((1, 128, 32, 64)).astype(np.float16)
     low = rng.standard_normal((1, 128, 256, 512)).astype(np.float16)
@@ -114,7 +114,7 @@ def test_labels_at_full_size_equal_the_reference(kernels):
 
 
 def test_every_kernel_passes_the_memory_checker(kernels):
-    """Small and odd sizes of each, for compute-sanitizer, under which all is slow."""
+    """Small and odd sizes of each kernel, because compute-sanitizer is slow."""
     rng = np.random.default_rng(0)
     small, large = (1, 19, 5, 7), (1, 19, 18, 37)
     for dtype, flow_dtype, layout in STORAGES:
@@ -155,14 +155,14 @@ def stored(array, layout):
 
 
 def run_maps(kernels, launch, layout, maps, linear, shape, dtype):
-    """(N, C, H, W) of `shape` from maps in `layout` and arrays that are always linear."""
+    """Run on maps in `layout` and arrays that are always linear; return (N, C, H, W) of `shape`."""
     output = np.full(stored(np.empty(shape), layout).shape, np.nan, dtype)
     kernels.run(launch, [*(stored(array, layout) for array in maps), *linear], [output])
     return output.transpose(0, 3, 1, 2) if layout == "hwc" else output
 
 
 def assert_close(found, expected):
-    """Within the last bits of values of about 1: 5 of float32, 1 of float16."""
+    """Compare values of about 1 within their last bits: 5 of float32, 1 of float16."""
     assert found.dtype == expected.dtype
     limit = 2.0**-9 if found.dtype == np.float16 else 5 * 2.0**-22
     np.testing.assert_allclose(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines with plugins run and say what engines without them say. Not run on a GPU yet."""
+"""Engines with plugins run and give the labels of engines without them. Not run on a GPU yet."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def no_tensorrt() -> str:
 def test_engines_with_plugins_and_without_agree(
     tiny_manifest: Manifest, tmp_path, precision: str
 ) -> None:
-    """Creation in the RUNTIME phase, on_shape_change for two shapes, enqueue."""
+    """Covers creation in the RUNTIME phase, on_shape_change for two shapes, and enqueue."""
     from sfseg_ros.backends.tensorrt.backend import TensorRtBackend
 
     store = EngineStore(tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network in torch with our kernels and CUDA graphs gives the labels of the exported file."""
+"""The network in torch with the kernels and CUDA graphs gives the labels of the exported file."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_host_picture_to_host_labels_agrees_with_onnx_runtime_in_fp32(parts, sha
     pipeline = TorchPipeline(device, segment, shape, shape[1:3])
     labels = pipeline.infer(np.ascontiguousarray(rgb[..., ::-1]))
     assert (labels == expected).mean() > 0.995
-    # Another picture, through the same graph.
+    # Another picture replays the same graph.
     rolled = np.roll(rgb, 32, axis=2)
     expected = session.run(["labels"], {"image": rolled})[0]
     labels = pipeline.infer(np.ascontiguousarray(rolled[..., ::-1]))
