@@ -214,8 +214,8 @@ def test_stripes_are_mapped_back_to_their_place(geometry):
 
 
 @given(st.integers(8, 60), st.integers(8, 60))
-def test_fitting_keeps_every_position(side, network_side):
-    """A gradient keeps its values in the network's input; half a pixel changes it by 2 or more."""
+def test_the_network_sees_places_where_they_are(side, network_side):
+    """A slope through the image is the same in the input; half a pixel is 2 of it or more."""
     slope = 250 / side
     ramp = ((np.arange(side) + 0.5) * slope).round().astype(np.uint8)
     rgb = np.stack([np.tile(ramp, (side, 1)), np.tile(ramp[:, None], (1, side))] * 2, axis=2)
