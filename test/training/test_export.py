@@ -65,7 +65,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (2, 96, 160), (1, 224, 352)])
-def test_one_file_gives_torchs_labels_at_every_size(
+def test_one_file_gives_the_labels_of_torch_at_every_size(
     network: SFNetLite, model: onnx.ModelProto, shape: tuple[int, int, int]
 ) -> None:
     coarse = np.random.default_rng(1).integers(0, 256, (shape[0], *(s // 16 for s in shape[1:]), 3))

@@ -94,7 +94,7 @@ def installed(monkeypatch):
     load_tensorrt.cache_clear()
 
 
-def test_auto_takes_tensorrt_before_rtx(installed):
+def test_auto_prefers_tensorrt_to_rtx(installed):
     installed(fake("10.9.0.34"), fake("1.7.1.116", "tensorrt_rtx"))
     assert load_tensorrt().title == "TensorRT 10.9.0"
     assert not load_tensorrt().is_rtx
@@ -102,14 +102,14 @@ def test_auto_takes_tensorrt_before_rtx(installed):
     assert load_tensorrt("tensorrt_rtx").is_rtx
 
 
-def test_auto_passes_over_missing_and_old_libraries(installed):
+def test_auto_skips_missing_and_old_libraries(installed):
     rtx = fake("1.7.1.116", "tensorrt_rtx")
     for others in ([], [fake("8.6.1")], [fake("10.2.0")]):
         installed(rtx, *others)
         assert load_tensorrt().module is rtx
 
 
-def test_the_error_names_problem_and_remedy_for_each_library(installed):
+def test_an_error_names_problem_and_remedy_for_each_library(installed):
     installed(fake("8.6.1"))
     with pytest.raises(BackendError) as caught:
         load_tensorrt()
@@ -120,7 +120,7 @@ def test_the_error_names_problem_and_remedy_for_each_library(installed):
     assert "\n" not in message
 
 
-def test_a_library_whose_own_libraries_are_missing_is_passed_over(installed, tmp_path, monkeypatch):
+def test_a_library_with_missing_dependencies_is_skipped(installed, tmp_path, monkeypatch):
     rtx = fake("1.7.1", "tensorrt_rtx")
     installed(rtx)
     monkeypatch.delitem(sys.modules, "tensorrt")
@@ -131,7 +131,7 @@ def test_a_library_whose_own_libraries_are_missing_is_passed_over(installed, tmp
         load_tensorrt("tensorrt")
 
 
-def test_a_library_that_is_asked_for_is_not_replaced_by_another(installed):
+def test_a_requested_library_is_not_replaced_by_another(installed):
     installed(fake("1.7.1", "tensorrt_rtx"))
     with pytest.raises(BackendError, match="tensorrt cannot be imported"):
         load_tensorrt("tensorrt")
@@ -152,7 +152,7 @@ def test_networks_of_rtx_are_strongly_typed(installed):
     assert load_tensorrt().create_network(Builder()) == 1
 
 
-def test_rtx_takes_plugins_from_1_7_on_and_tensorrt_always(installed):
+def test_rtx_accepts_plugins_since_1_7_and_tensorrt_always(installed):
     installed(fake("1.6.0", "tensorrt_rtx"), fake("10.3.0"))
     with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.6\.0 refuses plugins, 1\.7 or newer"):
         load_tensorrt("tensorrt_rtx").check_plugins()
@@ -175,7 +175,7 @@ def test_creators_are_registered_once(installed):
     assert len(creators) == 2
 
 
-def test_a_refused_creator_is_an_error(installed):
+def test_a_refused_plugin_creator_is_an_error(installed):
     module = fake("10.3.0")
     refusing = Registry(refuses=True)
     module.get_plugin_registry = lambda: refusing
@@ -229,13 +229,13 @@ class TestLink:
             load_tensorrt("tensorrt_rtx").check_parser_link()
         load_tensorrt("tensorrt").check_parser_link()
 
-    def test_a_repaired_wheel_needs_nothing(self, installed, wheel, tmp_path):
+    def test_a_wheel_with_the_link_needs_no_repair(self, installed, wheel, tmp_path):
         installed(fake("1.7.1", "tensorrt_rtx"))
         (wheel / "libtensorrt_rtx.so").symlink_to("libtensorrt_rtx.so.1")
         load_tensorrt("tensorrt_rtx").check_parser_link()
         assert link_environment({"A": "b"}, tmp_path) == {"A": "b"}
 
-    def test_the_childs_environment_has_the_link_first(self, wheel, tmp_path):
+    def test_the_environment_of_the_child_has_the_link_first(self, wheel, tmp_path):
         given = {"A": "b", "LD_LIBRARY_PATH": "/opt/lib"}
         environment = link_environment(given, tmp_path)
         assert environment == {"A": "b", "LD_LIBRARY_PATH": f"{tmp_path}:/opt/lib"}
@@ -245,7 +245,7 @@ class TestLink:
         assert link_environment({}, tmp_path) == {"LD_LIBRARY_PATH": str(tmp_path)}
         assert given["LD_LIBRARY_PATH"] == "/opt/lib"
 
-    def test_without_the_wheel_nothing_changes(self, monkeypatch, tmp_path):
+    def test_the_environment_is_unchanged_without_the_wheel(self, monkeypatch, tmp_path):
         monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
         assert link_environment({"A": "b"}, tmp_path) == {"A": "b"}
         assert list(tmp_path.iterdir()) == []

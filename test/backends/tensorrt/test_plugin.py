@@ -135,7 +135,7 @@ def test_a_fusion_has_both_maps_in_one_storage_and_flow_and_gate_in_one_type(trt
     ]
 
 
-def test_rtx_which_takes_the_first_is_offered_only_channels_last(rtx):
+def test_rtx_is_offered_only_channels_last(rtx):
     f32, f16 = ("FLOAT", "LINEAR"), ("HALF", "LINEAR")
     hwc32, hwc16, bytes_ = ("FLOAT", "HWC"), ("HALF", "HWC"), ("INT8", "LINEAR")
     assert accepted(rtx, "FlowWarp") == [
@@ -212,7 +212,7 @@ def shape_change(node, *tensors):
     return node.launch
 
 
-def test_a_warps_launch_counts_channels_as_they_are_in_memory(trt):
+def test_the_launch_of_a_warp_counts_channels_in_memory(trt):
     shapes, flow = (2, 19, 8, 12), (2, 2, 16, 24)
     f32, f16 = ("FLOAT", "LINEAR"), ("HALF", "LINEAR")
     for kind, channels, dtype, layout, flow_kind, flow_dtype in [
@@ -229,7 +229,7 @@ def test_a_warps_launch_counts_channels_as_they_are_in_memory(trt):
             assert launch == flow_warp_launch(stored, flow, bool(align), dtype, layout, flow_dtype)
 
 
-def test_a_fusions_launch(trt):
+def test_the_launch_of_a_fusion(trt):
     half, linear = ("HALF", "HWC8"), ("HALF", "LINEAR")
     launch = shape_change(
         made(trt, "GatedFlowFusion", 1),
@@ -243,7 +243,7 @@ def test_a_fusions_launch(trt):
     )
 
 
-def test_labels_are_of_the_classes_not_of_the_padding(trt):
+def test_labels_ignore_padded_channels(trt):
     scores = (1, 11, 16, 24)
     launch = shape_change(made(trt, "UpsampleArgmax", 4), (("HALF", "HWC8"), scores))
     assert launch == upsample_argmax_launch(scores, 4, "float16", "hwc", True, padded_channels=16)
@@ -252,7 +252,7 @@ def test_labels_are_of_the_classes_not_of_the_padding(trt):
     assert launch == upsample_argmax_launch(scores, 4, "float32", "hwc", True)
 
 
-def test_a_new_shape_is_a_new_launch(trt):
+def test_a_new_shape_creates_a_new_launch(trt):
     node, kind = made(trt, "UpsampleArgmax", 4), ("FLOAT", "LINEAR")
     first = shape_change(node, (kind, (1, 11, 16, 24)))
     assert shape_change(node, (kind, (4, 11, 16, 24))) != first
@@ -302,7 +302,7 @@ def test_label_rules_apply_inside_the_block_and_to_upsample_argmax_only(trt, mon
     assert enqueue() == [others, (plain, [4], [5, 6], 9)]
 
 
-def test_enqueue_before_a_shape_is_known_is_an_error_that_is_noted(trt):
+def test_enqueue_before_a_shape_is_known_notes_an_error(trt):
     node = made(trt, "FlowWarp", 1)
     with pytest.raises(BackendError):
         node.enqueue([], [], [1, 2], [3], 0, 0)
@@ -311,7 +311,7 @@ def test_enqueue_before_a_shape_is_known_is_an_error_that_is_noted(trt):
     plugin.raise_noted()  # said once
 
 
-def test_an_error_in_one_thread_fails_no_frame_of_another(trt):
+def test_an_error_in_one_thread_does_not_fail_a_frame_of_another(trt):
     def fail():
         with pytest.raises(BackendError):
             made(trt, "FlowWarp", 1).enqueue([], [], [1, 2], [3], 0, 0)
@@ -357,13 +357,13 @@ class TestLife:
         assert (loaded.operator, loaded.attribute) == (node.operator, attribute)
         assert loaded.num_outputs == plugin.OPERATORS[name].outputs
 
-    def test_objects_that_the_library_references_outlive_the_call(self, trt, name, attribute):
+    def test_objects_referenced_by_the_library_outlive_the_call(self, trt, name, attribute):
         node = made(trt, name, attribute)
         assert node.get_fields_to_serialize() is node.get_fields_to_serialize()
         assert node.fields[0].data is node.value
         assert plugin.creators(trt)[0] is plugin.creators(trt)[0]
 
-    def test_a_context_gets_a_plugin_of_its_own(self, trt, name, attribute):
+    def test_each_context_gets_its_own_plugin(self, trt, name, attribute):
         node = made(trt, name, attribute)
         for other in (node.clone(), node.attach_to_context(None)):
             assert other is not node
@@ -399,7 +399,7 @@ class TestLife:
         ("UpsampleArgmax", [("stride", [-4])], "UpsampleArgmax with stride=-4"),
     ],
 )
-def test_a_node_without_a_sound_attribute_is_refused_and_noted(trt, name, fields, said):
+def test_a_node_without_a_valid_attribute_is_refused_and_noted(trt, name, fields, said):
     fields = [Field(field, np.array(data, np.int32)) for field, data in fields]
     with pytest.raises(BackendError, match=said):
         creator(trt, name).create_plugin(name, fields, trt.TensorRTPhase.BUILD)
@@ -415,7 +415,7 @@ def test_a_node_without_a_sound_attribute_is_refused_and_noted(trt, name, fields
         ("GatedFlowFusion", (8, 8, 4, 2), "GatedFlowFusion: input 3 has 2 channels, expected 1"),
     ],
 )
-def test_a_flow_or_gate_that_a_kernel_would_read_beyond_is_refused(trt, name, channels, said):
+def test_a_flow_or_gate_with_too_few_channels_is_refused(trt, name, channels, said):
     node = made(trt, name, 1)
     given = [tensor(("FLOAT", "LINEAR"), (1, count, 4, 4)) for count in channels]
     building = [types.SimpleNamespace(desc=described) for described in given]
@@ -463,7 +463,7 @@ def test_every_callback_notes_its_exceptions(name):
         plugin.raise_noted()
 
 
-def test_the_same_error_of_many_calls_is_said_once(trt):
+def test_the_same_error_of_many_calls_is_reported_once(trt):
     node = made(trt, "FlowWarp", 1)
     for _ in range(3):
         with pytest.raises(BackendError):
@@ -473,7 +473,7 @@ def test_the_same_error_of_many_calls_is_said_once(trt):
     assert str(caught.value).count("before on_shape_change") == 1
 
 
-def test_operators_are_those_of_the_exporter():
+def test_plugins_cover_the_operators_of_the_exporter():
     from training.onnx_functions import functions
 
     for function in functions(4):

@@ -192,7 +192,7 @@ assert builder.build_serialized_network(network, config) is not None
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_features_come_dense_and_channels_last_and_go_on_so(tmp_path, half):
+def test_features_stay_dense_and_channels_last(tmp_path, half):
     """What the kernels are launched for, also where channels are no multiple of anything."""
     model = random_model(13, half, gated=True)
     write_request(prepare(model, plugins=True), tmp_path)

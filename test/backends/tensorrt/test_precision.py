@@ -68,7 +68,7 @@ GRAPHS = {
 
 
 @pytest.mark.parametrize("name", precision.ENGINE_PRECISIONS)
-def test_another_graph_is_another_recipe(shipped, name):
+def test_a_changed_graph_needs_a_new_recipe_number(shipped, name):
     """An engine of the old graph must not be found for the new one. If this fails, raise
     precision.RECIPE, then write the new digests here."""
     plain = plain_model(shipped)
@@ -113,7 +113,7 @@ def test_normalisation_and_pooling_weights_stay_fp32(shipped, name):
         assert types[tensor] == TensorProto.FLOAT, tensor
 
 
-def test_fp32_is_the_same_network(shipped, images):
+def test_fp32_keeps_the_results_of_the_network(shipped, images):
     plain = typed_model(shipped, "fp32")
     weights = {w.name for w in plain.graph.initializer}
     stored = [n for n in plain.graph.node if n.op_type == "Cast" and n.input[0] in weights]
@@ -138,7 +138,7 @@ def test_bf16_weights_are_rounded_to_nearest_even():
     np.testing.assert_array_equal(back, values.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
-def test_a_graph_of_another_opset_than_its_functions_is_refused_in_one_line(tiny_manifest):
+def test_a_graph_whose_opset_differs_from_its_functions_is_refused_in_one_line(tiny_manifest):
     """As by onnx.checker; the inliner would raise RuntimeError, for some forms."""
     model = onnx.load(tiny_manifest.onnx_path)
     model.opset_import[0].version = 20
@@ -188,7 +188,7 @@ def test_the_emulation_rounds_every_half_precision_tensor(shipped, images):
         np.testing.assert_array_equal(values, values.astype(np.float16), err_msg=name)
 
 
-def test_a_wrong_scale_would_be_seen(shipped, images):
+def test_the_comparison_detects_a_wrong_scale(shipped, images):
     """The measurement can fail: ranges ten times too small change the labels."""
     ranges = {n: r / 10 for n, r in ranges_of(shipped, "int8", images).items()}
     reference = labeller_of(plain_model(shipped))
@@ -225,7 +225,7 @@ def test_qdq_is_symmetric_and_no_bias_is_quantised(shipped, images, name):
 
 
 @pytest.mark.parametrize("name", ["int8", "fp8"])
-def test_first_flow_gate_and_score_layers_are_left_alone(shipped, images, name):
+def test_first_flow_gate_and_score_layers_are_not_quantised(shipped, images, name):
     typed = typed_model(shipped, name, ranges_of(shipped, name, images[:1]))
     left = [
         node.input[1].removesuffix("::fp16")
@@ -279,7 +279,7 @@ def test_unseen_networks_keep_their_labels(make_random_model, images, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_file_without_the_functions_is_typed_the_same(make_random_model, seed):
+def test_a_file_without_the_functions_gets_the_same_types(make_random_model, seed):
     model = onnx.load(make_random_model(seed).onnx_path)
     typed = typed_model(model, "fp16")
     del model.functions[:]
@@ -321,7 +321,7 @@ def test_a_graph_inside_a_node_is_refused_in_one_line(tiny_manifest):
         typed_model(model, "fp16")
 
 
-def test_no_bound_and_masks_survive_fp16(tiny_manifest, images):
+def test_unbounded_clips_and_masks_survive_fp16(tiny_manifest, images):
     """ "No bound" of Clip is often written as the largest fp32."""
     model = onnx.load(tiny_manifest.onnx_path)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "low"))
@@ -361,7 +361,7 @@ def test_an_unknown_precision_is_refused(shipped):
         typed_model(shipped, "int4")
 
 
-def test_a_reach_beyond_any_scale_is_refused():
+def test_a_range_beyond_any_scale_is_refused():
     for reach in (1e30, np.inf, np.nan):
         with pytest.raises(BackendError, match="the model is damaged, or needs bf16"):
             precision._scale(np.array([1.0, reach]), 127.0)

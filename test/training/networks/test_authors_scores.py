@@ -157,7 +157,7 @@ def assert_scores(network: nn.Module, size: tuple[int, int], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_scores_are_those_of_the_authors_code(name: str) -> None:
+def test_scores_equal_those_of_the_authors_code(name: str) -> None:
     build, names = NETWORKS[name]
     network = build(19)
     theirs = {authors_name(own, names): v.shape for own, v in network.state_dict().items()}
@@ -166,7 +166,7 @@ def test_scores_are_those_of_the_authors_code(name: str) -> None:
     assert_scores(network, (64, 96), name)
 
 
-def test_scores_of_icnet_are_those_of_the_authors_layers() -> None:
+def test_scores_of_icnet_equal_those_of_the_authors_layers() -> None:
     network = ICNet(19, auxiliary=False)
     # The prototxt has the stride of "conv3_1" on its first 1x1 convolution, see ICNet.
     block = network.trunk.layer2[0]

@@ -39,7 +39,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return build(), stride, auxiliary_strides
 
 
-def test_evaluation_gives_scores_at_the_output_stride_and_logits_at_the_images_size(
+def test_evaluation_gives_scores_at_the_output_stride_and_logits_at_the_image_size(
     case: Case,
 ) -> None:
     network, stride, _ = case
@@ -66,5 +66,5 @@ def test_training_reaches_every_parameter_and_gives_the_auxiliary_scores(case: C
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_without_auxiliary_heads_training_gives_none(name: str) -> None:
+def test_training_without_auxiliary_heads_gives_no_auxiliary_scores(name: str) -> None:
     assert WITHOUT[name]()(torch.randn(2, 3, 64, 64))["aux"] == []

@@ -16,7 +16,7 @@ def small(output_stride: int = 16) -> DeepLabV3Plus:
 
 
 @pytest.mark.parametrize("row", [r for r in PUBLISHED if r.gflops], ids=lambda row: row.name)
-def test_multiply_adds_beside_the_papers(row: Published) -> None:
+def test_multiply_adds_agree_with_the_papers(row: Published) -> None:
     difference = gflops_beside_paper(row) / row.gflops - 1
     # The one row that no reading of the paper brings beside the other three.
     expected = 0.246 if row.name == "ResNet-50, DeepLabV3+ (w/ atrous)" else -0.03

@@ -10,7 +10,7 @@ from training.networks.df_seg import DFSeg, df1_seg, df2_seg
 @pytest.mark.parametrize(("build", "stride"), [(df1_seg, 16), (df2_seg, 8)])
 @pytest.mark.parametrize("half_size", [False, True])
 @pytest.mark.parametrize("size", [(64, 128), (90, 120)])
-def test_scores_have_the_stride_that_the_network_says(
+def test_scores_have_the_declared_stride(
     build: Callable[[int, bool], DFSeg], stride: int, half_size: bool, size: tuple[int, int]
 ) -> None:
     network = build(5, half_size).eval()
@@ -23,7 +23,7 @@ def test_scores_have_the_stride_that_the_network_says(
         assert scores.shape[2:] == (64 // network.output_stride, 128 // network.output_stride)
 
 
-def test_training_sees_the_whole_size_also_where_the_answer_is_of_half_of_it() -> None:
+def test_training_sees_the_full_size_even_if_the_scores_have_half_of_it() -> None:
     network = df1_seg(5, half_size=True).train()
     with torch.inference_mode():
         assert network.scores(torch.randn(2, 3, 64, 64)).shape[2:] == (4, 4)

@@ -18,7 +18,7 @@ from training.papers.tables import multiply_adds, parameters
         ("B", 3, "HL+LL", 2.06, 1.10),
     ],
 )
-def test_multiply_adds_and_parameters_are_those_of_the_reading_of_the_papers_tables(
+def test_multiply_adds_and_parameters_agree_with_the_papers_tables(
     backbone: str, copies: int, decoder: Any, giga: float, millions: float
 ) -> None:
     build = partial(DFANet, backbone, 19, copies, decoder)
@@ -51,7 +51,7 @@ def test_every_image_size_gives_logits_of_that_size(copies: int, decoder: Any) -
     ("copies", "decoder", "attention"),
     [(1, "none", False), (4, "none", True), (3, "HL+LL", True)],
 )
-def test_every_layer_that_is_built_runs(copies: int, decoder: Any, attention: bool) -> None:
+def test_every_layer_runs(copies: int, decoder: Any, attention: bool) -> None:
     torch.manual_seed(0)
     # In evaluation: batch norm over the two values of a 1x1 map would swallow the gradient.
     network = DFANet("B", 5, copies, decoder, attention).eval()
@@ -68,7 +68,7 @@ def test_attention_scales_channels_by_the_mean_of_the_map() -> None:
     torch.testing.assert_close(attention(x), expected)
 
 
-def test_a_copy_reads_the_stages_of_the_copy_before() -> None:
+def test_a_copy_reads_the_stages_of_the_previous_copy() -> None:
     """Sub-stage aggregation: what enc3 and enc4 of the first copy give reaches the second one not
     only by way of the attention."""
     network = DFANet("B", 5, 2, "none", attention=False).eval()
@@ -96,6 +96,6 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
         DFANet(**({"backbone": "A", "num_classes": 5} | arguments))
 
 
-def test_the_named_networks_are_those_of_table_5() -> None:
+def test_the_named_networks_match_table_5() -> None:
     assert dfanet_a(3).description == "DFANet A x3, decoder HL+LL"
     assert dfanet_b(3).description == "DFANet B x3, decoder HL+LL"

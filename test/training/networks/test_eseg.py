@@ -109,7 +109,7 @@ def test_softmax_fusion_is_the_papers_sum_at_the_finest_size() -> None:
     np.testing.assert_allclose(fused.detach(), shares @ [1, 10, 100], rtol=1e-6)
 
 
-def test_bifpn_goes_down_and_up_again_as_efficientdet_has_it() -> None:
+def test_bifpn_goes_down_and_up_as_in_efficientdet() -> None:
     pyramid = BiFPN(1, 3, nn.ReLU)
     pyramid.down_nodes = nn.ModuleList([nn.Identity()] * 2)
     pyramid.up_nodes = nn.ModuleList([nn.Identity()] * 2)
@@ -131,7 +131,7 @@ def test_bifpn_goes_down_and_up_again_as_efficientdet_has_it() -> None:
     "arguments",
     [{}, {"deepest": 5}, {"deepest": 7}, {"pyramid": "fpn"}, {"finest": 3, "activation": nn.ReLU}],
 )
-def test_every_ablation_answers_at_every_size_and_trains_all_its_parameters(
+def test_every_ablation_runs_at_every_size_and_trains_all_its_parameters(
     arguments: dict[str, object],
 ) -> None:
     network = small(**arguments)
@@ -161,7 +161,7 @@ def test_other_arguments_are_refused(arguments: dict[str, object], message: str)
         small(**arguments)
 
 
-def test_training_on_one_small_image_says_what_is_missing() -> None:
+def test_an_error_asks_for_two_images_if_one_is_too_small_to_train() -> None:
     network = small().train()
     with pytest.raises(ValueError, match="one image of 64x96 .* at least two images"):
         network(torch.randn(1, 3, 64, 96))
@@ -202,7 +202,7 @@ def test_weights_of_all_fusions_are_constants_of_the_exported_graph(
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (2, 96, 160), (1, 544, 1056)])
-def test_one_file_gives_torchs_labels_at_every_size(
+def test_one_file_gives_the_labels_of_torch_at_every_size(
     exported: tuple[ESeg, onnx.ModelProto], shape: tuple[int, int, int]
 ) -> None:
     network, model = exported

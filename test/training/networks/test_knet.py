@@ -28,7 +28,7 @@ def tiny(**options: int) -> KNet:
     return KNet(decoder, 4, THINGS, **sizes)
 
 
-def test_what_training_and_evaluation_return() -> None:
+def test_shapes_that_training_and_evaluation_return() -> None:
     network = tiny()
     images = torch.randn(2, 3, 64, 96)
 
@@ -51,7 +51,7 @@ def test_features_are_summed_where_the_mask_is_above_a_half() -> None:
     assert gather(features, masks).tolist() == [[[0 + 3, 4 + 7], [0, 0]]]
 
 
-def test_two_equal_cars_differ_by_their_place() -> None:
+def test_two_equal_cars_differ_by_their_position() -> None:
     code = position_code(8, 16, 32, torch.device("cpu"))
 
     assert code.shape == (1, 32, 8, 16)
@@ -152,7 +152,7 @@ def test_merging_drops_unsure_and_hidden_segments() -> None:
     assert CAR not in classes
 
 
-def test_the_semantic_reading_is_the_class_that_merging_gives() -> None:
+def test_semantic_labels_equal_the_classes_of_the_merged_segments() -> None:
     network = tiny()
     masks, classes = masks_of(LEFT, RIGHT), classes_of((CAR, 0.9), (PERSON, 0.8))
 
@@ -169,7 +169,7 @@ def exported() -> tuple[KNet, onnx.ModelProto]:
 
 
 @pytest.mark.parametrize("size", [(64, 96), (128, 64)])
-def test_the_exported_reading_is_torchs(
+def test_exported_labels_equal_those_of_torch(
     exported: tuple[KNet, onnx.ModelProto], size: tuple[int, int]
 ) -> None:
     network, model = exported
@@ -194,7 +194,7 @@ def test_the_exported_reading_is_torchs(
         assert np.abs(difference).max() <= 2
 
 
-def test_the_exported_reading_stays_finite_where_a_mask_is_sure(
+def test_exported_scores_stay_finite_if_a_mask_is_certain(
     exported: tuple[KNet, onnx.ModelProto],
 ) -> None:
     operators = {node.op_type for node in exported[1].graph.node}

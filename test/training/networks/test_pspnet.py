@@ -7,7 +7,7 @@ from training.backbones.resnet import ResNet
 from training.networks.pspnet import PSPNet, PyramidPooling, pspnet
 
 
-def test_pooled_levels_follow_the_map_itself() -> None:
+def test_pooled_levels_are_concatenated_after_the_map() -> None:
     pooling = PyramidPooling(8).eval()
     x = torch.randn(1, 8, 6, 12)
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from training.networks.sfnet import fcn_r18, sfnet_df1, sfnet_df2, sfnet_r18, sf
 from training.networks.sfnet_lite import GatedDualFlowAlignment
 
 
-def test_alignment_without_flow_is_the_step_of_a_plain_pyramid() -> None:
+def test_alignment_with_zero_flow_equals_a_step_of_a_plain_pyramid() -> None:
     align = FlowAlignment(8)
     torch.nn.init.zeros_(align.flow_make.weight)
     low, high = torch.randn(2, 8, 6, 10), torch.randn(2, 8, 3, 5)
@@ -129,7 +129,7 @@ def test_non_local_averages_by_likeness() -> None:
     torch.testing.assert_close(module(x), module.bottleneck(x + mean))
 
 
-def test_levels_are_aligned_as_asked() -> None:
+def test_the_requested_levels_are_aligned() -> None:
     network = sfnet_r18(5, aligned_levels=(4,))
     kinds = [type(step) for step in network.alignments]  # shallow to deep: F3, F4, F5
     assert kinds == [BilinearAddition, FlowAlignment, BilinearAddition]

@@ -23,7 +23,7 @@ def network() -> SFNetLite:
     return sfnet_lite_r18(19).eval()
 
 
-def test_deep_stem_network_has_the_live_parameters_of_the_papers_table(network: SFNetLite) -> None:
+def test_deep_stem_network_has_the_used_parameters_of_the_papers_table(network: SFNetLite) -> None:
     # Paper: SFNet IJCV table 7 says 12.3 M, of which 0.216 M are layers that are never run.
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(12.080e6, abs=0.0005e6)
 
@@ -73,7 +73,7 @@ def test_the_half_width_variant_has_43_gmac() -> None:
     assert macs == pytest.approx(42.83e9, rel=1e-3)
 
 
-def test_fusion_without_flow_is_the_gate_between_resized_maps() -> None:
+def test_fusion_with_zero_flow_gates_between_resized_maps() -> None:
     align = GatedDualFlowAlignment(8)
     torch.nn.init.zeros_(align.flow_make.weight)
     torch.nn.init.zeros_(align.flow_gate[0].weight)  # a gate of one half
@@ -82,7 +82,7 @@ def test_fusion_without_flow_is_the_gate_between_resized_maps() -> None:
     torch.testing.assert_close(align(low, high), expected, atol=1e-5, rtol=0)
 
 
-def test_one_gate_of_two_is_the_shared_one() -> None:
+def test_two_complementary_gates_equal_a_shared_gate() -> None:
     # Two gates are a shared gate if the second is the complement of the first.
     torch.manual_seed(0)
     shared = GatedDualFlowAlignment(8)

@@ -23,7 +23,7 @@ def network() -> STDCSeg:
 
 
 @pytest.mark.parametrize(("build", "millions"), [(stdc1_seg, 8.275), (stdc2_seg, 12.306)])
-def test_live_parameters_are_those_of_the_authors(
+def test_used_parameters_match_those_of_the_authors(
     build: Callable[[int], STDCSeg], millions: float
 ) -> None:
     # Of the authors' code, what is left when the heads of training and the classifier are taken out
@@ -88,7 +88,7 @@ def authors_example() -> tuple[Tensor, Tensor]:
     return logits, labels[None]
 
 
-def test_detail_loss_is_the_authors() -> None:
+def test_detail_loss_equals_that_of_the_authors() -> None:
     # MichaelFan01/STDC-Seg 59ff37f, DetailAggregateLoss, for the same numbers
     logits, labels = authors_example()
     assert float(detail_loss(logits, labels)) == pytest.approx(1.5818417, rel=1e-5)

@@ -102,7 +102,7 @@ def test_a_drive_with_a_frame_missing_is_refused(tmp_path: Path) -> None:
         write_bag(tmp_path / "drive", tmp_path / "bag")
 
 
-def test_single_pictures_are_no_drive(tmp_path: Path) -> None:
+def test_still_pictures_are_refused_as_a_drive(tmp_path: Path) -> None:
     write_drive(tmp_path / "drive", stills=True)
 
     with pytest.raises(SystemExit, match="render without --stills"):

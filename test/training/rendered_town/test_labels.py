@@ -13,7 +13,7 @@ from training.rendered_town.labels import (
 )
 
 
-def test_the_order_is_that_of_the_training_classes() -> None:
+def test_class_numbers_follow_the_order_of_the_training_classes() -> None:
     camvid = pytest.importorskip("training.data.camvid", reason="needs torch")
 
     names = [name for name, _ in camvid.CAMVID_CLASSES]
@@ -28,7 +28,7 @@ def test_labels_and_blender_indices_are_one_to_one() -> None:
     assert 0 not in indices  # what a ray into the sky leaves
 
 
-def test_what_is_packed_into_an_index_comes_out_again() -> None:
+def test_packing_and_unpacking_an_index_round_trips() -> None:
     pairs = [(label, n) for label in sorted(VALID_LABELS) for n in (0, 1, 77, MAX_INSTANCE)]
     index = np.array([pass_index(label, n) for label, n in pairs])
 
@@ -40,6 +40,6 @@ def test_what_is_packed_into_an_index_comes_out_again() -> None:
     assert labels_and_instances(np.array([0]))[0] == Label.SKY
 
 
-def test_an_instance_too_many_is_refused() -> None:
+def test_an_instance_number_beyond_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match=f"expected 0 to {MAX_INSTANCE}"):
         pass_index(Label.CAR, MAX_INSTANCE + 1)

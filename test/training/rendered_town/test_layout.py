@@ -24,7 +24,7 @@ def test_other_seeds_plan_other_towns() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_lines_the_street_stands_off_the_road(seed: int) -> None:
+def test_roadside_objects_stand_off_the_road(seed: int) -> None:
     town = plan_town(seed)
 
     along = [i for i in town.items if -20 < i.s < 280]
@@ -45,7 +45,7 @@ def test_lamps_trees_and_bollards_leave_the_side_streets_open(seed: int) -> None
     assert not [i for i in kerbside if in_crossing(town, 1 if i.d > 0 else -1, i.s, 0.0)]
 
 
-def test_a_straight_street_is_where_its_coordinates_say() -> None:
+def test_a_straight_street_follows_its_coordinates() -> None:
     street = Street([], start=-10.0, end=50.0)
 
     x0, y0, heading = street.locate(0.0, 0.0)

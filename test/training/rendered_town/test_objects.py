@@ -87,7 +87,7 @@ def test_a_boundary_has_the_class_that_camvid_gives_it(kind: str, label: int) ->
 @pytest.mark.parametrize(
     ("variant", "season"), list(itertools.product(range(5), ["summer", "winter"]))
 )
-def test_a_tree_is_some_metres_tall(variant: int, season: str) -> None:
+def test_a_tree_is_several_metres_tall(variant: int, season: str) -> None:
     low, high = extent(plant.tree(variant, season, seed=1))
 
     assert 4 < high[2] < 14
@@ -126,7 +126,7 @@ def test_the_faces_of_a_box_point_outwards() -> None:
     assert ((normals * outwards).sum(1) > 0).all()
 
 
-def test_extending_turns_first_and_moves_then() -> None:
+def test_extending_rotates_before_it_translates() -> None:
     point = Geometry()
     point.add(np.array([[1.0, 0, 0], [2, 0, 0], [2, 1, 0]]), np.array([[0, 1, 2]]), "paint")
     g = Geometry()

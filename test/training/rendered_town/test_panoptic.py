@@ -21,7 +21,7 @@ def frame() -> tuple[np.ndarray, np.ndarray]:
     return labels, instances
 
 
-def test_things_are_told_apart_and_stuff_is_not() -> None:
+def test_instances_are_separate_for_things_only() -> None:
     ids, found = segments(*frame())
 
     by_id = {segment["id"]: segment for segment in found}
@@ -32,7 +32,7 @@ def test_things_are_told_apart_and_stuff_is_not() -> None:
     assert (ids[19] == 0).all()
 
 
-def test_what_is_too_small_to_be_counted_is_a_crowd() -> None:
+def test_an_object_too_small_to_count_is_a_crowd() -> None:
     _, found = segments(*frame())
 
     crowds = [segment for segment in found if segment["iscrowd"]]

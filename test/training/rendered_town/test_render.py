@@ -69,7 +69,7 @@ def test_picture_and_labels_line_up(drive: Path) -> None:
     assert change[border > 0].mean() > 2 * change[border == 0].mean()
 
 
-def test_an_interrupted_rendering_continues_where_it_stopped(drive: Path) -> None:
+def test_an_interrupted_rendering_resumes_where_it_stopped(drive: Path) -> None:
     last = sorted((drive / "labels" / "demo").iterdir())[-1]
     before = last.read_bytes()
     last.unlink()
@@ -80,7 +80,7 @@ def test_an_interrupted_rendering_continues_where_it_stopped(drive: Path) -> Non
     assert last.read_bytes() == before
 
 
-def test_stills_of_one_seed_are_different_places(tmp_path: Path) -> None:
+def test_stills_of_one_seed_show_different_places(tmp_path: Path) -> None:
     render(tmp_path, "--stills")
 
     (_, first), (_, second) = read(tmp_path, "train")

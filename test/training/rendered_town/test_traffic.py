@@ -19,7 +19,7 @@ from training.rendered_town.traffic import (
 DEMO_SEED = 64
 
 
-def test_a_drive_is_the_same_for_the_same_random_state() -> None:
+def test_the_same_random_state_gives_the_same_drive() -> None:
     town = plan_town(DEMO_SEED)
 
     assert plan_drive(town, random.Random(1), 5.0, 12.0) == plan_drive(
@@ -28,7 +28,7 @@ def test_a_drive_is_the_same_for_the_same_random_state() -> None:
 
 
 @pytest.mark.parametrize("seed", [DEMO_SEED, 3, 11])
-def test_no_actor_comes_closer_to_the_camera_than_its_car_is_large(seed: int) -> None:
+def test_no_actor_collides_with_the_camera_car(seed: int) -> None:
     town = plan_town(seed)
     movers = plan_drive(town, random.Random(seed), 5.0, 12.0)
 
@@ -40,7 +40,7 @@ def test_no_actor_comes_closer_to_the_camera_than_its_car_is_large(seed: int) ->
             assert beside > 0.9 or along > 3.0, (step, actor)
 
 
-def test_a_walker_takes_all_poses_of_a_step_and_a_standing_one_none() -> None:
+def test_a_walker_goes_through_all_poses_and_a_standing_person_keeps_one() -> None:
     town = plan_town(3)
     walker = Mover("pedestrian", 1, 20.0, 6.0, speed=1.4)
     waiting = Mover("pedestrian", 1, 20.0, 6.0, speed=0.0)
@@ -49,7 +49,7 @@ def test_a_walker_takes_all_poses_of_a_step_and_a_standing_one_none() -> None:
     assert {waiting.at(t / 10, town).phase for t in range(20)} == {-1}
 
 
-def test_somebody_who_crosses_steps_down_from_the_kerb() -> None:
+def test_a_crossing_pedestrian_steps_down_from_the_kerb() -> None:
     town = plan_town(3)
     crosser = Mover("pedestrian", 1, 20.0, -(town.half_road + 1), 0.0, across=1.3)
 
@@ -65,7 +65,7 @@ def test_stills_differ_in_place_and_look() -> None:
     assert len(cameras) == len(crowds) == 8
 
 
-def test_the_focal_length_is_that_of_a_pinhole() -> None:
+def test_the_focal_length_follows_the_pinhole_model() -> None:
     camera = Camera(0, 0, 1.4, 0, 0, 0, horizontal_fov=math.radians(90))
 
     assert camera.intrinsics(360, 640) == pytest.approx((320, 320, 320, 180))
