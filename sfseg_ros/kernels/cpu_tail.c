@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * UpsampleArgmax on the processor, the same function as upsample_argmax.cu (upsample_argmax.py
- * defines it): labels and confidence at `stride` times the size of the scores, which are never
- * stored at full size.
+ * UpsampleArgmax on the processor: the same function as upsample_argmax.cu, defined by
+ * upsample_argmax.py. It computes labels and confidence at `stride` times the size of the scores,
+ * without storing scores at full size.
  *
- * Eight neighbouring pixels of a row are computed together, first between the two rows of scores
- * and then between their columns, in the reference's order of operations, so labels are bit-equal.
- * Interpolated scores lie between those of the corners, which saves most of the work:
+ * A block is eight neighbouring pixels of a row. The code interpolates a block first between two
+ * rows of scores and then between their columns, in the reference's order of operations, so labels
+ * are bit-equal. Interpolated scores lie between the scores at the corners, which saves most of the
+ * work:
  *
- * - If all corners of a block of eight have the same winner by a wide margin, that is the label, and
- *   the confidence is 255. (The shares of the other classes are convex between the corners.)
- * - Classes whose scores at all corners are far below the winner's are left out of a block. They
- *   cannot win, and together change the confidence by less than a quarter of a 255th.
+ * - If all corners of a block have the same winner by a wide margin, the winner is the label and the
+ *   confidence is 255. (The shares of the other classes are convex between the corners.)
+ * - A block skips the classes whose scores at all corners are far below the winner's. They cannot
+ *   win, and together they change the confidence by less than a quarter of a 255th.
  *
- * cpu_tail_body.h holds the code. It is compiled for AVX2 and for whatever every processor of the
- * architecture has; the choice is made at run time.
+ * cpu_tail_body.h holds the code. It is compiled twice: for AVX2, and for the baseline of the
+ * architecture. The choice between the two is made at run time.
  */
 
 #include <float.h>
@@ -25,9 +26,9 @@
 
 #define LANES 8
 #define UNLABELLED 255
-/* 255 / sum of shares rounds to 255 up to here. */
+/* Up to this sum of shares, 255 / sum rounds to 255. */
 #define CERTAIN_SUM (255.0f / 254.5f)
-/* Adding it leaves the rounded number (half to even) in the low bits of a float. */
+/* Adding this constant leaves the rounded number (half to even) in the low bits of a float. */
 #define ROUNDING 12582912.0f
 #define ROUNDING_BITS 0x4b400000
 /* 2^x = 1 + x (EXP2_1 + x EXP2_2) for |x| <= 0.5, with the least relative error: 2.0e-03. */
@@ -40,21 +41,21 @@ typedef int32_t i8 __attribute__((vector_size(32)));
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* What an image's rows and columns have in common. */
+/* Sizes and buffers of one image. */
 typedef struct {
     int classes, height, width;      /* of the scores */
     int full_height, full_width;     /* of the labels */
-    int blocks, padded;              /* per row of labels; floats per row of scores in memory */
+    int blocks, padded;              /* blocks per row of labels; floats per padded row of scores */
     float *upper, *lower;            /* classes x padded: two rows of scores */
-    float *between;                  /* classes x padded: interpolated between these two */
+    float *between;                  /* classes x padded: interpolated between the two rows */
     float *shares;                   /* height x padded: sum of shares */
     int32_t *winners;                /* height x padded */
-    int32_t *first, *lane;           /* per block and per column */
-    int32_t *last;                   /* per block: the last column of scores that it needs */
-    float *weight;                   /* per column: of the right one */
+    int32_t *first, *lane;           /* per block: its first column of scores; per label: offset */
+    int32_t *last;                   /* per block: its last column of scores */
+    float *weight;                   /* per label: weight of the right column of scores */
     int32_t *agreed;                 /* per block: the common winner, or -1 */
-    int32_t *candidates;             /* per block: how many classes are not left out */
-    uint8_t *candidate;              /* blocks x classes: which, ascending */
+    int32_t *candidates;             /* per block: number of classes that are computed */
+    uint8_t *candidate;              /* blocks x classes: the computed classes, ascending */
 } tail;
 
 #define JOIN_(a, b) a##b
@@ -112,7 +113,7 @@ static int prepare(tail *t, int classes, int height, int width, int stride) {
     t->full_height = height * stride;
     t->full_width = width * stride;
     t->blocks = (t->full_width + LANES - 1) / LANES;
-    /* A block reads LANES + 1 columns from its first; the last column is repeated there. */
+    /* A block reads LANES + 1 columns from its first; the padding repeats the last column. */
     t->padded = (width + 2 * LANES + LANES - 1) / LANES * LANES;
     t->upper = aligned((size_t)classes * t->padded);
     t->lower = aligned((size_t)classes * t->padded);
@@ -142,9 +143,10 @@ static int prepare(tail *t, int classes, int height, int width, int stride) {
     return 0;
 }
 
-/* `scores` float32 (classes, height, width) -> `labels` and, unless NULL, `confidence`, both uint8
- * (height * stride, width * stride). 1 <= classes <= 255, stride >= 1. Returns 0, or -1 if memory is
- * short. */
+/* Computes `labels` and, unless NULL, `confidence` from `scores`.
+ * scores: float32 (classes, height, width); 1 <= classes <= 255, stride >= 1.
+ * labels, confidence: uint8 (height * stride, width * stride).
+ * Returns 0, or -1 if out of memory. */
 int sfseg_upsample_argmax(const float *scores, int classes, int height, int width, int stride,
                           uint8_t *labels, uint8_t *confidence) {
     tail t;
@@ -161,7 +163,7 @@ int sfseg_upsample_argmax(const float *scores, int classes, int height, int widt
     return failed;
 }
 
-/* The same without AVX2, for tests. */
+/* The same function without AVX2, for tests. */
 int sfseg_upsample_argmax_generic(const float *scores, int classes, int height, int width,
                                   int stride, uint8_t *labels, uint8_t *confidence) {
     tail t;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """UpsampleArgmax on the processor: `cpu_tail.c`, compiled when the package is built.
 
-`upsample_argmax.py` defines the function. The library has no Python API of its own, so one file
-serves every Python version; ctypes releases the interpreter's lock during a call.
+`upsample_argmax.py` defines the function. The compiled library does not use Python's C API, so one
+file serves every Python version. ctypes releases the interpreter lock during a call.
 """
 
 import ctypes
@@ -30,14 +30,14 @@ MISSING = (
 
 @dataclass(frozen=True)
 class CompiledTail:
-    """Labels and confidence from scores, in one thread. Several threads may call it at once."""
+    """Computes labels and confidence from scores in one thread; safe for several threads."""
 
     function: Any
 
     def labels_of(
         self, scores: npt.NDArray[np.float32], stride: int, confidence: bool
     ) -> tuple[Uint8Array, Uint8Array | None]:
-        """Labels and, if asked for, confidence of a batch: `run` for each of (N, C, h, w)."""
+        """Return labels of a batch (N, C, h, w) and, if requested, confidence (see `run`)."""
         size = (len(scores), scores.shape[2] * stride, scores.shape[3] * stride)
         labels = np.empty(size, np.uint8)
         certainty = np.empty(size, np.uint8) if confidence else None
@@ -57,11 +57,11 @@ class CompiledTail:
         Args:
             scores: float32 (C, h, w) before softmax, 1 <= C <= 255, C-contiguous.
             stride: the factor between scores and labels, 1 or more.
-            labels: uint8 (h * stride, w * stride), C-contiguous; is overwritten.
-            confidence: None, or an array like `labels`; is overwritten.
+            labels: uint8 (h * stride, w * stride), C-contiguous; overwritten.
+            confidence: None, or an array like `labels`; overwritten.
 
-        Labels have the same bits as the reference's, the confidence differs by at most 1. Raises
-        BackendError for arrays that do not fit together.
+        Labels are bit-equal to the reference, and confidence differs by at most 1. Raises
+        BackendError if the arrays do not match.
         """
         classes, height, width = scores.shape
         full = (height * stride, width * stride)
@@ -102,7 +102,7 @@ class CompiledTail:
 
 
 def installed_tail(warn: Callable[[str], None]) -> CompiledTail | None:
-    """The routine that was built with the package. If there is none, `warn` is told."""
+    """Return the routine that was built with the package, or call `warn` and return None."""
     tail = compiled_tail(LIBRARY)
     if tail is None:
         warn(MISSING)
@@ -110,7 +110,10 @@ def installed_tail(warn: Callable[[str], None]) -> CompiledTail | None:
 
 
 def compiled_tail(library: Path, name: str = "sfseg_upsample_argmax") -> CompiledTail | None:
-    """The function `name` of the compiled `library`, or None if the library was not built."""
+    """Return the function `name` of the compiled `library`, or None if it was not built.
+
+    Raises BackendError if the library cannot be loaded or lacks the function.
+    """
     if not library.is_file():
         return None
     try:

@@ -29,7 +29,7 @@ INLINE TARGET i8 NAME(splat_int)(int32_t value) {
     return (i8){value, value, value, value, value, value, value, value};
 }
 
-/* from[lanes[k]] for each k; lanes are 0 to 7. */
+/* Returns from[lanes[k]] for each k; lanes are 0 to 7. */
 INLINE TARGET f8 NAME(permuted)(f8 from, i8 lanes) {
 #ifdef AVX2
     return (f8)_mm256_permutevar8x32_ps((__m256)from, (__m256i)lanes);
@@ -68,7 +68,7 @@ INLINE TARGET void NAME(store_bytes)(uint8_t *to, i8 value, int count) {
         memcpy(to, bytes, count);
 }
 
-/* The larger of both; `other` if `value` is NaN. */
+/* Returns the larger value, or `other` if `value` is NaN. */
 INLINE TARGET f8 NAME(larger)(f8 value, f8 other) {
 #ifdef AVX2
     return (f8)_mm256_max_ps((__m256)value, (__m256)other);
@@ -85,8 +85,8 @@ INLINE TARGET f8 NAME(product_sum)(f8 a, f8 b, f8 c) {
 #endif
 }
 
-/* 2 to the power of x <= 0 with a relative error below 2e-3, which is 0.13 of a confidence in 255ths;
- * exactly 1 for 0, and (nearly) 0 for NaN and -infinity. */
+/* Returns 2^x for x <= 0 with a relative error below 2e-3, which changes the confidence by 0.13 of a
+ * 255th. The result is exactly 1 for 0, and (nearly) 0 for NaN and -infinity. */
 INLINE TARGET f8 NAME(exp2)(f8 x) {
     const f8 rounding = NAME(splat)(ROUNDING);
     x = NAME(larger)(x, NAME(splat)(-125.0f));
@@ -94,12 +94,13 @@ INLINE TARGET f8 NAME(exp2)(f8 x) {
     const f8 rest = x - (shifted - rounding);
     f8 power = NAME(product_sum)(rest, NAME(splat)(EXP2_2), NAME(splat)(EXP2_1));
     power = NAME(product_sum)(rest, power, NAME(splat)(1.0f));
-    /* The low bits of `shifted` are the whole part of x: they are added to the exponent. */
+    /* The low bits of `shifted` are the integer part of x; they are added to the exponent. */
     return (f8)((i8)power + ((i8)shifted << 23));
 }
 
-/* The winner of the pixels that have the score `value[k]` for class `class[k]`, or for class k if
- * `class` is NULL, and its score; 255 if no score is above -infinity. */
+/* Returns the class with the highest score for each pixel, and its score in `best`. `value[k]` holds
+ * the scores of class `class[k]`, or of class k if `class` is NULL. The result is 255 if no score is
+ * above -infinity. */
 INLINE TARGET i8 NAME(winner)(const f8 *value, const uint8_t *class, int count, f8 *best) {
     i8 index = NAME(splat_int)(UNLABELLED);
     f8 highest = NAME(splat)(-INFINITY);
@@ -112,7 +113,7 @@ INLINE TARGET i8 NAME(winner)(const f8 *value, const uint8_t *class, int count, 
     return index;
 }
 
-/* The sum of the shares of all classes, relative to that of the winner, which is 1. */
+/* Returns the sum of the shares of all classes, relative to the winner's share of 1. */
 INLINE TARGET f8 NAME(sum_of_shares)(const f8 *value, int classes, f8 best) {
     f8 sum = NAME(splat)(0.0f);
     const f8 scale = NAME(splat)(LOG2_E), minus_best = best * -LOG2_E;
@@ -121,7 +122,7 @@ INLINE TARGET f8 NAME(sum_of_shares)(const f8 *value, int classes, f8 best) {
     return NAME(select)(best == INFINITY, sum + 1.0f, sum); /* infinity - infinity is NaN */
 }
 
-/* Winner and shares of each pixel of the scores. */
+/* Computes the winner and the sum of shares at each pixel of the scores. */
 TARGET static void NAME(corners)(tail *t, const float *scores, int with_shares) {
     const size_t plane = (size_t)t->height * t->width;
     f8 value[UNLABELLED];
@@ -141,7 +142,7 @@ TARGET static void NAME(corners)(tail *t, const float *scores, int with_shares) 
             const i8 index = NAME(winner)(value, NULL, t->classes, &best);
             memcpy(winners + x, &index, sizeof index);
             if (with_shares) {
-                /* NaN if the best score is infinite: 0 * infinity makes interpolation unlike it. */
+                /* NaN if the best score is infinite: interpolation would compute 0 * infinity. */
                 const f8 sum = NAME(sum_of_shares)(value, t->classes, best) + (best - best);
                 memcpy(shares + x, &sum, sizeof sum);
             }
@@ -153,7 +154,7 @@ TARGET static void NAME(corners)(tail *t, const float *scores, int with_shares) 
     }
 }
 
-/* The blocks between two rows of scores whose corners have one winner, certainly enough. */
+/* Finds the blocks between two rows of scores whose corners share one sufficiently certain winner. */
 TARGET static void NAME(agreements)(tail *t, int top, int bottom, int with_shares) {
     const int32_t *upper = t->winners + (size_t)top * t->padded;
     const int32_t *lower = t->winners + (size_t)bottom * t->padded;
@@ -172,7 +173,7 @@ TARGET static void NAME(agreements)(tail *t, int top, int bottom, int with_share
     }
 }
 
-/* Row `y` of the scores into `row`, classes x padded; the last column is repeated. */
+/* Copies row `y` of the scores to `row` (classes x padded); the padding repeats the last column. */
 TARGET static void NAME(copy_row)(const tail *t, const float *scores, int y, float *row) {
     const size_t plane = (size_t)t->height * t->width;
     for (int c = 0; c < t->classes; c++, row += t->padded) {
@@ -181,7 +182,7 @@ TARGET static void NAME(copy_row)(const tail *t, const float *scores, int y, flo
     }
 }
 
-/* The scores of a row of labels at the columns of the scores: `weight` is that of `lower`. */
+/* Interpolates between the rows `upper` and `lower` into `between`; `weight` is that of `lower`. */
 TARGET static void NAME(interpolate_rows)(tail *t, float weight) {
     const float other = 1.0f - weight;
     const size_t count = (size_t)t->classes * t->padded;
@@ -191,7 +192,7 @@ TARGET static void NAME(interpolate_rows)(tail *t, float weight) {
     }
 }
 
-/* The classes that may win or count in each block between the rows `upper` and `lower`. */
+/* Chooses, per block between `upper` and `lower`, the classes that may win or affect confidence. */
 TARGET static void NAME(choose_candidates)(tail *t) {
     const float margin = logf(1020.0f * t->classes); /* classes * 255 * e^-margin = 1 / 4 */
     for (int block = 0; block < t->blocks; block++) {
@@ -209,13 +210,13 @@ TARGET static void NAME(choose_candidates)(tail *t) {
                 low = lower[x] < low ? lower[x] : low;
                 sum += upper[x] + lower[x];
             }
-            /* A class that is NaN at a corner may have no score at all in the block. */
+            /* A class that is NaN at a corner may be NaN in the whole block. */
             if (sum != sum) low = -INFINITY;
             most[c] = high;
             finite &= high < INFINITY;
             if (low > winning) winning = low;
         }
-        if (!finite) winning = -INFINITY; /* 0 * infinity: the winner may have no score at all */
+        if (!finite) winning = -INFINITY; /* 0 * infinity: the winner may be NaN in the block */
         uint8_t *candidate = t->candidate + (size_t)block * t->classes;
         int count = 0;
         for (int c = 0; c < t->classes; c++)
@@ -224,7 +225,7 @@ TARGET static void NAME(choose_candidates)(tail *t) {
     }
 }
 
-/* One block whose corners do not agree, or not certainly enough. */
+/* Computes one block whose corners do not share a sufficiently certain winner. */
 INLINE TARGET void NAME(block)(
     const tail *t, int block, const int32_t *upper, const int32_t *lower, int count,
     uint8_t *labels, uint8_t *confidence) {
