@@ -49,14 +49,14 @@ needs_rtx = pytest.mark.skipif(
 
 
 class Builder:
-    """Remembers what create_network was asked for."""
+    """Records the flags that create_network receives."""
 
     def create_network(self, flags: int) -> int:
         return flags
 
 
 class Registry:
-    """The plugin registry; `refuses` is what it makes of a new creator."""
+    """The plugin registry; with `refuses`, it refuses every new creator."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses, self.creators = refuses, {}
@@ -82,7 +82,7 @@ def fake(version: str, package: str = "tensorrt") -> types.ModuleType:
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Call it with fakes: these are the libraries of this machine, and no others."""
+    """Returns a function that makes the given fakes the only installed libraries."""
 
     def install(*modules: types.ModuleType) -> None:
         for name in LIBRARIES:

@@ -176,7 +176,7 @@ def test_output_types_follow_the_features(trt, features):
     ],
 )
 def test_types_without_a_kernel_are_refused_and_noted(trt, name, input_types):
-    """In time: RTX ends its process where no format fits."""
+    """The error comes before the build, because RTX aborts its process if no format fits."""
     kinds = [DataType[kind] for kind in input_types.split()]
     with pytest.raises(BackendError, match="expected features all FLOAT or all HALF"):
         made(trt, name, 1).get_output_data_types(kinds)
@@ -334,7 +334,7 @@ def test_an_error_in_one_thread_does_not_fail_a_frame_of_another(trt):
     thread.join(20)
     assert len(said) == 1
     assert "enqueue before on_shape_change" in said[0]
-    # A builder's own threads are everybody's.
+    # Errors in a builder's own threads count for every caller.
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join(20)

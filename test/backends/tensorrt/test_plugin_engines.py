@@ -193,7 +193,7 @@ assert builder.build_serialized_network(network, config) is not None
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 def test_features_stay_dense_and_channels_last(tmp_path, half):
-    """What the kernels are launched for, also where channels are no multiple of anything."""
+    """The kernels are launched for these layouts, even with odd numbers of channels."""
     model = random_model(13, half, gated=True)
     write_request(prepare(model, plugins=True), tmp_path)
     child = in_child(VERBOSE, tmp_path, str(tmp_path / engine_builder.MODEL))

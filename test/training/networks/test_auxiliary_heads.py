@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with heads that only training runs: what they give with them, and without."""
+"""Networks with heads that run in training only: their outputs with and without these heads."""
 
 from collections.abc import Callable
 from functools import partial

@@ -69,8 +69,8 @@ def test_attention_scales_channels_by_the_mean_of_the_map() -> None:
 
 
 def test_a_copy_reads_the_stages_of_the_previous_copy() -> None:
-    """Sub-stage aggregation: what enc3 and enc4 of the first copy give reaches the second one not
-    only by way of the attention."""
+    """Sub-stage aggregation: the outputs of enc3 and enc4 of the first copy reach the second copy
+    directly, in addition to the path through the attention."""
     network = DFANet("B", 5, 2, "none", attention=False).eval()
     second = network.backbones[1]
     assert second.enc3[0].residual[0][0].in_channels == 32 + 64

@@ -29,7 +29,7 @@ from training.papers.tables import multiply_adds, parameters
 
 
 class FourConvolutions(nn.Module):
-    """The least that is a backbone."""
+    """The smallest possible backbone."""
 
     name = "four convolutions"
     channels = (4, 6, 8, 10)
@@ -51,7 +51,7 @@ class FourConvolutions(nn.Module):
 
 
 def small(**arguments: object) -> ESeg:
-    """ESeg of width 8 on the backbone above, its norms and fusion weights not the identity."""
+    """ESeg of width 8 on the backbone above, with norms and fusion weights other than identity."""
     torch.manual_seed(0)
     network = ESeg(FourConvolutions(), 5, 8, 1, **arguments)  # type: ignore[arg-type]
     for name, parameter in network.named_parameters():
@@ -168,7 +168,7 @@ def test_an_error_asks_for_two_images_if_one_is_too_small_to_train() -> None:
 
 
 def test_levels_below_p5_reach_the_class_scores() -> None:
-    """What only P9 sees: far from a changed corner, P2-P5 alone notices nothing."""
+    """Only P9 sees far enough: a changed corner does not reach the far side through P2 to P5."""
     images = torch.randn(1, 3, 64, 1024)
     changed = images.clone()
     changed[:, :, :, :32] += 3.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sky's picture: bright, finite, blue above when it is clear and grey when it is not."""
+"""The image of the sky: bright, finite, blue overhead if clear and grey if overcast."""
 
 import dataclasses
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every model: finite, made of known classes, standing on the ground and as large as the thing."""
+"""Every model is finite, has known classes, stands on the ground and has a realistic size."""
 
 import itertools
 
