@@ -279,7 +279,13 @@ def test_an_endless_frame_does_not_delay_the_end(start, endless_model, monkeypat
     camera = rclpy.create_node("camera", context=context)
     masks = camera.create_subscription(Image, "/segmentation/mask", lambda mask: None, 1)
     publisher = camera.create_publisher(Image, "/image", 1)
-    for _ in range(30):
+    until_s = time.monotonic() + 60
+    while not (
+        publisher.get_subscription_count() and camera.count_publishers("/segmentation/mask")
+    ):
+        assert time.monotonic() < until_s, "the node does not see camera and subscriber"
+        time.sleep(0.1)
+    for _ in range(50):
         publisher.publish(Image(height=2, width=2, step=6, encoding="rgb8", data=[9] * 12))
         time.sleep(0.1)
     assert masks.handle
