@@ -64,7 +64,6 @@ def test_every_kernel_is_measured_and_right(device, report):
         assert row["correct"], (case.name, row["error"])
         assert set(row["times"]) >= {"ours", *case.chains, "copy of as many bytes"}
         assert row["share_of_copy"] > 0
-        assert ("targets" in row) == case.judged
     assert "not_measured" not in report.found
     assert json.dumps(row)
 
