@@ -419,7 +419,7 @@ def test_int8_whose_measurement_was_interrupted_is_not_used(
     assert (status, only_line(err)) == (130, "sfseg engine build: interrupted")
     _, listed, _ = sfseg("list", model.directory)
     assert "accuracy not measured, not used until sfseg engine verify has" in listed
-    with pytest.raises(BackendError, match="what int8 costs in labels was not measured"):
+    with pytest.raises(BackendError, match="the accuracy in int8 was not measured"):
         built_engine(model, request, EngineStore())
     status, _, err = build(sfseg, model, *arguments)
     assert status == 0, err
