@@ -54,7 +54,7 @@ class Case:
 
 CASES = (
     Case("idle", 0, ()),
-    Case("nobody listens", 10, ()),
+    Case("no subscriber", 10, ()),
     Case("mask at 10 Hz", 10, ("mask",), limited=True),
     Case("mask at 10 Hz, buffers not kept", 10, ("mask",), keeps_buffers=False),
     Case("mask at 30 Hz", 30, ("mask",), limited=True),

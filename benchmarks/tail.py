@@ -25,13 +25,12 @@ import openvino as ov
 from sfseg_ros.backends.cut_graph import split_model_of
 from sfseg_ros.backends.openvino_backend import new_core, upsample_argmax
 from sfseg_ros.imaging import resized_rgb
-from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
+from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, find_model, shared_file
 from sfseg_ros.kernels.cpu_tail import installed_tail
 from sfseg_ros.model.manifest import load_manifest
 from sfseg_ros.recordings.pictures import sampled_pictures
 from sfseg_ros.tools.machine import machine_facts
 
-DRIVE = Path(__file__).resolve().parent.parent / "test" / "data" / "town_drive"
 CASES = ((352, 480, 11), (1024, 2048, 11), (1024, 2048, 19))
 STRIDE = 4
 
@@ -88,7 +87,9 @@ def scores_of(height: int, width: int, classes: int) -> np.ndarray:
     if classes != len(manifest.classes):
         shape = (1, classes, height // STRIDE, width // STRIDE)
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    picture = next(iter(sampled_pictures(DRIVE, 1)))
+    drive = shared_file(DEMO_DRIVE)
+    assert drive is not None
+    picture = next(iter(sampled_pictures(drive, 1)))
     rgb = resized_rgb(picture.rgb, (height, width))
     session = ort.InferenceSession(split_model_of(manifest).trunk.SerializeToString())
     return np.asarray(session.run(None, {"image": rgb[None]})[0])

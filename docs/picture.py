@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from sfseg_ros.imaging import Uint8Array, overlay
-from sfseg_ros.installed_files import DEFAULT_MODEL, find_model
+from sfseg_ros.installed_files import DEFAULT_MODEL, DEMO_DRIVE, find_model
 from sfseg_ros.recordings.pictures import sampled_pictures
 from sfseg_ros.segmenter import Segmenter, open_segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
-DRIVE = ROOT / "test" / "data" / "town_drive"
+DRIVE = ROOT / DEMO_DRIVE
 PICTURE = ROOT / "docs" / "images" / "drive.webp"
 FRAMES = 55
 FRAME_MS = 200

@@ -79,18 +79,20 @@ def test_an_unknown_home_folder_is_an_error_of_one_line(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """Create the folders root/model and secret/model, and a link from root/away to secret."""
-    for name in ("root/model", "secret/model", "rooting"):
+    """Create the folders allowed/model and secret/model, and a link from allowed/away to secret."""
+    for name in ("allowed/model", "secret/model", "allowed_too"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "root" / "away").symlink_to(tmp_path / "secret")
+    (tmp_path / "allowed" / "away").symlink_to(tmp_path / "secret")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["{}/root/model", "root/model", "root/../root/model", "root"])
+@pytest.mark.parametrize(
+    "name", ["{}/allowed/model", "allowed/model", "allowed/../allowed/model", "allowed"]
+)
 def test_a_model_below_a_root_may_be_read(folders, name):
-    roots = FileRoots.of([str(folders / "root")])
-    assert roots.model(name.format(folders)).is_relative_to(folders / "root")
+    roots = FileRoots.of([str(folders / "allowed")])
+    assert roots.model(name.format(folders)).is_relative_to(folders / "allowed")
 
 
 @pytest.mark.parametrize(
@@ -98,9 +100,9 @@ def test_a_model_below_a_root_may_be_read(folders, name):
     [
         "{}/secret/model",
         "secret/model",
-        "root/../secret/model",
-        "root/away/../../secret/model",
-        "rooting",
+        "allowed/../secret/model",
+        "allowed/away/../../secret/model",
+        "allowed_too",
         "..",
         "/",
         "/proc/self",
@@ -112,7 +114,7 @@ def test_a_model_below_a_root_may_be_read(folders, name):
     ],
 )
 def test_other_paths_are_refused_without_revealing_whether_they_exist(folders, name):
-    roots, name = FileRoots.of(["root"]), name.format(folders)
+    roots, name = FileRoots.of(["allowed"]), name.format(folders)
     for ask in (roots.model, roots.file):
         with pytest.raises(ManifestError) as caught:
             ask(name)
@@ -124,7 +126,7 @@ def test_other_paths_are_refused_without_revealing_whether_they_exist(folders, n
 
 def test_a_symbolic_link_below_a_root_is_followed(folders):
     """Deployments use `current -> releases/7` and change the link while the node runs."""
-    assert FileRoots.of(["root"]).model("root/away/model") == folders / "root/away/model"
+    assert FileRoots.of(["allowed"]).model("allowed/away/model") == folders / "allowed/away/model"
 
 
 def test_a_root_may_be_a_file(folders):

@@ -58,6 +58,17 @@ typedef struct {
     uint8_t *candidate;              /* blocks x classes: the computed classes, ascending */
 } tail;
 
+/* Where pixel `index` of `size` lies among `source` pixels: the first of its two neighbours, and the
+ * weight of the second. */
+static int place(int size, int source, int index, float *weight) {
+    const float scale = (float)(source - 1) / (float)(size > 1 ? size - 1 : 1);
+    const float position = (float)index * scale;
+    int first = (int)position;
+    if (first > source - 1) first = source - 1;
+    *weight = position - (float)first;
+    return first;
+}
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, SUFFIX)
@@ -75,15 +86,6 @@ typedef struct {
 #define TARGET __attribute__((target("avx2,fma")))
 #include "cpu_tail_body.h"
 #endif
-
-static int places(int size, int source, int index, float *weight) {
-    const float scale = (float)(source - 1) / (float)(size > 1 ? size - 1 : 1);
-    const float position = (float)index * scale;
-    int first = (int)position;
-    if (first > source - 1) first = source - 1;
-    *weight = position - (float)first;
-    return first;
-}
 
 static void *aligned(size_t count) {
     const size_t bytes = (count * 4 + 63) / 64 * 64;
@@ -134,7 +136,7 @@ static int prepare(tail *t, int classes, int height, int width, int stride) {
         for (int k = 0; k < LANES; k++) {
             int x = block * LANES + k;
             if (x >= t->full_width) x = t->full_width - 1;
-            const int left = places(t->full_width, width, x, &t->weight[block * LANES + k]);
+            const int left = place(t->full_width, width, x, &t->weight[block * LANES + k]);
             if (k == 0) t->first[block] = left;
             t->lane[block * LANES + k] = left - t->first[block];
             t->last[block] = left + 1 < width ? left + 1 : width - 1;

@@ -262,12 +262,7 @@ TARGET static void NAME(image)(
     int known_top = -1;
     for (int y = 0; y < t->full_height; y++) {
         float weight;
-        const float scale =
-            (float)(t->height - 1) / (float)(t->full_height > 1 ? t->full_height - 1 : 1);
-        const float position = (float)y * scale;
-        int top = (int)position;
-        if (top > t->height - 1) top = t->height - 1;
-        weight = position - (float)top;
+        const int top = place(t->full_height, t->height, y, &weight);
         const int bottom = top + 1 < t->height ? top + 1 : t->height - 1;
         if (top != known_top) {
             NAME(copy_row)(t, scores, top, t->upper);

@@ -135,7 +135,9 @@ def _record(bio: BinaryIO, size: int) -> bytes:
         raise BagError(f"a record of {size:,} bytes, expected at most {LARGEST_CHUNK_BYTES:,}")
     data = bio.read(size)
     if len(data) != size:
-        raise BagError(f"a record of {size:,} bytes of which {len(data):,} are in the file")
+        raise BagError(
+            f"a record declares {size:,} bytes, but the file holds only {len(data):,} of them"
+        )
     return data
 
 
