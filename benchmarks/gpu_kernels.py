@@ -29,7 +29,7 @@ from benchmarks.gpu_device import (
     times_faster,
 )
 from sfseg_ros.geometry import WHOLE_IMAGE, geometry_of
-from sfseg_ros.kernels.camera_image import camera_image_launch
+from sfseg_ros.kernels.camera_image import NetworkInput, camera_image_launch
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch
@@ -291,7 +291,7 @@ def camera_image_case(device: Device, to: str) -> Case:
     geometry = geometry_of(image, WHOLE_IMAGE, lambda _size: network)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     launch = camera_image_launch(
-        "bgr8", 3 * image[1], geometry, dtype="float16", layout="hwc", mean=mean, std=std
+        "bgr8", 3 * image[1], geometry, made=NetworkInput("float16", "hwc", mean, std)
     )
     options: dict[str, Any] = {"device": device.torch_device}
     # Made here: a copy from the host cannot be captured in a graph.

@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from benchmarks.gpu_device import Device, Work
 from sfseg_ros.backends.cut_graph import read_onnx
 from sfseg_ros.geometry import WHOLE_IMAGE, geometry_of
-from sfseg_ros.kernels.camera_image import camera_image_launch
+from sfseg_ros.kernels.camera_image import NetworkInput, camera_image_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.upsample_argmax import upsample_argmax_launch
 from training.backbones.resnet import ResNet
@@ -208,10 +208,7 @@ def kernel_normaliser(
         encoding,
         3 * width,
         geometry,
-        dtype="float16",
-        layout="hwc",
-        mean=IMAGENET.mean,
-        std=IMAGENET.std,
+        made=NetworkInput("float16", "hwc", IMAGENET.mean, IMAGENET.std),
     )
 
     def normalised(pictures: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ change the layout and convert to float16. On the CPU, `imaging.picture_from_buff
 `FrameGeometry.network_input` take several passes for this.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,48 @@ must fit in 32 bits."""
 
 # Position of red in the 2x2 pattern: (column, row).
 _RED = {"rggb": (0, 0), "bggr": (1, 1), "gbrg": (0, 1), "grbg": (1, 0)}
+
+
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What the kernel makes of the pixels.
+
+    dtype: "uint8", or "float32" or "float16" for (rgb / 255 - mean) / std.
+    layout: "hwc", (1, H, W, 3) in memory, or "linear", (1, 3, H, W). uint8 is "hwc" only: the input
+        of an exported model.
+    mean, std: of red, green, blue.
+
+    Raises BackendError unless a kernel exists for this dtype and layout.
+    """
+
+    dtype: str = "uint8"
+    layout: str = "hwc"
+    mean: Rgb = (0.0, 0.0, 0.0)
+    std: Rgb = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        dtype, layout = self.dtype, self.layout
+        if (
+            dtype not in ITEM_BYTES
+            or layout not in LAYOUTS
+            or (dtype, layout) == ("uint8", "linear")
+        ):
+            raise BackendError(
+                f"no kernel for a network input of {dtype} in layout {layout}: expected uint8 in "
+                "hwc, or float32 or float16 in linear or hwc"
+            )
+
+    def scale_and_shift(self) -> tuple[Float32Array, Float32Array]:
+        """Return float32 (3,) each: (rgb / 255 - mean) / std = rgb * scale + shift."""
+        deviation = np.asarray(self.std, np.float64)
+        shift = -np.asarray(self.mean, np.float64) / deviation
+        return (1.0 / (255.0 * deviation)).astype(np.float32), shift.astype(np.float32)
+
+
+UINT8_HWC = NetworkInput()
 
 
 class Axis(NamedTuple):
@@ -68,10 +111,7 @@ def camera_image(
     step: int,
     geometry: FrameGeometry,
     is_bigendian: bool = False,
-    dtype: str = "uint8",
-    layout: str = "hwc",
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    made: NetworkInput = UINT8_HWC,
 ) -> npt.NDArray[Any]:
     """Make the network's input from the fields of a sensor_msgs/Image.
 
@@ -79,18 +119,15 @@ def camera_image(
         data, encoding, step, is_bigendian: as for `imaging.picture_from_buffer`, which defines the
             colours.
         geometry: for images of this size. Its `area` is resized to its `content`, with grey around.
-        dtype: "uint8", or "float32" or "float16" for (rgb / 255 - mean) / std.
-        layout: "hwc", (1, H, W, 3) in memory, or "linear", (1, 3, H, W).
-        mean, std: of red, green, blue.
+        made: dtype, layout and normalisation of the result.
 
     Returns:
-        (1, H, W, 3) or (1, 3, H, W). uint8 is "hwc" only: the input of an exported model.
+        (1, H, W, 3) or (1, 3, H, W), as `made.layout` says.
 
     Differs from `FrameGeometry.network_input`: means of means are computed at once and rounded
     once, half up, while OpenCV rounds after each step. Both are equal without a resize or with 2x2
     means.
     """
-    check_output(dtype, layout)
     height, width = geometry.image_size
     rgb = picture_from_buffer(data, encoding, height, width, step, is_bigendian).rgb
     content = geometry.content
@@ -98,20 +135,15 @@ def camera_image(
     resized = _resized(geometry.area.of(rgb), y_axis, x_axis)
     image = np.full((*geometry.network_size, 3), PADDING_GREY, np.uint8)
     content.of(image)[:] = np.minimum(np.floor(resized + np.float32(0.5)), 255).astype(np.uint8)
-    if dtype == "uint8":
+    if made.dtype == "uint8":
         return image[None]
-    scale, shift = normalisation(mean, std)
-    normalised = (image.astype(np.float32) * scale + shift).astype(dtype)[None]
-    return normalised if layout == "hwc" else np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
-
-
-def normalisation(
-    mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> tuple[Float32Array, Float32Array]:
-    """Return float32 (3,) scale and shift: (rgb / 255 - mean) / std = rgb * scale + shift."""
-    deviation = np.asarray(std, np.float64)
-    scale = 1.0 / (255.0 * deviation)
-    return scale.astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)
+    scale, shift = made.scale_and_shift()
+    normalised = (image.astype(np.float32) * scale + shift).astype(made.dtype)[None]
+    return (
+        normalised
+        if made.layout == "hwc"
+        else np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+    )
 
 
 def _resized(rgb: Uint8Array, y_axis: Axis, x_axis: Axis) -> Float32Array:
@@ -153,24 +185,12 @@ def _taps(axis: Axis) -> "list[tuple[npt.NDArray[np.int64], Float32Array]]":
     return [(first, np.float32(1) - share), (np.minimum(first + 1, size - 1), share)]
 
 
-def check_output(dtype: str, layout: str) -> None:
-    """Raise BackendError unless a kernel exists for this dtype and layout."""
-    if dtype not in ITEM_BYTES or layout not in LAYOUTS or (dtype, layout) == ("uint8", "linear"):
-        raise BackendError(
-            f"no kernel for a network input of {dtype} in layout {layout}: expected uint8 in hwc, "
-            "or float32 or float16 in linear or hwc"
-        )
-
-
 def camera_image_launch(
     encoding: str,
     step: int,
     geometry: FrameGeometry,
     is_bigendian: bool = False,
-    dtype: str = "uint8",
-    layout: str = "hwc",
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    made: NetworkInput = UINT8_HWC,
 ) -> Launch:
     """Return the launch for one image. Input: its step * height bytes. Output: see `camera_image`.
 
@@ -180,7 +200,6 @@ def camera_image_launch(
     Minimum traffic: the bytes of the area's pixels, and 3 * H * W * item bytes of output. Not run
     on a GPU.
     """
-    check_output(dtype, layout)
     row = ENCODINGS.get(encoding)
     if row is None:
         raise BackendError(
@@ -206,7 +225,7 @@ def camera_image_launch(
             f"of at least {row.min_side}"
         )
     y_axis, x_axis = axes(geometry.area.size, geometry.content.size)
-    scale, shift = normalisation(mean, std)
+    scale, shift = made.scale_and_shift()
     # With two bytes per sample, the kernel uses the high byte.
     high_byte = row.sample_bytes - 1 if not is_bigendian else 0
     kind, places = _format(encoding, row.sample_bytes, high_byte)
@@ -218,10 +237,10 @@ def camera_image_launch(
         *(y_axis.factor, int(y_axis.is_area), int(x_axis.is_area)),
         *(out_height, out_width),
     )
-    normalise = tuple(float(value) for value in (*scale, *shift)) if dtype != "uint8" else ()
-    item = ITEM_BYTES[dtype]
+    normalise = tuple(float(value) for value in (*scale, *shift)) if made.dtype != "uint8" else ()
+    item = ITEM_BYTES[made.dtype]
     return Launch(
-        f"sfseg_camera_image_{kind}_{SUFFIXES[dtype]}_{layout}",
+        f"sfseg_camera_image_{kind}_{SUFFIXES[made.dtype]}_{made.layout}",
         (blocks(out_width, BLOCK[0] * PIXELS), blocks(out_height, BLOCK[1]), 1),
         BLOCK,
         scalars + normalise,

@@ -24,7 +24,7 @@ from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import FrameGeometry
 from sfseg_ros.imaging import ByteBuffer, FloatArray, Uint8Array
 from sfseg_ros.kernels.binaries import SOURCES, cached
-from sfseg_ros.kernels.camera_image import camera_image_launch
+from sfseg_ros.kernels.camera_image import UINT8_HWC, NetworkInput, camera_image_launch
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.launch import Launch
@@ -157,17 +157,14 @@ def camera_image(
     step: int,
     geometry: FrameGeometry,
     is_bigendian: bool = False,
-    dtype: str = "uint8",
-    layout: str = "hwc",
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    made: NetworkInput = UINT8_HWC,
 ) -> Array:
     """See `sfseg_ros.kernels.camera_image.camera_image`."""
-    launch = camera_image_launch(encoding, step, geometry, is_bigendian, dtype, layout, mean, std)
+    launch = camera_image_launch(encoding, step, geometry, is_bigendian, made)
     samples = np.frombuffer(data, np.uint8)
     _expect("data", samples, (step * geometry.image_size[0],), np.dtype(np.uint8))
     size = geometry.network_size
-    image = np.empty((1, *size, 3) if layout == "hwc" else (1, 3, *size), dtype)
+    image = np.empty((1, *size, 3) if made.layout == "hwc" else (1, 3, *size), made.dtype)
     kernels().run(launch, [samples], [image])
     return image
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gpu_arrays import DeviceKernels
 from sfseg_ros.geometry import View, geometry_of
-from sfseg_ros.kernels.camera_image import camera_image, camera_image_launch
+from sfseg_ros.kernels.camera_image import NetworkInput, camera_image, camera_image_launch
 from sfseg_ros.kernels.flow_warp import flow_warp, flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion, gated_flow_fusion_launch
 from sfseg_ros.kernels.overlay import color_mask, color_mask_launch, overlay, overlay_launch
@@ -137,7 +137,7 @@ def test_every_kernel_passes_the_memory_checker(kernels):
     data = rng.integers(0, 256, 33 * 47 * 3, np.uint8)
     for network in ((33, 47), (16, 24), (40, 60)):
         geometry = geometry_of((33, 47), View(fit="letterbox"), lambda _area, to=network: to)
-        arguments = ("bgr8", 47 * 3, geometry, False, "float16", "hwc")
+        arguments = ("bgr8", 47 * 3, geometry, False, NetworkInput("float16", "hwc"))
         image = np.zeros((1, *network, 3), np.float16)
         kernels.run(camera_image_launch(*arguments), [data], [image])
         np.testing.assert_array_equal(image, camera_image(data.tobytes(), *arguments))

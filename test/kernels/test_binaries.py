@@ -14,7 +14,7 @@ from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import View, geometry_of
 from sfseg_ros.imaging import ENCODINGS
 from sfseg_ros.kernels import binaries
-from sfseg_ros.kernels.camera_image import camera_image_launch
+from sfseg_ros.kernels.camera_image import NetworkInput, camera_image_launch
 from sfseg_ros.kernels.flow_warp import flow_warp_launch
 from sfseg_ros.kernels.gated_flow_fusion import gated_flow_fusion_launch
 from sfseg_ros.kernels.overlay import color_mask_launch, overlay_launch
@@ -57,7 +57,7 @@ def all_launches():
         yield camera_image_launch(encoding, 32, geometry)
         for layout in ("linear", "hwc"):
             for dtype in ("float32", "float16"):
-                yield camera_image_launch(encoding, 32, geometry, dtype=dtype, layout=layout)
+                yield camera_image_launch(encoding, 32, geometry, made=NetworkInput(dtype, layout))
     yield color_mask_launch((1, 4, 4))
     yield overlay_launch((1, 4, 4), 0.5)
 

@@ -11,7 +11,7 @@ from sfseg_ros.errors import BackendError
 from sfseg_ros.geometry import PADDING_GREY, View, geometry_of
 from sfseg_ros.imaging import ENCODINGS, picture_from_buffer
 from sfseg_ros.kernels import host_emulation
-from sfseg_ros.kernels.camera_image import axes, camera_image, camera_image_launch
+from sfseg_ros.kernels.camera_image import NetworkInput, axes, camera_image, camera_image_launch
 
 pytestmark = pytest.mark.usefixtures("cxx_compiler")
 
@@ -73,7 +73,7 @@ def test_kernel_is_the_reference_to_the_last_bit(frame, encoding, output, seed):
     (height, width), view, network = frame
     data, step = frame_of(np.random.default_rng(seed), encoding, height, width, padding=3)
     geometry = geometry_of((height, width), view, lambda area: network)
-    arguments = (data, encoding, step, geometry, False, *output, MEAN, STD)
+    arguments = (data, encoding, step, geometry, False, NetworkInput(*output, MEAN, STD))
     image = host_emulation.camera_image(*arguments)
     expected = camera_image(*arguments)
     assert image.dtype == expected.dtype
@@ -134,8 +134,8 @@ def test_every_element_is_written_and_nothing_else_at_any_alignment(
     rng = np.random.default_rng(0)
     data, step = frame_of(rng, "bgr8", 12, 10, padding=1)
     geometry = geometry_of((12, 10), View(fit="letterbox"), lambda area: network)
-    expected = camera_image(data, "bgr8", step, geometry, False, *output, MEAN, STD)
-    launch = camera_image_launch("bgr8", step, geometry, False, *output, MEAN, STD)
+    expected = camera_image(data, "bgr8", step, geometry, False, NetworkInput(*output, MEAN, STD))
+    launch = camera_image_launch("bgr8", step, geometry, False, NetworkInput(*output, MEAN, STD))
     samples = np.frombuffer(data, np.uint8)
     (image,) = run_guarded(launch, [samples], [(expected.shape, expected.dtype)], offset)
     np.testing.assert_array_equal(image, expected)
@@ -147,7 +147,7 @@ def test_letterbox_is_grey_and_normalised_like_the_image():
     image = host_emulation.camera_image(data, "rgb8", step, geometry)
     assert (image[0, [0, 1, 6, 7]] == PADDING_GREY).all()
     normalised = host_emulation.camera_image(
-        data, "rgb8", step, geometry, dtype="float32", layout="linear", mean=MEAN, std=STD
+        data, "rgb8", step, geometry, made=NetworkInput("float32", "linear", MEAN, STD)
     )
     expected = (image[0] / 255 - MEAN) / STD
     np.testing.assert_allclose(normalised[0].transpose(1, 2, 0), expected, atol=1e-5)
@@ -187,12 +187,12 @@ def test_no_byte_beyond_the_image_is_read(encoding, extra):
 def test_mismatched_arguments_are_refused_in_one_line(encoding, step, size, output, says):
     geometry = geometry_of(size, View(), lambda area: (8, 8))
     with pytest.raises(BackendError) as error:
-        camera_image_launch(encoding, step, geometry, False, *output)
+        camera_image_launch(encoding, step, geometry, False, NetworkInput(*output))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_bytes_are_those_of_the_area_and_of_the_output():
     geometry = geometry_of((100, 200), View(horizon=0.5), lambda area: (32, 64))
-    launch = camera_image_launch("bgra8", 800, geometry, dtype="float16", layout="linear")
+    launch = camera_image_launch("bgra8", 800, geometry, made=NetworkInput("float16", "linear"))
     assert launch.bytes_moved == 4 * 50 * 200 + 2 * 3 * 32 * 64
