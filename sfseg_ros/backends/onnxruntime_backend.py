@@ -43,9 +43,9 @@ class OnnxRuntimeBackend:
         self._options.log_severity_level = 3  # errors only; they arrive as exceptions anyway
         model = split_model_of(manifest)
         self._trunk: Any = self._session(model.trunk)
-        self._compiled = None if self.scores_stay_on_gpu else installed_tail(options.warn)
+        self._routine = None if self.scores_stay_on_gpu else installed_tail(options.warn)
         self._tails: dict[bool, Any] = {}
-        if self._compiled is None:
+        if self._routine is None:
             self._tails = {
                 False: self._session(model.labels_tail),
                 True: self._session(model.confidence_tail),
@@ -71,8 +71,8 @@ class OnnxRuntimeBackend:
     def _run(self, trunk: Any, tail: Any, rgb: Uint8Array, confidence: bool) -> Any:
         (scores,) = trunk.run(None, {"image": rgb})
         check_scores(self._manifest, rgb.shape[1:3], scores.shape)
-        if self._compiled is not None:
-            return self._compiled.labels_of(scores, self._manifest.output_stride, confidence)
+        if self._routine is not None:
+            return self._routine.labels_of(scores, self._manifest.output_stride, confidence)
         outputs = tail.run(None, {tail.get_inputs()[0].name: scores})
         return outputs[0], outputs[1] if confidence else None
 

@@ -69,7 +69,7 @@ class OpenVinoBackend:
             raise BackendError(
                 f"OpenVINO refuses {manifest.onnx_path}: {one_line(error)}"
             ) from error
-        self._tail = installed_tail(options.warn)
+        self._routine = installed_tail(options.warn)
         self._pipelines: OrderedDict[tuple[int, int], _Pipeline] = OrderedDict()
         self._lock = threading.Lock()
         self.description = (
@@ -107,7 +107,7 @@ class OpenVinoBackend:
                 self._pipelines[size] = _Pipeline(
                     partial(self._compiled_trunk, self._core, self._trunk, size),
                     partial(self._compiled_tail, self._core),
-                    self._tail,
+                    self._routine,
                     self._manifest.output_stride,
                 )
             self._pipelines.move_to_end(size)
@@ -141,12 +141,12 @@ class _Pipeline:
         self,
         compiled_trunk: Callable[[], ov.CompiledModel],
         compiled_tail: Callable[[list[int], bool], ov.CompiledModel],
-        tail: CompiledTail | None,
+        routine: CompiledTail | None,
         stride: int,
     ) -> None:
         self._compiled_trunk = compiled_trunk
         self._compiled_tail = compiled_tail
-        self._compiled = tail
+        self._routine = routine
         self._stride = stride
         self._lock = threading.Lock()
         self._trunk: ov.InferRequest | None = None
@@ -159,9 +159,9 @@ class _Pipeline:
                 self._trunk = self._compiled_trunk().create_infer_request()
             self._trunk.set_input_tensor(ov.Tensor(rgb[None], shared_memory=True))
             self._trunk.infer()
-            if self._compiled is not None:
+            if self._routine is not None:
                 scores = self._trunk.get_output_tensor().data[0]
-                self._compiled.run(scores, self._stride, labels, certainty)
+                self._routine.run(scores, self._stride, labels, certainty)
                 return
             tail = self._tail(self._trunk, certainty is not None)
             tail.infer()

@@ -18,7 +18,6 @@
  * architecture. The choice between the two is made at run time.
  */
 
-#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

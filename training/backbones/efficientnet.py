@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -162,13 +163,17 @@ class EfficientNet(nn.Module):
         Args:
             images: float (N, 3, H, W), RGB, normalised with the ImageNet mean and deviation.
         """
-        x = self.stem(images)
-        maps: list[Tensor] = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in MAP_STAGES:
-                maps.append(x)
-        return maps
+        return maps_of_stages(self.stages, self.stem(images))
+
+
+def maps_of_stages(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """Run the stages one after another and return the outputs of MAP_STAGES."""
+    maps: list[Tensor] = []
+    for index, stage in enumerate(stages):
+        x = stage(x)
+        if index in MAP_STAGES:
+            maps.append(x)
+    return maps
 
 
 def scaled_channels(channels: int, width: float) -> int:

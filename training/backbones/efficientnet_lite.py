@@ -20,6 +20,7 @@ from training.backbones.efficientnet import (
     STAGES,
     STEM_CHANNELS,
     Stage,
+    maps_of_stages,
     scaled_channels,
 )
 from training.normalisation import Normalisation
@@ -112,13 +113,7 @@ class EfficientNetLite(nn.Module):
         Args:
             images: float (N, 3, H, W), RGB, normalised with BYTES_AROUND_ZERO.
         """
-        x = self.stem(images)
-        maps: list[Tensor] = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in MAP_STAGES:
-                maps.append(x)
-        return maps
+        return maps_of_stages(self.stages, self.stem(images))
 
 
 SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
