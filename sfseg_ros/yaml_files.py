@@ -5,12 +5,12 @@
 never quote it, because the peer that gets the error may not be allowed to read the file.
 """
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from sfseg_ros.regular_files import open_regular
 
 LARGEST_BYTES = 1_000_000
 MOST_NODES = 20_000
@@ -80,9 +80,10 @@ class _BoundsError(Exception):
 
 def _text_of(path: Path) -> str:
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("cannot be read (not a regular file)")
+        file = open_regular(path)
+        if file is None:
+            raise ValueError("cannot be read (not a regular file)")
+        with file:
             data = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
@@ -92,11 +93,6 @@ def _text_of(path: Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"cannot be read (byte {error.start} is not UTF-8)") from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; return at once for a FIFO that has no writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _check_bounds(text: str) -> None:

@@ -31,7 +31,7 @@ BACKEND_LIBRARIES = {
 # The rooms of sfseg_ros: its folders and the files beside them, lowest row first. A room imports
 # rooms of lower rows only.
 ROWS = [
-    ["errors", "allocator"],
+    ["errors", "allocator", "regular_files"],
     [
         *("deadline", "frames", "installed_files", "picture_files", "private_files"),
         *("whole_files", "yaml_files"),

@@ -7,7 +7,6 @@ PNG takes 45 ms with OpenCV and 97 ms with Pillow. No other library is both as f
 """
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from sfseg_ros.picture_files.other_guards import (
 )
 from sfseg_ros.picture_files.png_guard import SIGNATURE as PNG_SIGNATURE
 from sfseg_ros.picture_files.png_guard import examine_png
+from sfseg_ros.regular_files import open_regular
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """An uncompressed picture of MAX_PIXELS with 3 channels of 16 bits has 384 MiB."""
@@ -131,24 +131,18 @@ def read_picture_bytes(path: Path) -> bytes:
     Raises ImageError unless `path` is a readable regular file of at most MAX_FILE_BYTES.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not a regular file: expected a picture file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(
-                    f"file of {status.st_size} bytes: expected at most {MAX_FILE_BYTES}"
-                )
+        file = open_regular(path)
+        if file is None:
+            raise ImageError("not a regular file: expected a picture file")
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageError(f"file of {size} bytes: expected at most {MAX_FILE_BYTES}")
             return file.read(MAX_FILE_BYTES)
     except OSError as error:
         raise ImageError(
             f"cannot be read ({error.strerror}); expected an image or folder"
         ) from error
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting; a FIFO would otherwise wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_picture(

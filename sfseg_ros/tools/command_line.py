@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_page(words: Sequence[str]) -> bool:
     """Whether the output is text for people, which may be cut short, for example by `head`."""
-    return not words or {"-h", "--help", "help"} & set(words) != set() or words[:2] in READERS
+    asks_for_help = not {"-h", "--help", "help"}.isdisjoint(words)
+    return not words or asks_for_help or words[:2] in READERS
 
 
 def _dispatch(words: Sequence[str]) -> int:
