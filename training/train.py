@@ -90,10 +90,10 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start(recipe, arguments, device)
-    run.precision = PRECISIONS.get(arguments.precision) or fastest_precision(run, recipe)
     run.teacher = opened_teacher(recipe, arguments.teacher, device)
     parts = training_data(recipe, arguments.data_root)
     validation = validation_data(recipe, arguments.data_root)
+    run.precision = PRECISIONS.get(arguments.precision) or fastest_precision(run, recipe)
     if arguments.init and arguments.init.is_dir():
         fit_norms_to_data(run, recipe, parts)
     length = Length(arguments.epochs or recipe.epochs, arguments.minutes)
